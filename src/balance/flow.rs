@@ -1,0 +1,107 @@
+//! What the data path tells the node about connections.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{BackendId, FlowId, ServiceId};
+
+/// One thing that happened to a connection. Sent upwards in batches.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub enum FlowEvent {
+    /// A connection was closed.
+    Closed {
+        /// Which.
+        flow: FlowId,
+        /// Bytes from client to backend.
+        up: u64,
+        /// Bytes from backend to client.
+        down: u64,
+        /// Who ended it, and how.
+        end: FlowEnd,
+    },
+    /// A connect to a backend failed (the next backend is tried).
+    ConnectFailed {
+        /// The backend.
+        backend: BackendId,
+        /// How.
+        failure: ConnectFailure,
+    },
+    /// The data path's queue was full: events are missing.
+    Lost {
+        /// How many.
+        count: u64,
+    },
+    /// Client and backend are connected to each other.
+    Opened {
+        /// Which.
+        flow: FlowId,
+        /// The service.
+        service: ServiceId,
+        /// The backend.
+        backend: BackendId,
+        /// The client.
+        client: SocketAddr,
+        /// How long the connect to the backend took.
+        connect: Duration,
+    },
+    /// Byte counts of a connection that lives on, absolute; at most one a second and connection.
+    Progress {
+        /// Which.
+        flow: FlowId,
+        /// Bytes from client to backend.
+        up: u64,
+        /// Bytes from backend to client.
+        down: u64,
+    },
+    /// A client got no backend.
+    Unserved {
+        /// The service.
+        service: ServiceId,
+        /// Why.
+        why: Unserved,
+    },
+}
+
+/// Who ended a connection, and how.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowEnd {
+    /// Both sides closed in order.
+    Complete,
+    /// Reset or error on the client's side.
+    ClientError,
+    /// Reset or error on the backend's side.
+    BackendError,
+    /// No byte for the idle timeout.
+    Idle,
+    /// The node let go of it (lost mastership, stop).
+    Dropped,
+}
+
+/// How a connect failed.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectFailure {
+    /// The backend's host said that nobody listens.
+    Refused,
+    /// No answer in time.
+    Timeout,
+    /// No route, or host unreachable.
+    Unreachable,
+    /// Anything else.
+    Other,
+}
+
+/// Why a client got no backend.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unserved {
+    /// Every backend was tried.
+    AllFailed,
+    /// A connection limit.
+    Limit,
+    /// No backend is eligible.
+    NoBackend,
+}

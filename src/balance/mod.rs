@@ -1,0 +1,2 @@
+//! Balancing: which backend a new connection goes to.
+pub mod flow;

@@ -1,0 +1,194 @@
+//! The configuration: only valid ones exist.
+//!
+//! One TOML file, the same on both nodes. `Config::parse` either gives a `Config` in which every
+//! cross-reference holds, or *all* the mistakes at once, each with its place and a remedy.
+//! Owns: defaults, ranges, cross-checks. Never: reads files, looks at the host.
+
+mod error;
+mod file;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::{
+    BackendId, ConfigHash, NodeId, PathId, Priority, Scheduler, ServiceId, Vip, Weight,
+};
+
+pub use error::{ConfigError, ConfigErrors, Place};
+
+/// A valid configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[cluster]`
+    pub cluster: Cluster,
+    /// `[[node]]`: exactly two.
+    pub nodes: [Node; 2],
+    /// `[election]`
+    pub election: Election,
+    /// `[proxy]`
+    pub proxy: Proxy,
+    /// `[[vip]]`: at least one.
+    pub vips: Vec<Vip>,
+    /// `[[service]]`: at least one.
+    pub services: Vec<Service>,
+    /// Fingerprint of the meaning of the file (not of its comments or spacing).
+    pub hash: ConfigHash,
+}
+
+/// What the pair is, and how its nodes reach and trust each other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// Name of the pair; bound into every key, so that two pairs cannot talk to each other.
+    pub name: String,
+    /// File with the shared key, mode 0600 (or 0400).
+    pub key_file: PathBuf,
+    /// Where `key_file` stands in the file, for errors found when the key itself is read.
+    pub key_file_place: Place,
+    /// UDP port of the heartbeats and TCP port of the replication session. Default 7373.
+    pub port: u16,
+    /// Name of the private device that carries the VIPs. Default `tandem0`.
+    pub device: String,
+}
+
+/// One of the two nodes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Unique name; a node finds itself by `--node` or its host name.
+    pub name: String,
+    /// 1 to 254; the higher is preferred.
+    pub priority: Priority,
+    /// One address for each heartbeat path, in the same order on both nodes. 1 to 8.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Timers and rules of the election.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Election {
+    /// Time between heartbeats. Default 100 ms, 10 ms to 10 s.
+    pub heartbeat: Duration,
+    /// Heartbeats that may be missed before the peer is dead. Default 3, 2 to 100.
+    pub misses: u8,
+    /// Whether a higher priority takes the mastership back. Default false.
+    pub preempt: bool,
+    /// How long a node must have been in sync before it preempts. Default 0 s, up to 1 h.
+    pub preempt_delay: Duration,
+    /// After this long without a turn of its loop, the kernel kills the node. Default 0.8 x
+    /// heartbeat x misses; must stay below heartbeat x misses.
+    pub dead_man: Duration,
+}
+
+impl Election {
+    /// Skew time: the lower the priority, the later a node gives up waiting (RFC 9568, 6.1).
+    pub fn skew(&self, priority: Priority, interval: Duration) -> Duration {
+        interval * (256 - u32::from(priority.0)) / 256
+    }
+
+    /// Master-down interval for a master that sends every `interval` (RFC 9568, 6.1, with
+    /// `misses` in the place of the fixed 3).
+    pub fn master_down(&self, priority: Priority, interval: Duration) -> Duration {
+        interval * u32::from(self.misses) + self.skew(priority, interval)
+    }
+}
+
+/// The user-space data path.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proxy {
+    /// Worker threads. Default: one a CPU. 1 to 256 (0 in the file means the default).
+    pub workers: Option<u16>,
+    /// Connections at once over all services. Default 100,000; 1 to 10,000,000.
+    pub max_connections: u32,
+}
+
+/// A listener with its algorithm and its backends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Hash of the name.
+    pub id: ServiceId,
+    /// Unique name.
+    pub name: String,
+    /// Where clients connect; each address is a VIP. 1 to 64.
+    pub listen: Vec<SocketAddr>,
+    /// Scheduler. Default `round_robin`.
+    pub balance: Scheduler,
+    /// Time for one connect to one backend. Default 2 s, 1 ms to 1 h.
+    pub connect_timeout: Duration,
+    /// A connection without a byte in either direction for this long is closed. Default 5 min,
+    /// 1 s to 7 days.
+    pub idle_timeout: Duration,
+    /// Connections at once. Default 50,000; 1 to 10,000,000.
+    pub max_connections: u32,
+    /// `[service.health]`; none: backends count as up until connects fail.
+    pub health: Option<Health>,
+    /// `[[service.backend]]`: 1 to 1,024.
+    pub backends: Vec<Backend>,
+}
+
+/// Health check of a service's backends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// What is asked. `tcp`: a connect that succeeds is healthy.
+    pub kind: HealthKind,
+    /// Time between checks of one backend, jittered by 10 %. Default 2 s, 10 ms to 1 h.
+    pub interval: Duration,
+    /// Time for one check. Default 1 s, 1 ms to 1 h; at most `interval`.
+    pub timeout: Duration,
+    /// Good checks in a row that bring a backend up. Default 2, 1 to 100.
+    pub rise: u8,
+    /// Bad checks in a row that take a backend down. Default 3, 1 to 100.
+    pub fall: u8,
+}
+
+/// What a health check does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum HealthKind {
+    /// A TCP connect.
+    Tcp,
+}
+
+/// A server behind a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Hash of `service/backend`.
+    pub id: BackendId,
+    /// Unique within its service.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share. Default 1; 1 to 256.
+    pub weight: Weight,
+}
+
+impl Config {
+    /// Parses and checks a file's text.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake that can be seen in the text, in the order of the file.
+    pub fn parse(text: &str) -> Result<Self, ConfigErrors> {
+        file::load(text)
+    }
+
+    /// The node with this name.
+    pub fn node_named(&self, name: &str) -> Option<NodeId> {
+        NodeId::BOTH
+            .into_iter()
+            .find(|id| self.node(*id).name == name)
+    }
+
+    /// This node's section.
+    pub const fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// The heartbeat paths.
+    pub fn paths(&self) -> impl Iterator<Item = PathId> + use<> {
+        (0..self.nodes[0].addresses.len()).map(|n| PathId(n as u8))
+    }
+
+    /// Every interface that carries a VIP.
+    pub fn interfaces(&self) -> BTreeSet<&str> {
+        self.vips.iter().map(|vip| vip.interface.as_str()).collect()
+    }
+}

@@ -1,0 +1,3 @@
+//! Parse arguments, run, turn an error into an exit code.
+
+fn main() {}

@@ -1,0 +1,309 @@
+//! The one read model: what `tandem status`, `tandem events` and later every other view render.
+//!
+//! Units are in the names. Times of day are milliseconds since 1970 (`unix_ms`), taken from the
+//! wall clock once at the start and advanced by the monotonic clock, so that a clock step cannot
+//! reorder the timeline.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::Role;
+use crate::wire::replication::AdminState;
+
+/// A node, as it sees itself and its peer.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    /// Name of the pair.
+    pub cluster: String,
+    /// This node's name.
+    pub node: String,
+    /// Version of the program.
+    pub version: String,
+    /// First eight hex digits of this process lifetime's id.
+    pub incarnation: String,
+    /// How long the node has run, in milliseconds.
+    pub uptime_ms: u64,
+    /// Role.
+    pub role: Role,
+    /// The highest epoch known.
+    pub epoch: u64,
+    /// Priority.
+    pub priority: u8,
+    /// Why the role is `fault`, if it is.
+    pub fault: Option<String>,
+    /// Fingerprint of the configuration.
+    pub config_hash: String,
+    /// The floating addresses.
+    pub vips: Vec<VipStatus>,
+    /// The last change of role.
+    pub last_transition: Option<Event>,
+    /// The other node.
+    pub peer: PeerStatus,
+    /// Heartbeat paths.
+    pub paths: Vec<PathStatus>,
+    /// Replication.
+    pub replication: ReplicationStatus,
+    /// Services with their backends.
+    pub services: Vec<ServiceStatus>,
+    /// Counters of things that should be rare.
+    pub counters: Counters,
+}
+
+/// One floating address.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct VipStatus {
+    /// The address.
+    pub address: String,
+    /// The interface it is announced on.
+    pub interface: String,
+    /// This node wants it.
+    pub wanted: bool,
+    /// This node's kernel has it.
+    pub held: bool,
+    /// Announcements sent in this life.
+    pub announcements: u64,
+    /// Times it was put back after somebody else removed it.
+    pub restored: u64,
+    /// Announcements of the address seen from somebody else.
+    pub rivals: u64,
+}
+
+/// The other node, as this one sees it.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// A heartbeat of it was heard within the timeout.
+    pub alive: bool,
+    /// Its last known role.
+    pub role: Option<Role>,
+    /// Its last known epoch.
+    pub epoch: Option<u64>,
+    /// Its priority.
+    pub priority: Option<u8>,
+    /// First eight hex digits of its process lifetime's id.
+    pub incarnation: Option<String>,
+    /// It says that it hears us.
+    pub hears_us: bool,
+    /// Milliseconds since the last heartbeat.
+    pub last_heard_ms: Option<u64>,
+    /// Its configuration has the same meaning; none before the first heartbeat.
+    pub same_config: Option<bool>,
+}
+
+/// One heartbeat path.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct PathStatus {
+    /// Our address.
+    pub local: String,
+    /// The peer's address.
+    pub remote: String,
+    /// A heartbeat came on this path within the timeout.
+    pub alive: bool,
+    /// Heartbeats sent.
+    pub sent: u64,
+    /// Heartbeats received and accepted.
+    pub received: u64,
+    /// Heartbeats missing in the peer's count.
+    pub lost: u64,
+    /// Share of the last 100 heartbeats that were lost, in percent.
+    pub loss_percent: f64,
+    /// Smoothed round trip, in microseconds.
+    pub rtt_us: Option<u64>,
+}
+
+/// The replication session and its log.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ReplicationStatus {
+    /// The session stands.
+    pub connected: bool,
+    /// What this node does on it.
+    pub role: ReplicationRole,
+    /// On the source: everything is acknowledged. On the sink: a snapshot is complete.
+    pub in_sync: bool,
+    /// Epoch of the position.
+    pub epoch: u64,
+    /// Source: the last item written. Sink: the last item applied.
+    pub position: u64,
+    /// Source: the last item acknowledged.
+    pub acknowledged: u64,
+    /// Items that wait in the source's log.
+    pub lag_items: u64,
+    /// Milliseconds for which the oldest unacknowledged item has waited.
+    pub lag_ms: u64,
+    /// Snapshots sent or received.
+    pub snapshots: u64,
+    /// Times the place was lost and a snapshot was needed again.
+    pub resyncs: u64,
+    /// Connections in the replica.
+    pub flows: u64,
+}
+
+/// What a node does on the session.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicationRole {
+    /// Neither: no mastership is known.
+    #[default]
+    Idle,
+    /// The backup: applies.
+    Sink,
+    /// The master: sends.
+    Source,
+}
+
+/// A service.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ServiceStatus {
+    /// Name.
+    pub name: String,
+    /// Listeners.
+    pub listen: Vec<SocketAddr>,
+    /// Scheduler.
+    pub balance: String,
+    /// Connections now.
+    pub connections: u64,
+    /// Connections since the start of the process.
+    pub total: u64,
+    /// Connections that no backend took.
+    pub failed: u64,
+    /// Connections refused by a limit.
+    pub refused: u64,
+    /// Backends.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// A backend.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct BackendStatus {
+    /// Name.
+    pub name: String,
+    /// Address.
+    pub address: String,
+    /// Weight.
+    pub weight: u16,
+    /// Health verdict.
+    pub up: bool,
+    /// Why, in a few words (`check ok in 0.2 ms`, `connect refused`).
+    pub reason: String,
+    /// Drain or enabled.
+    pub admin: AdminState,
+    /// Connections now.
+    pub connections: u64,
+    /// Connections since the start of the process.
+    pub total: u64,
+    /// Connects that failed.
+    pub connect_failures: u64,
+    /// Checks that succeeded.
+    pub checks_good: u64,
+    /// Checks that failed.
+    pub checks_bad: u64,
+}
+
+/// Counters of things that should be rare.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Counters {
+    /// Datagrams on the heartbeat port that were not ours or damaged.
+    pub heartbeats_rejected: u64,
+    /// Authentic datagrams that came twice or too late.
+    pub heartbeats_replayed: u64,
+    /// Heartbeats from a life of the peer that has not proved to be present.
+    pub heartbeats_unconfirmed: u64,
+    /// Sessions that ended with a fault of the peer (bad frame, wrong key).
+    pub session_faults: u64,
+    /// Sessions that were established.
+    pub sessions: u64,
+    /// Closed sessions whose peer turned out to be alive.
+    pub false_alarms: u64,
+    /// Turns that came so late that the node gave up what it had concluded.
+    pub pauses: u64,
+    /// Longest time between two turns, in microseconds.
+    pub longest_turn_gap_us: u64,
+    /// Outputs dropped because an adapter's queue was full.
+    pub outputs_dropped: u64,
+    /// Bad requests on the control socket.
+    pub control_rejected: u64,
+    /// Times that the source of flow events said that it lost some.
+    pub flow_events_lost: u64,
+}
+
+/// One line of the timeline.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Event {
+    /// Number, from 1.
+    pub number: u64,
+    /// When.
+    pub unix_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// A backend went up or down.
+    Backend {
+        /// `service/backend`.
+        backend: String,
+        /// The new verdict.
+        up: bool,
+        /// Why.
+        reason: String,
+    },
+    /// Something that an operator should know.
+    Note {
+        /// One sentence.
+        text: String,
+    },
+    /// The role changed.
+    Transition {
+        /// Before.
+        from: Role,
+        /// After.
+        to: Role,
+        /// The epoch after it.
+        epoch: u64,
+        /// Machine-readable cause.
+        cause: Cause,
+        /// One sentence.
+        text: String,
+        /// From the last sign of the peer's life to the decision, in milliseconds.
+        detection_ms: Option<f64>,
+        /// From the decision to the address held and announced, in milliseconds; filled in when
+        /// that is done.
+        takeover_ms: Option<f64>,
+    },
+}
+
+/// Why a role changed.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The peer's heartbeats ran out.
+    HeartbeatsLost,
+    /// The session closed and the peer's kernel said that nobody listens.
+    ProcessDied,
+    /// The master resigned.
+    Resigned,
+    /// A planned switchover.
+    Handover,
+    /// Higher priority, in sync again.
+    Preempt,
+    /// A master was heard.
+    MasterHeard,
+    /// Another master with a better claim was heard.
+    Rival,
+    /// The peer is master and cannot hear us.
+    Unheard,
+    /// This node did not run for too long.
+    Paused,
+    /// An interface or the kernel failed.
+    Fault,
+    /// The fault is over.
+    Recovered,
+    /// This node stops.
+    Stop,
+}

@@ -1,0 +1,11 @@
+//! What goes over wires: shapes and their bytes.
+//!
+//! Owns: message types, the codec, sealing, frame layouts. Never: sends anything.
+//! Invariant: decoding is bounded and gives an error, never a panic, for any bytes.
+
+pub mod admin;
+pub mod announce;
+pub mod codec;
+pub mod heartbeat;
+pub mod replication;
+pub mod seal;

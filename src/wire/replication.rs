@@ -1,0 +1,175 @@
+//! Frames of the replication session.
+//!
+//! The session is one encrypted, mutually authenticated stream between the nodes. Each node sends
+//! `Hello` first. The master is the source: a snapshot, then updates, each numbered; the backup is
+//! the sink and acknowledges positions.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, Role, ServiceId};
+
+/// Version of everything on the wire between nodes; raised on any change of shape.
+pub const PROTOCOL: u16 = 1;
+/// Items in one `Update` or `SnapshotChunk` at most.
+pub const MAX_BATCH: usize = 512;
+
+/// A place in the source's log. Ordered by epoch, then by sequence.
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+)]
+pub struct Position {
+    /// The mastership that wrote the log.
+    pub epoch: Epoch,
+    /// Number of the last item; 0 before the first.
+    pub sequence: u64,
+}
+
+/// One message of the session.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Frame {
+    /// First frame of each side.
+    Hello(Hello),
+    /// The sink's state equals the source's at this position.
+    Ack(Position),
+    /// Backup to master: please hand over (planned switchover or preemption).
+    HandoverRequest(HandoverCause),
+    /// Master to backup: the log ends here; take over now with this epoch.
+    Handover {
+        /// The epoch of the new mastership.
+        epoch: Epoch,
+        /// Why.
+        cause: HandoverCause,
+    },
+    /// The sink lost its place: send a snapshot.
+    ResyncRequest,
+    /// A snapshot starts; the sink forgets its state.
+    SnapshotBegin {
+        /// The position that the snapshot represents.
+        position: Position,
+        /// Items that follow.
+        items: u64,
+    },
+    /// Part of a snapshot.
+    SnapshotChunk(Vec<Item>),
+    /// The snapshot is complete.
+    SnapshotEnd,
+    /// Changes, in order. The first one's sequence is `after.sequence + 1`.
+    Update {
+        /// The position before the first item.
+        after: Position,
+        /// The changes.
+        items: Vec<Item>,
+    },
+}
+
+/// Who speaks.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Hello {
+    /// Must equal [`PROTOCOL`].
+    pub protocol: u16,
+    /// The sender.
+    pub node: NodeId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Its configuration.
+    pub config_hash: ConfigHash,
+    /// Its role when the session began.
+    pub role: Role,
+    /// Its epoch when the session began.
+    pub epoch: Epoch,
+}
+
+/// Why a mastership is handed over.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HandoverCause {
+    /// An operator asked for it.
+    Operator,
+    /// The node with the higher priority is in sync again.
+    Preempt,
+    /// The master stops.
+    Stop,
+}
+
+/// One replicated fact. Applying the same item twice is harmless.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Item {
+    /// What an operator said of a backend.
+    Admin {
+        /// The backend.
+        backend: BackendId,
+        /// What holds now.
+        state: AdminState,
+    },
+    /// Bytes of a live connection, absolute counts.
+    FlowBytes {
+        /// The connection.
+        flow: FlowId,
+        /// From client to backend.
+        up: u64,
+        /// From backend to client.
+        down: u64,
+    },
+    /// A connection ended.
+    FlowClose {
+        /// The connection.
+        flow: FlowId,
+    },
+    /// A connection began.
+    FlowOpen {
+        /// The connection.
+        flow: FlowId,
+        /// What is known of it.
+        record: FlowRecord,
+    },
+    /// The verdict on a backend, with its counters.
+    Health {
+        /// The backend.
+        backend: BackendId,
+        /// What holds now.
+        record: HealthRecord,
+    },
+}
+
+/// A live connection, as the standby knows it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FlowRecord {
+    /// The client's address.
+    pub client: SocketAddr,
+    /// The service it came to.
+    pub service: ServiceId,
+    /// The backend that serves it.
+    pub backend: BackendId,
+    /// When it was established, milliseconds since 1970 by the master's clock.
+    pub since_unix_ms: u64,
+    /// Bytes from client to backend.
+    pub up: u64,
+    /// Bytes from backend to client.
+    pub down: u64,
+}
+
+/// A backend's health, as the master judged it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HealthRecord {
+    /// The verdict.
+    pub up: bool,
+    /// Checks in a row that speak against the verdict.
+    pub streak: u8,
+    /// Checks that succeeded since the start.
+    pub good: u64,
+    /// Checks that failed since the start.
+    pub bad: u64,
+}
+
+/// What an operator said of a backend.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminState {
+    /// Takes new connections if it is healthy.
+    #[default]
+    Enabled,
+    /// Keeps its connections, takes no new ones.
+    Drain,
+}
