@@ -235,6 +235,20 @@ pub enum Scheduler {
     WeightedRoundRobin,
 }
 
+/// How a connect failed.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectFailure {
+    /// The backend's host said that nobody listens.
+    Refused,
+    /// No answer in time.
+    Timeout,
+    /// No route, or host unreachable.
+    Unreachable,
+    /// Anything else.
+    Other,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{BackendId, FlowId, ServiceId};
+use crate::model::{BackendId, ConnectFailure, FlowId, ServiceId};
 
 /// One thing that happened to a connection. Sent upwards in batches.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -78,20 +78,6 @@ pub enum FlowEnd {
     Idle,
     /// The node let go of it (lost mastership, stop).
     Dropped,
-}
-
-/// How a connect failed.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ConnectFailure {
-    /// The backend's host said that nobody listens.
-    Refused,
-    /// No answer in time.
-    Timeout,
-    /// No route, or host unreachable.
-    Unreachable,
-    /// Anything else.
-    Other,
 }
 
 /// Why a client got no backend.

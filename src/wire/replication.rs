@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, Role, ServiceId};
+use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, ServiceId};
 
 /// Version of everything on the wire between nodes; raised on any change of shape.
 pub const PROTOCOL: u16 = 1;
@@ -75,10 +75,6 @@ pub struct Hello {
     pub incarnation: Incarnation,
     /// Its configuration.
     pub config_hash: ConfigHash,
-    /// Its role when the session began.
-    pub role: Role,
-    /// Its epoch when the session began.
-    pub epoch: Epoch,
 }
 
 /// Why a mastership is handed over.
