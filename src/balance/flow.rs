@@ -28,9 +28,12 @@ pub enum FlowEvent {
         /// How.
         failure: ConnectFailure,
     },
-    /// The data path's queue was full: events are missing.
+    /// A worker's queue was full and events are missing. What the node knows of this worker's
+    /// connections is void; each live one follows as `Opened`, in this batch and the next ones.
     Lost {
-        /// How many.
+        /// The top 16 bits of its flow ids.
+        worker: u16,
+        /// How many events.
         count: u64,
     },
     /// Client and backend are connected to each other.

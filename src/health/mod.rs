@@ -1,1 +1,3 @@
-//! TODO
+//! Health of the backends: rise and fall, when to probe next, jitter, passive marking.
+
+pub mod probe;

@@ -1,1 +1,3 @@
-//! TODO
+//! The whole node minus IO.
+
+pub mod io;

@@ -1,0 +1,47 @@
+//! What the prober is asked, and what it answers.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{BackendId, ConnectFailure};
+
+/// One check of one backend. Answered exactly once.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ProbeRequest {
+    /// Whom.
+    pub backend: BackendId,
+    /// Where.
+    pub address: SocketAddr,
+    /// Time limit.
+    pub timeout: Duration,
+    /// To be returned, so that late answers are told from present ones.
+    pub token: u64,
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ProbeResult {
+    /// Whom.
+    pub backend: BackendId,
+    /// From the request.
+    pub token: u64,
+    /// How it went.
+    pub outcome: ProbeOutcome,
+}
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum ProbeOutcome {
+    /// It failed.
+    Bad {
+        /// How.
+        failure: ConnectFailure,
+    },
+    /// It succeeded.
+    Good {
+        /// How long it took.
+        took: Duration,
+    },
+}

@@ -1,0 +1,101 @@
+//! What a node is told and what it wants. Both are plain data, so that a run can be written down.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::balance::flow::FlowEvent;
+use crate::health::probe::{ProbeRequest, ProbeResult};
+use crate::model::{BackendId, Epoch, PathId};
+use crate::status::Event;
+use crate::vip::kernel::{KernelCommand, KernelReport};
+use crate::wire::admin::{Request, Response};
+use crate::wire::replication::{Frame, Hello};
+
+/// Something happened.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub enum Input {
+    /// An operator asks; answered by a `Reply` with the same ticket.
+    Admin {
+        /// To be returned.
+        ticket: u64,
+        /// What.
+        request: Request,
+    },
+    /// A datagram came on the heartbeat port, from the peer's address. Still sealed.
+    Datagram {
+        /// The path.
+        path: PathId,
+        /// Everything in it.
+        bytes: Vec<u8>,
+    },
+    /// Connections began, moved and ended.
+    Flows(Vec<FlowEvent>),
+    /// The kernel adapter reports.
+    Kernel(KernelReport),
+    /// The peer's kernel says that nobody listens on its heartbeat port (ICMP port unreachable,
+    /// `ECONNREFUSED` on the connected socket). Not authenticated.
+    PortClosed {
+        /// The path.
+        path: PathId,
+    },
+    /// A check was answered.
+    Probe(ProbeResult),
+    /// The session ended.
+    SessionClosed {
+        /// The peer sent something that it must not (a fault, counted), else an ordinary end.
+        fault: bool,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// A frame came on the session.
+    SessionFrame(Frame),
+    /// The session stands; this is what the peer said first.
+    SessionUp(Hello),
+    /// Stop in order: hand over, release, then say `Stopped`.
+    Stop,
+}
+
+/// Something is wanted. Drained to the end after each input.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub enum Output {
+    /// Close the session; a new one is dialled.
+    CloseSession {
+        /// Why, for the log.
+        reason: String,
+    },
+    /// Send a datagram. When the socket is full it is dropped and counted.
+    Datagram {
+        /// The path.
+        path: PathId,
+        /// Everything in it, sealed.
+        bytes: Vec<u8>,
+    },
+    /// Reset every proxied connection, before the addresses go.
+    DropFlows {
+        /// The mastership that ends.
+        epoch: Epoch,
+    },
+    /// For the log. Also in `Node::events`.
+    Event(Event),
+    /// To the kernel adapter.
+    Kernel(KernelCommand),
+    /// Probe a backend.
+    Probe(ProbeRequest),
+    /// Let new connections go to these backends only. Latest wins.
+    PublishRoutes {
+        /// Those that are up and not drained.
+        eligible: BTreeSet<BackendId>,
+    },
+    /// Answer an operator.
+    Reply {
+        /// From the request.
+        ticket: u64,
+        /// What.
+        response: Response,
+    },
+    /// Send a frame on the session.
+    SendFrame(Frame),
+    /// Everything is given back; the process may end.
+    Stopped,
+}

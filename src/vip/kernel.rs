@@ -1,0 +1,73 @@
+//! What the kernel adapter is told about floating addresses, and what it reports.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Epoch, Mac, Vip};
+
+/// A wish. Commands of an older epoch than one already seen are not carried out.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum KernelCommand {
+    /// Tell the neighbours, once, that these addresses live here.
+    Announce {
+        /// The mastership.
+        epoch: Epoch,
+        /// The addresses.
+        vips: Arc<[Vip]>,
+    },
+    /// Have exactly these addresses, for one lease from now. Repeated to renew the lease.
+    Hold {
+        /// The mastership.
+        epoch: Epoch,
+        /// The addresses.
+        vips: Arc<[Vip]>,
+    },
+    /// Have none of the addresses.
+    Release {
+        /// The mastership that ends.
+        epoch: Epoch,
+    },
+}
+
+/// What the kernel did, or what somebody else did to it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum KernelReport {
+    /// The kernel refused. The adapter goes on trying as long as it is told to hold.
+    Failed {
+        /// The mastership.
+        epoch: Epoch,
+        /// What was tried, the errno, and what to do about it.
+        what: String,
+    },
+    /// Every address of the `Hold` is there (once for each epoch, and again after a failure).
+    Held {
+        /// The mastership.
+        epoch: Epoch,
+    },
+    /// An interface that carries a VIP came up or went down. Also sent for each at the start.
+    Link {
+        /// Its name.
+        interface: String,
+        /// It is up and has a carrier.
+        up: bool,
+    },
+    /// No address is left.
+    Released {
+        /// The mastership that ended.
+        epoch: Epoch,
+    },
+    /// Somebody removed this address; it was put back.
+    Restored {
+        /// The address.
+        vip: IpAddr,
+    },
+    /// Somebody else on the link claims this address while we hold it.
+    Rival {
+        /// The address.
+        vip: IpAddr,
+        /// Who.
+        mac: Mac,
+    },
+}
