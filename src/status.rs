@@ -282,6 +282,8 @@ pub enum What {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
+    /// No master was heard since the start.
+    Alone,
     /// The peer's heartbeats ran out.
     HeartbeatsLost,
     /// The session closed and the peer's kernel said that nobody listens.

@@ -1,5 +1,339 @@
 //! Floating addresses: what is wanted, against what the kernel says is there.
 //!
-//! Owns: the lease's renewal, the schedule of announcements. Never: talks to the kernel.
+//! Owns: the lease's renewal, the schedule of announcements, the counts. Never: talks to the
+//! kernel; it says what the kernel adapter is to do ([`KernelCommand`]).
+//!
+//! Level-triggered: while the addresses are wanted, `Hold` is repeated for ever and the kernel
+//! adapter makes it so each time; nothing depends on an event that could be missed.
+//!
+//! Announcements go out at once and again after 10 ms, 100 ms, 1.1 s (old kernels ignore a change
+//! within a second, `arp_locktime`), 5 s, and then every minute, since a rival may have announced
+//! unheard.
 
 pub mod kernel;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::{Epoch, Mac, Vip};
+use crate::time::{Mono, TimerTable};
+use kernel::{KernelCommand, KernelReport};
+
+/// How often the lease is renewed; it lasts 1 s (the kernel's granularity).
+pub const RENEWAL: Duration = Duration::from_millis(250);
+/// Distances between announcements; the last one repeats for ever.
+const ANNOUNCEMENTS: [Duration; 5] = [
+    Duration::from_millis(10),
+    Duration::from_millis(90),
+    Duration::from_millis(1_000),
+    Duration::from_millis(3_900),
+    Duration::from_secs(60),
+];
+/// A schedule that is started again keeps this distance from the last announcement, so that two
+/// masters cannot answer each other in a storm.
+const MIN_GAP: Duration = Duration::from_millis(10);
+/// If the kernel has not got the addresses after this long, the node is unfit.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Timer {
+    Announce,
+    Patience,
+    Renew,
+}
+
+/// What the keeper noticed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Notice {
+    /// Every address is there (first time in this mastership).
+    Held,
+    /// Somebody else claims an address.
+    Rival(IpAddr, Mac),
+    /// The addresses are gone.
+    Released,
+    /// Somebody had removed an address; it is back.
+    Restored(IpAddr),
+    /// The kernel does not give us the addresses.
+    Unfit(String),
+}
+
+/// Counts for one address.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Announcements sent.
+    pub announcements: u64,
+    /// Times it was put back.
+    pub restored: u64,
+    /// Claims of somebody else.
+    pub rivals: u64,
+}
+
+/// Keeps the floating addresses where they belong.
+#[derive(Debug)]
+pub struct VipKeeper {
+    vips: Arc<[Vip]>,
+    wanted: Option<Epoch>,
+    held: bool,
+    ownerships: u32,
+    last_error: String,
+    step: usize,
+    last_announced: Option<Mono>,
+    counts: BTreeMap<IpAddr, Counts>,
+    timers: TimerTable<Timer>,
+    commands: VecDeque<KernelCommand>,
+    notices: VecDeque<Notice>,
+}
+
+impl VipKeeper {
+    /// A keeper of these addresses; it wants none of them yet.
+    pub fn new(vips: &[Vip]) -> Self {
+        Self {
+            vips: vips.into(),
+            wanted: None,
+            held: false,
+            ownerships: 0,
+            last_error: String::new(),
+            step: 0,
+            last_announced: None,
+            counts: vips
+                .iter()
+                .map(|vip| (vip.ip(), Counts::default()))
+                .collect(),
+            timers: TimerTable::default(),
+            commands: VecDeque::new(),
+            notices: VecDeque::new(),
+        }
+    }
+
+    /// The addresses are wanted, and all there.
+    pub const fn held(&self) -> bool {
+        self.wanted.is_some() && self.held
+    }
+
+    /// The addresses are wanted.
+    pub const fn wanted(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// How many times they were gained in this life.
+    pub const fn ownerships(&self) -> u32 {
+        self.ownerships
+    }
+
+    /// Counts for this address.
+    pub fn counts(&self, vip: IpAddr) -> Counts {
+        self.counts.get(&vip).copied().unwrap_or_default()
+    }
+
+    /// From now on the addresses are wanted.
+    pub fn hold(&mut self, epoch: Epoch, now: Mono) {
+        self.wanted = Some(epoch);
+        self.held = false;
+        self.timers.set(Timer::Patience, now + PATIENCE);
+        self.renew(epoch, now);
+    }
+
+    /// From now on they are not.
+    pub fn release(&mut self) {
+        if let Some(epoch) = self.wanted.take() {
+            self.held = false;
+            self.timers = TimerTable::default();
+            self.commands.push_back(KernelCommand::Release { epoch });
+        }
+    }
+
+    /// Start the announcements again: somebody may have told the neighbours otherwise.
+    pub fn reannounce(&mut self, now: Mono) {
+        if self.held() {
+            self.step = 0;
+            let at = self.last_announced.map_or(now, |last| last + MIN_GAP);
+            self.timers.set(Timer::Announce, at.max(now));
+            self.handle_timeout(now);
+        }
+    }
+
+    /// The kernel adapter reports.
+    pub fn handle_report(&mut self, report: &KernelReport, now: Mono) {
+        let current = self.wanted;
+        match report {
+            KernelReport::Held { epoch } if current == Some(*epoch) => {
+                self.timers.stop(Timer::Patience);
+                if !self.held {
+                    self.held = true;
+                    self.ownerships = self.ownerships.wrapping_add(1);
+                    self.last_announced = None;
+                    self.notices.push_back(Notice::Held);
+                    self.reannounce(now);
+                }
+            }
+            KernelReport::Failed { epoch, what } if current == Some(*epoch) => {
+                self.last_error.clone_from(what);
+                if self.timers.at(Timer::Patience).is_none() {
+                    self.timers.set(Timer::Patience, now + PATIENCE);
+                }
+            }
+            KernelReport::Restored { vip } if current.is_some() => {
+                self.counts.entry(*vip).or_default().restored += 1;
+                self.notices.push_back(Notice::Restored(*vip));
+                self.reannounce(now);
+            }
+            KernelReport::Rival { vip, mac } if current.is_some() => {
+                self.counts.entry(*vip).or_default().rivals += 1;
+                self.notices.push_back(Notice::Rival(*vip, *mac));
+                self.reannounce(now);
+            }
+            KernelReport::Released { .. } if current.is_none() => {
+                self.notices.push_back(Notice::Released);
+            }
+            // Reports on a mastership that has ended meanwhile; links are the node's business.
+            _ => {}
+        }
+    }
+
+    /// Time passed.
+    pub fn handle_timeout(&mut self, now: Mono) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            let Some(epoch) = self.wanted else { return };
+            match timer {
+                Timer::Renew => self.renew(epoch, now),
+                Timer::Announce => self.announce(epoch, now),
+                Timer::Patience => {
+                    let what = if self.last_error.is_empty() {
+                        "no answer of the kernel adapter"
+                    } else {
+                        &self.last_error
+                    };
+                    self.notices.push_back(Notice::Unfit(what.to_owned()));
+                }
+            }
+        }
+    }
+
+    /// When to be woken.
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        self.timers.next()
+    }
+
+    /// What the kernel adapter is to do next.
+    pub fn poll_command(&mut self) -> Option<KernelCommand> {
+        self.commands.pop_front()
+    }
+
+    /// What was noticed.
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    fn renew(&mut self, epoch: Epoch, now: Mono) {
+        let vips = Arc::clone(&self.vips);
+        self.commands.push_back(KernelCommand::Hold { epoch, vips });
+        self.timers.set(Timer::Renew, now + RENEWAL);
+    }
+
+    fn announce(&mut self, epoch: Epoch, now: Mono) {
+        let vips = Arc::clone(&self.vips);
+        for count in self.counts.values_mut() {
+            count.announcements += 1;
+        }
+        self.commands
+            .push_back(KernelCommand::Announce { epoch, vips });
+        self.last_announced = Some(now);
+        self.timers
+            .set(Timer::Announce, now + ANNOUNCEMENTS[self.step]);
+        self.step = (self.step + 1).min(ANNOUNCEMENTS.len() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIP: &str = "192.0.2.100/24";
+
+    fn keeper() -> VipKeeper {
+        VipKeeper::new(&[Vip {
+            address: VIP.parse().unwrap(),
+            interface: "eth0".into(),
+        }])
+    }
+
+    fn run(keeper: &mut VipKeeper, from: u64, to: u64) -> (Vec<u64>, usize) {
+        let (mut announced, mut holds) = (Vec::new(), 0);
+        for ms in from..to {
+            keeper.handle_timeout(Mono::from_millis(ms));
+            while let Some(command) = keeper.poll_command() {
+                match command {
+                    KernelCommand::Announce { .. } => announced.push(ms),
+                    KernelCommand::Hold { .. } => holds += 1,
+                    KernelCommand::Release { .. } => {}
+                }
+            }
+        }
+        (announced, holds)
+    }
+
+    fn held(epoch: u64) -> KernelReport {
+        KernelReport::Held {
+            epoch: Epoch(epoch),
+        }
+    }
+
+    #[test]
+    fn announcements_follow_the_schedule_and_the_lease_is_renewed() {
+        let mut keeper = keeper();
+        keeper.hold(Epoch(1), Mono::ZERO);
+        keeper.handle_report(&held(1), Mono::ZERO);
+        let (announced, holds) = run(&mut keeper, 0, 70_000);
+        assert_eq!(announced, [0, 10, 100, 1_100, 5_000, 65_000]);
+        assert_eq!(holds, 280);
+    }
+
+    #[test]
+    fn nothing_is_announced_before_the_kernel_has_the_address() {
+        let mut keeper = keeper();
+        keeper.hold(Epoch(1), Mono::ZERO);
+        keeper.handle_report(&held(0), Mono::ZERO);
+        assert_eq!(run(&mut keeper, 0, 900).0, [0; 0]);
+        assert_eq!(keeper.poll_notice(), None);
+        run(&mut keeper, 900, 1_001);
+        assert!(matches!(keeper.poll_notice(), Some(Notice::Unfit(_))));
+    }
+
+    #[test]
+    fn a_stream_of_rivals_cannot_make_a_storm() {
+        let mut keeper = keeper();
+        keeper.hold(Epoch(1), Mono::ZERO);
+        keeper.handle_report(&held(1), Mono::ZERO);
+        let mut announced = 0;
+        for ms in 0..1_000 {
+            let now = Mono::from_millis(ms);
+            for _ in 0..10 {
+                let rival = KernelReport::Rival {
+                    vip: "192.0.2.100".parse().unwrap(),
+                    mac: Mac([2; 6]),
+                };
+                keeper.handle_report(&rival, now);
+            }
+            announced += run(&mut keeper, ms, ms + 1).0.len();
+        }
+        assert!((50..=100).contains(&announced), "{announced}");
+    }
+
+    #[test]
+    fn after_release_nothing_is_held_or_announced() {
+        let mut keeper = keeper();
+        keeper.hold(Epoch(1), Mono::ZERO);
+        keeper.handle_report(&held(1), Mono::ZERO);
+        run(&mut keeper, 0, 50);
+        keeper.release();
+        assert_eq!(
+            keeper.poll_command(),
+            Some(KernelCommand::Release { epoch: Epoch(1) })
+        );
+        keeper.handle_report(&held(1), Mono::from_millis(51));
+        assert!(!keeper.held());
+        assert_eq!(run(&mut keeper, 51, 2_000), (vec![], 0));
+    }
+}
