@@ -304,7 +304,7 @@ impl Election {
                     self.tell_peer();
                 }
                 Timer::Down => self.peer_is_silent(now),
-                Timer::HandoverEnd => self.offer_was_not_taken(),
+                Timer::HandoverEnd => self.offer_was_not_taken(now),
                 Timer::Probe => self.probe(now),
             }
         }

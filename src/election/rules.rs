@@ -233,12 +233,15 @@ impl Election {
         }
     }
 
-    pub(super) fn offer_was_not_taken(&mut self) {
+    pub(super) fn offer_was_not_taken(&mut self, now: Mono) {
         if let Some(offer) = self.offer.take() {
             self.actions.push_back(Action::Note(format!(
-                "the peer did not take over with epoch {} in time; this node stays master",
+                "the peer did not take over with epoch {} in time",
                 offer.epoch
             )));
+            if self.stopping {
+                self.leave(Role::Initialize, Cause::Stop, "stopping".into(), now);
+            }
         }
     }
 

@@ -50,6 +50,11 @@ pub enum Input {
     },
     /// A frame came on the session.
     SessionFrame(Frame),
+    /// So many of the frames that were to be sent have been written to the stream.
+    SessionSent {
+        /// How many.
+        frames: u32,
+    },
     /// The session stands; this is what the peer said first.
     SessionUp(Hello),
     /// Stop in order: hand over, release, then say `Stopped`.

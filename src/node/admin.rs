@@ -1,0 +1,95 @@
+//! What each request of an operator does.
+
+use super::io::Output;
+use super::{Node, Replication};
+use crate::model::Role;
+use crate::time::Mono;
+use crate::wire::admin::{Request, Response};
+use crate::wire::replication::{AdminState, Frame, HandoverCause, Item};
+
+impl Node {
+    pub(super) fn handle_admin(&mut self, ticket: u64, request: Request, now: Mono) {
+        let answer = match request {
+            Request::Status => Ok(Response::Status {
+                status: Box::new(self.status(now)),
+            }),
+            Request::Events => Ok(Response::Events {
+                events: self.journal.events(),
+            }),
+            Request::Failover => self.failover(now).map(done),
+            Request::Backend {
+                service,
+                backend,
+                state,
+            } => self.set_backend(&service, &backend, state, now).map(done),
+        };
+        let response = answer.unwrap_or_else(|message| Response::Error { message });
+        self.outputs.push_back(Output::Reply { ticket, response });
+    }
+
+    fn failover(&mut self, now: Mono) -> Result<String, String> {
+        let peer = self.config.node(self.identity.node.peer()).name.clone();
+        match self.role() {
+            Role::Master => {
+                self.hand_over(HandoverCause::Operator, now)?;
+                Ok(format!("handing over to {peer}"))
+            }
+            Role::Backup if self.in_sync() && self.link.may_send() => {
+                self.send_frame(Frame::HandoverRequest(HandoverCause::Operator));
+                Ok(format!("asked {peer} to hand over to this node"))
+            }
+            Role::Backup => Err(format!(
+                "this node is not in sync with {peer} yet; try again in a moment"
+            )),
+            role @ (Role::Initialize | Role::Fault) => Err(format!(
+                "this node is in {role}, so it can neither hand over nor take over; see `tandem status`"
+            )),
+        }
+    }
+
+    fn set_backend(
+        &mut self,
+        service: &str,
+        backend: &str,
+        state: AdminState,
+        now: Mono,
+    ) -> Result<String, String> {
+        let services = &self.config.services;
+        let Some(found) = services.iter().find(|known| known.name == service) else {
+            let names = names(services.iter().map(|known| known.name.as_str()));
+            return Err(format!("there is no service {service:?}; there are: {names}"));
+        };
+        let Some(id) = found.backends.iter().find(|known| known.name == backend) else {
+            let names = names(found.backends.iter().map(|known| known.name.as_str()));
+            return Err(format!(
+                "service {service} has no backend {backend:?}; it has: {names}"
+            ));
+        };
+        let item = Item::Admin {
+            backend: id.id,
+            state,
+        };
+        let Replication::Source(source) = &mut self.replication else {
+            let peer = &self.config.node(self.identity.node.peer()).name;
+            return Err(format!(
+                "this node is {}; say it to the master ({peer})",
+                self.role()
+            ));
+        };
+        source.write(item, now);
+        let text = match state {
+            AdminState::Drain => format!("{service}/{backend} takes no new connections"),
+            AdminState::Enabled => format!("{service}/{backend} takes new connections"),
+        };
+        self.note(format!("operator: {text}"), now);
+        Ok(text)
+    }
+}
+
+const fn done(message: String) -> Response {
+    Response::Done { message }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,174 @@
+//! The peer's datagrams and frames: opened, counted, given to the machine they are for.
+
+use super::io::Output;
+use super::{Identity, Node, Replication, SESSION_QUEUE};
+use crate::config::Config;
+use crate::model::{PathId, Secret};
+use crate::time::Mono;
+use crate::wire::codec;
+use crate::wire::heartbeat::Heartbeat;
+use crate::wire::replication::{Frame, Hello, PROTOCOL};
+use crate::wire::seal::{OpenError, Opened, Opener, Sealer};
+
+/// The seal of the heartbeats, and the session.
+#[derive(Debug)]
+pub(super) struct PeerLink {
+    sealer: Sealer,
+    opener: Opener,
+    session: Option<Hello>,
+    /// Frames that the stream's queue still takes.
+    room: u32,
+}
+
+impl PeerLink {
+    pub(super) fn new(config: &Config, identity: &Identity, secret: &Secret) -> Self {
+        let cluster = &config.cluster.name;
+        let (me, life) = (identity.node, identity.incarnation);
+        Self {
+            sealer: Sealer::new(secret, cluster, me, life),
+            opener: Opener::new(secret, cluster, me.peer()),
+            session: None,
+            room: 0,
+        }
+    }
+
+    pub(super) fn seal(&mut self, heartbeat: &Heartbeat) -> Option<Vec<u8>> {
+        self.sealer.seal(&codec::encode_heartbeat(heartbeat))
+    }
+
+    pub(super) const fn session(&self) -> Option<&Hello> {
+        self.session.as_ref()
+    }
+
+    pub(super) const fn may_send(&self) -> bool {
+        self.session.is_some() && self.room > 0
+    }
+
+    pub(super) const fn sent_frame(&mut self) {
+        self.room = self.room.saturating_sub(1);
+    }
+
+    pub(super) fn credit(&mut self, frames: u32) {
+        self.room = self.room.saturating_add(frames).min(SESSION_QUEUE);
+    }
+}
+
+impl Node {
+    pub(super) fn handle_datagram(&mut self, path: PathId, bytes: &[u8], now: Mono) {
+        let opened = match self.link.opener.open(bytes) {
+            Ok(opened) => opened,
+            Err(OpenError::Replayed | OpenError::Retired) => {
+                self.counters.heartbeats_replayed += 1;
+                return;
+            }
+            Err(OpenError::Foreign | OpenError::Forged) => {
+                self.counters.heartbeats_rejected += 1;
+                return;
+            }
+        };
+        let (Opened::Current { plain, .. } | Opened::Candidate { plain, .. }) = &opened;
+        let Ok(heartbeat) = codec::decode_heartbeat(plain) else {
+            self.counters.heartbeats_rejected += 1;
+            return;
+        };
+        match opened {
+            Opened::Current { .. } => {
+                if let Some(life) = self.link.opener.current() {
+                    self.election.handle_heartbeat(path, life, &heartbeat, now);
+                }
+            }
+            Opened::Candidate { incarnation, .. } if self.election.confirms(&heartbeat) => {
+                self.link.opener.confirm(incarnation);
+                self.election
+                    .handle_heartbeat(path, incarnation, &heartbeat, now);
+            }
+            Opened::Candidate {
+                incarnation,
+                newest,
+                ..
+            } => {
+                self.counters.heartbeats_unconfirmed += 1;
+                self.election
+                    .handle_stranger(path, incarnation, &heartbeat, newest, now);
+            }
+        }
+    }
+
+    pub(super) fn session_up(&mut self, hello: Hello, now: Mono) {
+        if hello.protocol != PROTOCOL || hello.node != self.identity.node.peer() {
+            self.peer_fault("its Hello is not one of our peer", now);
+            return;
+        }
+        self.counters.sessions += 1;
+        self.link.session = Some(hello);
+        self.link.room = SESSION_QUEUE;
+        match &mut self.replication {
+            Replication::Source(source) => {
+                source.detach();
+                source.attach(now);
+            }
+            Replication::Sink(sink) => sink.session_up(),
+        }
+    }
+
+    pub(super) fn session_closed(&mut self, fault: bool, reason: &str, now: Mono) {
+        self.counters.session_faults += u64::from(fault);
+        if self.link.session.take().is_none() {
+            return;
+        }
+        self.handover = None;
+        if let Replication::Source(source) = &mut self.replication {
+            source.detach();
+        }
+        if fault {
+            self.note(format!("the session with the peer was closed: {reason}"), now);
+        }
+        self.election.session_closed(now);
+    }
+
+    pub(super) fn handle_frame(&mut self, frame: Frame, now: Mono) {
+        if self.link.session.is_none() {
+            return;
+        }
+        let verdict = match (&mut self.replication, frame) {
+            (_, Frame::Hello(_)) => Err("a second Hello".to_owned()),
+            (Replication::Source(source), Frame::Ack(position)) => source
+                .handle_ack(position, now)
+                .map_err(|fault| fault.to_string()),
+            (Replication::Source(source), Frame::ResyncRequest) => {
+                source.handle_resync(now);
+                Ok(())
+            }
+            (Replication::Source(_), Frame::HandoverRequest(cause)) => {
+                // A refusal needs no answer: the peer asks again, or its operator does.
+                let _refused = self.hand_over(cause, now);
+                Ok(())
+            }
+            (Replication::Sink(_), Frame::Handover { epoch, cause }) => {
+                if self.in_sync() {
+                    self.election.take_offer(epoch, cause, now);
+                }
+                Ok(())
+            }
+            // Frames that crossed a change of roles on their way.
+            (Replication::Source(_), _)
+            | (
+                Replication::Sink(_),
+                Frame::Ack(_) | Frame::ResyncRequest | Frame::HandoverRequest(_),
+            ) => Ok(()),
+            (Replication::Sink(sink), frame) => {
+                sink.handle(frame, now).map_err(|fault| fault.to_string())
+            }
+        };
+        if let Err(fault) = verdict {
+            self.peer_fault(&fault, now);
+        }
+    }
+
+    fn peer_fault(&mut self, what: &str, now: Mono) {
+        self.counters.session_faults += 1;
+        let reason = format!("the peer broke the protocol: {what}");
+        self.note(reason.clone(), now);
+        self.outputs.push_back(Output::CloseSession { reason });
+    }
+}

@@ -1,0 +1,164 @@
+//! The read model, made from the machines on demand.
+
+use super::{Node, Replication};
+use crate::config;
+use crate::model::Role;
+use crate::status::{
+    BackendStatus, Counters, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
+    ServiceStatus, Status, VipStatus,
+};
+use crate::time::Mono;
+
+pub(super) fn status(node: &Node, now: Mono) -> Status {
+    let config = &node.config;
+    let faults: Vec<&str> = node.election.faults().collect();
+    Status {
+        cluster: config.cluster.name.clone(),
+        node: config.node(node.identity.node).name.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        incarnation: node.identity.incarnation.to_string(),
+        uptime_ms: now.as_millis(),
+        role: node.role(),
+        epoch: node.election.epoch().0,
+        priority: config.node(node.identity.node).priority.0,
+        fault: (!faults.is_empty()).then(|| faults.join("; ")),
+        config_hash: config.hash.to_string(),
+        vips: vips(node),
+        last_transition: node.journal.last_transition().cloned(),
+        peer: peer(node, now),
+        paths: paths(node, now),
+        replication: replication(node, now),
+        services: config
+            .services
+            .iter()
+            .map(|known| service(node, known))
+            .collect(),
+        counters: Counters {
+            false_alarms: node.election.false_alarms(),
+            ..node.counters.clone()
+        },
+    }
+}
+
+fn vips(node: &Node) -> Vec<VipStatus> {
+    let one = |vip: &crate::model::Vip| {
+        let counts = node.vips.counts(vip.ip());
+        VipStatus {
+            address: vip.ip().to_string(),
+            interface: vip.interface.clone(),
+            wanted: node.vips.wanted(),
+            held: node.vips.held(),
+            announcements: counts.announcements,
+            restored: counts.restored,
+            rivals: counts.rivals,
+        }
+    };
+    node.config.vips.iter().map(one).collect()
+}
+
+fn peer(node: &Node, now: Mono) -> PeerStatus {
+    let name = node.config.node(node.identity.node.peer()).name.clone();
+    let Some(peer) = node.election.peer() else {
+        return PeerStatus {
+            name,
+            ..PeerStatus::default()
+        };
+    };
+    PeerStatus {
+        name,
+        alive: node.election.live_peer(now).is_some(),
+        role: Some(peer.role),
+        epoch: Some(peer.epoch.0),
+        priority: Some(peer.priority.0),
+        incarnation: Some(peer.incarnation.to_string()),
+        hears_us: node.election.hears_each_other(now),
+        last_heard_ms: Some(now.since(peer.last_heard).as_millis() as u64),
+        same_config: Some(peer.config_hash == node.config.hash),
+    }
+}
+
+fn paths(node: &Node, now: Mono) -> Vec<PathStatus> {
+    let me = node.identity.node;
+    let election = &node.config.election;
+    let limit = election.heartbeat * u32::from(election.misses);
+    let mine = &node.config.node(me).addresses;
+    let peers = &node.config.node(me.peer()).addresses;
+    node.election
+        .paths()
+        .iter()
+        .zip(mine.iter().zip(peers))
+        .map(|((_, path), (local, remote))| PathStatus {
+            local: local.to_string(),
+            remote: remote.to_string(),
+            alive: path.last_heard.is_some_and(|at| now.since(at) <= limit),
+            sent: path.sent,
+            received: path.received,
+            lost: path.lost,
+            loss_percent: path.loss_percent(),
+            rtt_us: path.rtt.map(|rtt| rtt.as_micros() as u64),
+        })
+        .collect()
+}
+
+fn replication(node: &Node, now: Mono) -> ReplicationStatus {
+    let mut status = match &node.replication {
+        Replication::Source(source) => source.status(now),
+        Replication::Sink(sink) => sink.status(),
+    };
+    status.connected = node.link.session().is_some();
+    if matches!(node.role(), Role::Initialize | Role::Fault) {
+        status.role = ReplicationRole::Idle;
+    }
+    status
+}
+
+fn service(node: &Node, known: &config::Service) -> ServiceStatus {
+    let counts = node.flows.service(known.id);
+    ServiceStatus {
+        name: known.name.clone(),
+        listen: known.listen.clone(),
+        balance: scheduler(known.balance).into(),
+        connections: counts.connections,
+        total: counts.total,
+        failed: counts.failed,
+        refused: counts.refused,
+        backends: known
+            .backends
+            .iter()
+            .map(|known| backend(node, known))
+            .collect(),
+    }
+}
+
+const fn scheduler(scheduler: crate::model::Scheduler) -> &'static str {
+    use crate::model::Scheduler;
+    match scheduler {
+        Scheduler::LeastConnections => "least_connections",
+        Scheduler::Random => "random",
+        Scheduler::RoundRobin => "round_robin",
+        Scheduler::WeightedRoundRobin => "weighted_round_robin",
+    }
+}
+
+fn backend(node: &Node, known: &config::Backend) -> BackendStatus {
+    let counts = node.flows.backend(known.id);
+    let record = node.health.record(known.id);
+    BackendStatus {
+        name: known.name.clone(),
+        address: known.address.to_string(),
+        weight: known.weight.0,
+        up: record.up,
+        reason: node.health.reason(known.id).to_owned(),
+        admin: node
+            .replica()
+            .admin
+            .get(&known.id)
+            .copied()
+            .unwrap_or_default(),
+        connections: counts.connections,
+        total: counts.total,
+        connect_failures: counts.connect_failures,
+        checks_good: record.good,
+        checks_bad: record.bad,
+    }
+}

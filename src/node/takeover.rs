@@ -1,0 +1,182 @@
+//! The ordered steps of becoming master and of leaving it; nothing else.
+
+use std::time::Duration;
+
+use super::io::Output;
+use super::{Node, REQUEST_GAP, Replication, Timer};
+use crate::election::Change;
+use crate::model::{Epoch, Role};
+use crate::replication::{Replica, Sink, Source};
+use crate::status::Cause;
+use crate::time::Mono;
+use crate::wire::replication::{Frame, HandoverCause};
+
+/// Between the reset of the connections and the return of the addresses: a reset needs the address
+/// as its source.
+const RESET_TIME: Duration = Duration::from_millis(3);
+/// A stop that takes longer ends anyway: the addresses vanish with the process.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+impl Node {
+    pub(super) fn change_role(&mut self, change: Change, now: Mono) {
+        let (from, to, cause, epoch) = (change.from, change.to, change.cause, change.epoch);
+        let event = self.journal.transition(change, now);
+        self.outputs.push_back(Output::Event(event));
+        match (from, to) {
+            (_, Role::Master) => self.become_master(epoch, now),
+            (Role::Master, _) => self.leave_mastership(epoch, cause, now),
+            _ => {}
+        }
+        if self.stopping && self.role() != Role::Master && !self.vips.wanted() {
+            self.stopped();
+        }
+    }
+
+    /// 1. The addresses first: everything else is ready before the first packet can arrive, since
+    ///    this turn's outputs are carried out together, and the listeners are armed already.
+    /// 2. What the old master knew: health where this node has no verdict of its own, and what
+    ///    operators said. Its connections died with it (proxy mode), so they are forgotten.
+    /// 3. The source, and if the peer is there, a snapshot for it.
+    fn become_master(&mut self, epoch: Epoch, now: Mono) {
+        self.timers.stop(Timer::Release);
+        self.decided_at = Some(now);
+        self.vips.hold(epoch, now);
+
+        let restored = self.take_replica();
+        for (backend, record) in &restored.health {
+            self.health.adopt(*backend, *record);
+        }
+        self.flows.clear();
+        let replica = Replica {
+            health: restored.health,
+            admin: restored.admin,
+            ..Replica::default()
+        };
+
+        let mut source = Source::new(epoch, replica, now);
+        if self.link.session().is_some() {
+            source.attach(now);
+        }
+        self.replication = Replication::Source(source);
+        self.handover = None;
+    }
+
+    /// The kernel has the addresses (and the announcements are out with this turn): the peer is
+    /// told at once, because a master that handed over waits for this.
+    pub(super) fn addresses_held(&mut self, now: Mono) {
+        if let Some(decided_at) = self.decided_at.take() {
+            let event = self.journal.complete_takeover(now.since(decided_at));
+            self.outputs.extend(event.map(Output::Event));
+        }
+        self.election.tell_peer();
+    }
+
+    /// In order (handed over, stopping): the connections are reset while the address is still
+    /// there to reset them from, then the addresses go. Otherwise (a rival, a pause, a fault) the
+    /// addresses go first: this node must not send one more packet from them.
+    fn leave_mastership(&mut self, epoch: Epoch, cause: Cause, now: Mono) {
+        self.decided_at = None;
+        self.handover = None;
+        let in_order = matches!(cause, Cause::Handover | Cause::Preempt | Cause::Stop);
+        if !in_order {
+            self.vips.release();
+            self.run_vips(now);
+        }
+        self.outputs.push_back(Output::DropFlows { epoch });
+        if in_order {
+            self.timers.set(Timer::Release, now + RESET_TIME);
+        }
+        self.flows.clear();
+        let replica = Replica {
+            flows: Default::default(),
+            ..self.take_replica()
+        };
+        self.replication = Replication::Sink(Sink::new(replica));
+    }
+
+    fn take_replica(&mut self) -> Replica {
+        let empty = Replication::Sink(Sink::new(Replica::default()));
+        match std::mem::replace(&mut self.replication, empty) {
+            Replication::Sink(sink) => sink.into_restored().replica,
+            Replication::Source(source) => source.into_replica(),
+        }
+    }
+
+    /// As master: hand over, if the peer is able to take it.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not.
+    pub(super) fn hand_over(&mut self, cause: HandoverCause, now: Mono) -> Result<(), String> {
+        let peer = &self.config.node(self.identity.node.peer()).name;
+        if self.handover.is_some() || self.election.handing_over() {
+            return Err("a switchover is already under way".into());
+        }
+        let Some(live) = self.election.live_peer(now) else {
+            return Err(format!("{peer} does not send heartbeats; start it first"));
+        };
+        if live.role == Role::Fault {
+            return Err(format!("{peer} is in fault; see `tandem status` there"));
+        }
+        if !self.election.hears_each_other(now) {
+            return Err(format!("{peer} does not hear this node; check the path to it"));
+        }
+        if self.link.session().is_none() || !self.in_sync() {
+            return Err(format!("{peer} is not in sync yet; try again in a moment"));
+        }
+        self.handover = Some(cause);
+        Ok(())
+    }
+
+    /// The offer follows the last update on the stream, so that whoever takes it has everything.
+    pub(super) fn finish_offer(&mut self, now: Mono) {
+        let (Some(cause), true) = (self.handover, self.link.may_send()) else {
+            return;
+        };
+        let Replication::Source(source) = &self.replication else {
+            return;
+        };
+        if !source.all_sent() {
+            return;
+        }
+        self.handover = None;
+        if let Some(epoch) = self.election.offer(cause, now) {
+            self.send_frame(Frame::Handover { epoch, cause });
+        }
+    }
+
+    /// As backup with the better claim: ask for the mastership once in sync for long enough.
+    pub(super) fn consider_preemption(&mut self, now: Mono) {
+        if !(self.in_sync() && self.election.wants_preempt(now)) {
+            self.in_sync_since = None;
+            self.timers.stop(Timer::Preempt);
+            return;
+        }
+        let since = *self.in_sync_since.get_or_insert(now);
+        let due = since + self.config.election.preempt_delay;
+        match self.timers.at(Timer::Preempt) {
+            None if now >= due && self.link.may_send() => {
+                self.timers.set(Timer::Preempt, now + REQUEST_GAP);
+                self.send_frame(Frame::HandoverRequest(HandoverCause::Preempt));
+            }
+            None => self.timers.set(Timer::Preempt, due.max(now + REQUEST_GAP)),
+            Some(_) => {}
+        }
+    }
+
+    /// Hand over if that is possible, else resign; then end.
+    pub(super) fn stop(&mut self, now: Mono) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        self.timers.set(Timer::StopAnyway, now + STOP_LIMIT);
+        if self.role() == Role::Master && self.hand_over(HandoverCause::Stop, now).is_ok() {
+            self.run_replication(now);
+        }
+        self.election.stop(now);
+        if self.role() != Role::Master && !self.vips.wanted() {
+            self.run_election(now);
+            self.stopped();
+        }
+    }
+}
