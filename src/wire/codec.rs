@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::wire::heartbeat::Heartbeat;
 use crate::wire::replication::{Frame, PROTOCOL, TOO_MANY_ITEMS};
 
-/// Longest encoded heartbeat, in bytes. The longest possible one has 104.
+/// Longest encoded heartbeat, in bytes. The longest possible one has 101.
 pub const MAX_HEARTBEAT: usize = 256;
 /// Longest encoded frame, in bytes.
 pub const MAX_FRAME: usize = 1024 * 1024;
@@ -149,3 +149,7 @@ fn because(error: bincode::error::DecodeError, limit: usize) -> DecodeError {
         other => DecodeError::Shape(other.to_string()),
     }
 }
+
+#[cfg(test)]
+#[path = "codec_test.rs"]
+mod tests;

@@ -78,7 +78,7 @@ pub struct Sealer {
     sender: NodeId,
     incarnation: Incarnation,
     /// The next datagram's; `None` once all are used.
-    counter: Option<u64>,
+    pub(super) counter: Option<u64>,
 }
 
 impl Sealer {
