@@ -4,9 +4,11 @@
 //! `Hello` first. The master is the source: a snapshot, then updates, each numbered; the backup is
 //! the sink and acknowledges positions.
 
+use std::fmt;
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, ServiceId};
 
@@ -14,6 +16,8 @@ use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, Se
 pub const PROTOCOL: u16 = 1;
 /// Items in one `Update` or `SnapshotChunk` at most.
 pub const MAX_BATCH: usize = 512;
+/// What the decoder says of a list with more than [`MAX_BATCH`] items.
+pub(crate) const TOO_MANY_ITEMS: &str = "more items than a batch may have";
 
 /// A place in the source's log. Ordered by epoch, then by sequence.
 #[derive(
@@ -52,7 +56,7 @@ pub enum Frame {
         items: u64,
     },
     /// Part of a snapshot.
-    SnapshotChunk(Vec<Item>),
+    SnapshotChunk(#[serde(deserialize_with = "at_most_a_batch")] Vec<Item>),
     /// The snapshot is complete.
     SnapshotEnd,
     /// Changes, in order. The first one's sequence is `after.sequence + 1`.
@@ -60,6 +64,7 @@ pub enum Frame {
         /// The position before the first item.
         after: Position,
         /// The changes.
+        #[serde(deserialize_with = "at_most_a_batch")]
         items: Vec<Item>,
     },
 }
@@ -168,4 +173,34 @@ pub enum AdminState {
     Enabled,
     /// Keeps its connections, takes no new ones.
     Drain,
+}
+
+/// Reads a list of items and refuses one that is too long before it makes room for it.
+fn at_most_a_batch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Item>, D::Error> {
+    struct Batch;
+
+    impl<'de> Visitor<'de> for Batch {
+        type Value = Vec<Item>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MAX_BATCH} items")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let claimed = list.size_hint().unwrap_or(0);
+            if claimed > MAX_BATCH {
+                return Err(A::Error::custom(TOO_MANY_ITEMS));
+            }
+            let mut items = Vec::with_capacity(claimed);
+            while let Some(item) = list.next_element()? {
+                if items.len() == MAX_BATCH {
+                    return Err(A::Error::custom(TOO_MANY_ITEMS));
+                }
+                items.push(item);
+            }
+            Ok(items)
+        }
+    }
+
+    deserializer.deserialize_seq(Batch)
 }
