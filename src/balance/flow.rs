@@ -94,3 +94,7 @@ pub enum Unserved {
     /// No backend is eligible.
     NoBackend,
 }
+
+mod table;
+
+pub use table::{BackendCounts, FlowTable, ServiceCounts};

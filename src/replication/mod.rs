@@ -1,1 +1,75 @@
-//! TODO
+//! Replication: the backup's copy of what the master knows.
+//!
+//! The master has a [`Source`]: its own replica, a log of changes, and the place of the peer in it.
+//! The backup has a [`Sink`]: it applies what comes and says how far it got. Both end as a
+//! [`Replica`], from which the other role is built; so a node cannot be both at once.
+//!
+//! Owns: what is replicated and in which order. Never: opens a session, decides who is master,
+//! knows what a fact means (`health`, `balance` and `node` do).
+//!
+//! Invariants: what the sink acknowledged equals the source's state at that position, item by item;
+//! the sink's position never goes back within an epoch; a half-received snapshot never replaces a
+//! whole state; the log, the window, batches and tables are bounded by named limits.
+//!
+//! Life of a stream, as the source sees it:
+//!
+//! ```text
+//!            attach                 chunks            SnapshotEnd          Ack(position)
+//!  Detached --------> Streaming -----------> Streaming -----------> Ended --------------> Live
+//!      ^                  ^                                           |                     |
+//!      |                  +------- ResyncRequest, or log full --------+---------------------+
+//!      +------ detach, from anywhere
+//! ```
+
+mod replica;
+mod sink;
+mod source;
+
+use thiserror::Error;
+
+use crate::wire::replication::Position;
+
+pub use replica::{MAX_BACKENDS, MAX_FLOWS, Replica};
+pub use sink::{Restored, Sink};
+pub use source::{ACK_TIMEOUT, MAX_LOG, Source, WINDOW};
+
+/// The peer did what the protocol forbids, or nothing for too long: drop the session, count, log.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum PeerFault {
+    /// An acknowledgement of something that was never sent.
+    #[error("acknowledged {got:?}, but only {sent:?} was sent")]
+    AckAhead {
+        /// What was acknowledged.
+        got: Position,
+        /// The last position sent.
+        sent: Position,
+    },
+    /// No acknowledgement for [`ACK_TIMEOUT`].
+    #[error("no acknowledgement for {} s", ACK_TIMEOUT.as_secs())]
+    AckOverdue,
+    /// More items in one frame than `MAX_BATCH`.
+    #[error("{0} items in one frame")]
+    BatchTooLong(usize),
+    /// A snapshot of an epoch older than the state that it would replace.
+    #[error("a snapshot at {got:?}, but the state here is at {have:?}")]
+    OldSnapshot {
+        /// The snapshot's position.
+        got: Position,
+        /// The position here.
+        have: Position,
+    },
+    /// A snapshot announces more items than a replica may hold.
+    #[error("a snapshot of {0} items")]
+    SnapshotTooLong(u64),
+    /// A snapshot's items are not as many as it announced.
+    #[error("a snapshot of {announced} items had {got}")]
+    SnapshotMiscounted {
+        /// In `SnapshotBegin`.
+        announced: u64,
+        /// That came.
+        got: u64,
+    },
+    /// A frame that has no place here.
+    #[error("a {0} out of place")]
+    Unexpected(&'static str),
+}
