@@ -8,7 +8,7 @@ use crate::status::{Event, What};
 use crate::time::Mono;
 
 /// Events that are kept.
-pub const KEPT: usize = 1_000;
+const KEPT: usize = 1_000;
 
 /// The last events.
 #[derive(Debug)]

@@ -75,7 +75,6 @@ enum Replication {
 }
 
 /// A node.
-#[derive(Debug)]
 pub struct Node {
     config: Arc<Config>,
     identity: Identity,
@@ -160,6 +159,11 @@ impl Node {
         self.election.handle_timeout(now);
         self.vips.handle_timeout(now);
         self.health.handle_timeout(now);
+        if let Replication::Source(source) = &mut self.replication
+            && let Err(fault) = source.handle_timeout(now)
+        {
+            self.peer_fault(&fault.to_string(), now);
+        }
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Release => self.vips.release(),
@@ -376,7 +380,7 @@ impl Node {
     }
 
     fn publish(&mut self) {
-        let admin = &self.replica().admin;
+        let admin = self.replica().admin();
         let eligible: BTreeSet<BackendId> = self
             .config
             .services

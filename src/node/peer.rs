@@ -11,7 +11,6 @@ use crate::wire::replication::{Frame, Hello, PROTOCOL};
 use crate::wire::seal::{OpenError, Opened, Opener, Sealer};
 
 /// The seal of the heartbeats, and the session.
-#[derive(Debug)]
 pub(super) struct PeerLink {
     sealer: Sealer,
     opener: Opener,
@@ -32,8 +31,10 @@ impl PeerLink {
         }
     }
 
+    /// The datagram, unless this life has used up its counter.
     pub(super) fn seal(&mut self, heartbeat: &Heartbeat) -> Option<Vec<u8>> {
-        self.sealer.seal(&codec::encode_heartbeat(heartbeat))
+        let datagram = self.sealer.seal(&codec::encode_heartbeat(heartbeat));
+        (!datagram.is_empty()).then_some(datagram)
     }
 
     pub(super) const fn session(&self) -> Option<&Hello> {
@@ -102,12 +103,9 @@ impl Node {
         self.counters.sessions += 1;
         self.link.session = Some(hello);
         self.link.room = SESSION_QUEUE;
-        match &mut self.replication {
-            Replication::Source(source) => {
-                source.detach();
-                source.attach(now);
-            }
-            Replication::Sink(sink) => sink.session_up(),
+        self.detach();
+        if let Replication::Source(source) = &mut self.replication {
+            source.attach(now);
         }
     }
 
@@ -117,13 +115,18 @@ impl Node {
             return;
         }
         self.handover = None;
-        if let Replication::Source(source) = &mut self.replication {
-            source.detach();
-        }
+        self.detach();
         if fault {
             self.note(format!("the session with the peer was closed: {reason}"), now);
         }
         self.election.session_closed(now);
+    }
+
+    fn detach(&mut self) {
+        match &mut self.replication {
+            Replication::Source(source) => source.detach(),
+            Replication::Sink(sink) => sink.detach(),
+        }
     }
 
     pub(super) fn handle_frame(&mut self, frame: Frame, now: Mono) {
@@ -165,7 +168,7 @@ impl Node {
         }
     }
 
-    fn peer_fault(&mut self, what: &str, now: Mono) {
+    pub(super) fn peer_fault(&mut self, what: &str, now: Mono) {
         self.counters.session_faults += 1;
         let reason = format!("the peer broke the protocol: {what}");
         self.note(reason.clone(), now);

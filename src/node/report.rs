@@ -103,7 +103,7 @@ fn paths(node: &Node, now: Mono) -> Vec<PathStatus> {
 fn replication(node: &Node, now: Mono) -> ReplicationStatus {
     let mut status = match &node.replication {
         Replication::Source(source) => source.status(now),
-        Replication::Sink(sink) => sink.status(),
+        Replication::Sink(sink) => sink.status(now),
     };
     status.connected = node.link.session().is_some();
     if matches!(node.role(), Role::Initialize | Role::Fault) {
@@ -151,7 +151,7 @@ fn backend(node: &Node, known: &config::Backend) -> BackendStatus {
         reason: node.health.reason(known.id).to_owned(),
         admin: node
             .replica()
-            .admin
+            .admin()
             .get(&known.id)
             .copied()
             .unwrap_or_default(),

@@ -42,16 +42,10 @@ impl Node {
         self.decided_at = Some(now);
         self.vips.hold(epoch, now);
 
-        let restored = self.take_replica();
-        for (backend, record) in &restored.health {
-            self.health.adopt(*backend, *record);
+        let replica = self.take_replica();
+        for (backend, record) in replica.health() {
+            self.health.adopt(*backend, *record, now);
         }
-        self.flows.clear();
-        let replica = Replica {
-            health: restored.health,
-            admin: restored.admin,
-            ..Replica::default()
-        };
 
         let mut source = Source::new(epoch, replica, now);
         if self.link.session().is_some() {
@@ -86,20 +80,19 @@ impl Node {
         if in_order {
             self.timers.set(Timer::Release, now + RESET_TIME);
         }
-        self.flows.clear();
-        let replica = Replica {
-            flows: Default::default(),
-            ..self.take_replica()
-        };
-        self.replication = Replication::Sink(Sink::new(replica));
+        self.replication = Replication::Sink(Sink::new(self.take_replica()));
     }
 
+    /// What this node knows, without connections: those of the other mastership are gone.
     fn take_replica(&mut self) -> Replica {
+        self.flows.clear();
         let empty = Replication::Sink(Sink::new(Replica::default()));
-        match std::mem::replace(&mut self.replication, empty) {
+        let mut replica = match std::mem::replace(&mut self.replication, empty) {
             Replication::Sink(sink) => sink.into_restored().replica,
             Replication::Source(source) => source.into_replica(),
-        }
+        };
+        replica.forget_flows();
+        replica
     }
 
     /// As master: hand over, if the peer is able to take it.
@@ -136,7 +129,7 @@ impl Node {
         let Replication::Source(source) = &self.replication else {
             return;
         };
-        if !source.all_sent() {
+        if !source.drained() {
             return;
         }
         self.handover = None;
