@@ -235,6 +235,17 @@ pub enum Scheduler {
     WeightedRoundRobin,
 }
 
+/// What an operator said of a backend.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminState {
+    /// Takes new connections if it is healthy.
+    #[default]
+    Enabled,
+    /// Keeps its connections, takes no new ones.
+    Drain,
+}
+
 /// How a connect failed.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -8,8 +8,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Role;
-use crate::wire::replication::AdminState;
+use crate::model::{AdminState, Role};
 
 /// A node, as it sees itself and its peer.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]

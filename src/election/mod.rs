@@ -241,7 +241,10 @@ impl Election {
             && !self.stood_down
             && self.better_claim()
             && self.hears_each_other(now)
-            && self.peer.as_ref().is_some_and(|peer| peer.role == Role::Master)
+            && self
+                .peer
+                .as_ref()
+                .is_some_and(|peer| peer.role == Role::Master)
     }
 
     /// When to be woken.
@@ -300,7 +303,8 @@ impl Election {
             match timer {
                 Timer::Heartbeat => {
                     self.last_sent = now;
-                    self.timers.set(Timer::Heartbeat, now + self.rules.heartbeat);
+                    self.timers
+                        .set(Timer::Heartbeat, now + self.rules.heartbeat);
                     self.tell_peer();
                 }
                 Timer::Down => self.peer_is_silent(now),
@@ -451,7 +455,13 @@ impl Election {
         if self.role != Role::Backup || self.stopping || epoch <= self.known {
             return false;
         }
-        self.become_master(epoch, cause_of(cause), "the master handed over".into(), None, now);
+        self.become_master(
+            epoch,
+            cause_of(cause),
+            "the master handed over".into(),
+            None,
+            now,
+        );
         true
     }
 

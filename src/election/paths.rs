@@ -72,10 +72,7 @@ impl Path {
         }
         if let Some(echo) = heartbeat.echo {
             let sample = now.since(Mono::from_nanos(echo.sent_at.saturating_add(echo.held)));
-            self.rtt = Some(
-                self.rtt
-                    .map_or(sample, |smooth| (smooth * 7 + sample) / 8),
-            );
+            self.rtt = Some(self.rtt.map_or(sample, |smooth| (smooth * 7 + sample) / 8));
         }
     }
 
@@ -124,6 +121,10 @@ impl Paths {
 
     /// The slowest known round trip.
     pub fn worst_rtt(&self) -> Duration {
-        self.0.iter().filter_map(|path| path.rtt).max().unwrap_or_default()
+        self.0
+            .iter()
+            .filter_map(|path| path.rtt)
+            .max()
+            .unwrap_or_default()
     }
 }

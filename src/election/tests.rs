@@ -132,7 +132,8 @@ impl Bench {
     }
 
     fn give_of(&mut self, life: Incarnation, heartbeat: &Heartbeat) {
-        self.election.handle_heartbeat(PATH, life, heartbeat, self.now);
+        self.election
+            .handle_heartbeat(PATH, life, heartbeat, self.now);
         self.drain();
     }
 
@@ -241,7 +242,11 @@ fn of_two_masters_the_lesser_claim_yields() {
     for (epoch, yields) in [(0, false), (1, false), (2, true)] {
         let mut bench = Bench::master();
         bench.hear(Master, epoch);
-        let expected: &[_] = if yields { &[(Backup, Cause::Rival)] } else { &[] };
+        let expected: &[_] = if yields {
+            &[(Backup, Cause::Rival)]
+        } else {
+            &[]
+        };
         assert_eq!(bench.changes, expected, "rival of epoch {epoch}");
     }
 }
@@ -298,7 +303,10 @@ fn a_backup_that_slept_listens_anew_before_it_judges() {
 #[test]
 fn an_offer_ends_the_mastership_only_when_the_peer_holds_the_addresses() {
     let mut bench = Bench::master();
-    let epoch = bench.election.offer(HandoverCause::Operator, bench.now).unwrap();
+    let epoch = bench
+        .election
+        .offer(HandoverCause::Operator, bench.now)
+        .unwrap();
     assert_eq!(epoch, Epoch(2));
     bench.hear(Master, 2);
     assert_eq!(bench.changes, [], "it says master but holds nothing yet");
@@ -306,13 +314,21 @@ fn an_offer_ends_the_mastership_only_when_the_peer_holds_the_addresses() {
     heartbeat.ownerships = 1;
     bench.give(&heartbeat);
     assert_eq!(bench.changes, [(Backup, Cause::Handover)]);
-    assert!(!bench.election.wants_preempt(bench.now), "the operator's wish stands");
+    assert!(
+        !bench.election.wants_preempt(bench.now),
+        "the operator's wish stands"
+    );
 }
 
 #[test]
 fn an_offer_that_nobody_takes_leaves_the_master_where_it_is() {
     let mut bench = Bench::master();
-    assert!(bench.election.offer(HandoverCause::Preempt, bench.now).is_some());
+    assert!(
+        bench
+            .election
+            .offer(HandoverCause::Preempt, bench.now)
+            .is_some()
+    );
     bench.pass(700);
     assert!(!bench.election.handing_over());
     assert_eq!(bench.election.role(), Master);
@@ -322,8 +338,16 @@ fn an_offer_that_nobody_takes_leaves_the_master_where_it_is() {
 fn a_stale_offer_is_refused() {
     let mut bench = Bench::backup();
     let now = bench.now;
-    assert!(!bench.election.take_offer(Epoch(7), HandoverCause::Operator, now));
-    assert!(bench.election.take_offer(Epoch(8), HandoverCause::Operator, now));
+    assert!(
+        !bench
+            .election
+            .take_offer(Epoch(7), HandoverCause::Operator, now)
+    );
+    assert!(
+        bench
+            .election
+            .take_offer(Epoch(8), HandoverCause::Operator, now)
+    );
     assert_eq!(bench.election.epoch(), Epoch(8));
 }
 
@@ -335,7 +359,10 @@ fn preemption_needs_the_better_claim_and_being_heard() {
     let mut heartbeat = first.heartbeat(Master, 3);
     heartbeat.hears = None;
     first.give(&heartbeat);
-    assert!(!first.election.wants_preempt(first.now), "it does not hear us");
+    assert!(
+        !first.election.wants_preempt(first.now),
+        "it does not hear us"
+    );
     first.hear(Master, 3);
     assert!(first.election.wants_preempt(first.now));
     second.pass(1);
@@ -363,7 +390,9 @@ fn a_recording_of_a_dead_life_moves_nothing() {
     let heartbeat = bench.heartbeat(Master, 99);
     for n in 0..1_000 {
         let life = Incarnation(1_000 + n);
-        bench.election.handle_stranger(PATH, life, &heartbeat, true, bench.now);
+        bench
+            .election
+            .handle_stranger(PATH, life, &heartbeat, true, bench.now);
         bench.drain();
     }
     assert_eq!(bench.election.epoch(), Epoch(7));
@@ -379,7 +408,9 @@ fn a_node_that_starts_inside_a_one_way_cut_leaves_the_master_alone() {
     for _ in 0..20 {
         let mut heartbeat = bench.heartbeat(Master, 5);
         heartbeat.hears = None;
-        bench.election.handle_stranger(PATH, PEER, &heartbeat, true, bench.now);
+        bench
+            .election
+            .handle_stranger(PATH, PEER, &heartbeat, true, bench.now);
         bench.pass(100);
     }
     assert_eq!(bench.changes, []);

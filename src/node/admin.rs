@@ -57,7 +57,9 @@ impl Node {
         let services = &self.config.services;
         let Some(found) = services.iter().find(|known| known.name == service) else {
             let names = names(services.iter().map(|known| known.name.as_str()));
-            return Err(format!("there is no service {service:?}; there are: {names}"));
+            return Err(format!(
+                "there is no service {service:?}; there are: {names}"
+            ));
         };
         let Some(id) = found.backends.iter().find(|known| known.name == backend) else {
             let names = names(found.backends.iter().map(|known| known.name.as_str()));

@@ -117,7 +117,10 @@ impl Node {
         self.handover = None;
         self.detach();
         if fault {
-            self.note(format!("the session with the peer was closed: {reason}"), now);
+            self.note(
+                format!("the session with the peer was closed: {reason}"),
+                now,
+            );
         }
         self.election.session_closed(now);
     }

@@ -112,7 +112,9 @@ impl Node {
             return Err(format!("{peer} is in fault; see `tandem status` there"));
         }
         if !self.election.hears_each_other(now) {
-            return Err(format!("{peer} does not hear this node; check the path to it"));
+            return Err(format!(
+                "{peer} does not hear this node; check the path to it"
+            ));
         }
         if self.link.session().is_none() || !self.in_sync() {
             return Err(format!("{peer} is not in sync yet; try again in a moment"));

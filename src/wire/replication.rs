@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, ServiceId};
 
+pub use crate::model::AdminState;
+
 /// Version of everything on the wire between nodes; raised on any change of shape.
 pub const PROTOCOL: u16 = 1;
 /// Items in one `Update` or `SnapshotChunk` at most.
@@ -162,17 +164,6 @@ pub struct HealthRecord {
     pub good: u64,
     /// Checks that failed since the start.
     pub bad: u64,
-}
-
-/// What an operator said of a backend.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdminState {
-    /// Takes new connections if it is healthy.
-    #[default]
-    Enabled,
-    /// Keeps its connections, takes no new ones.
-    Drain,
 }
 
 /// Reads a list of items and refuses one that is too long before it makes room for it.

@@ -25,15 +25,26 @@ const MAX_OUTPUTS: usize = 300;
 pub enum Act {
     Backend(usize, bool),
     Crash(usize),
-    Cut { from: usize, path: usize, cut: bool },
+    Cut {
+        from: usize,
+        path: usize,
+        cut: bool,
+    },
     Damage,
     Drain(usize, bool),
     Failover(usize),
     ForgeIcmp(usize),
     ForgeReset,
-    Hang { machine: usize, ms: u64, dead_man: bool },
+    Hang {
+        machine: usize,
+        ms: u64,
+        dead_man: bool,
+    },
     Link(usize, bool),
-    MachinePause { machine: usize, ms: u64 },
+    MachinePause {
+        machine: usize,
+        ms: u64,
+    },
     PowerLoss(usize),
     Refuse(usize, bool),
     RemoveAddress(usize),
@@ -68,7 +79,13 @@ impl Checkers {
             match output {
                 Output::Datagram { .. } => *count += 1,
                 Output::Event(event) => {
-                    let transition = matches!(event.what, tandem::status::What::Transition { takeover_ms: None, .. });
+                    let transition = matches!(
+                        event.what,
+                        tandem::status::What::Transition {
+                            takeover_ms: None,
+                            ..
+                        }
+                    );
                     self.role_changes += u32::from(transition);
                 }
                 _ => {}
@@ -98,7 +115,9 @@ impl World {
     /// A node's epoch never falls, and a new mastership has a higher one.
     fn check_epochs(&mut self) -> Result<(), String> {
         for machine in &mut self.machines {
-            let Some(process) = &mut machine.process else { continue };
+            let Some(process) = &mut machine.process else {
+                continue;
+            };
             let present = (process.node.role(), process.node.election().epoch());
             let (role, epoch) = process.seen;
             if present.1 < epoch && !(role == Role::Master) && present.0 != Role::Master {
@@ -126,9 +145,14 @@ impl World {
             }
             let since = *since.get_or_insert(self.now);
             if self.now - since > 50 * MS {
-                return Err(format!("machine {machine} holds the address without being master"));
+                return Err(format!(
+                    "machine {machine} holds the address without being master"
+                ));
             }
-            let newest = host.process.as_ref().map(|process| process.node.election().epoch());
+            let newest = host
+                .process
+                .as_ref()
+                .map(|process| process.node.election().epoch());
             let held = host.kernel.held.map(|(epoch, _)| epoch);
             if held > newest.max(Some(Epoch(0))) && host.process.is_some() {
                 return Err(format!("held under {held:?}, the node knows {newest:?}"));
@@ -138,12 +162,22 @@ impl World {
     }
 
     fn check_owner(&mut self) -> Result<(), String> {
-        let awake = self.machines.iter().all(|machine| machine.awake().is_some());
+        let awake = self
+            .machines
+            .iter()
+            .all(|machine| machine.awake().is_some());
         let path = (0..PATHS).any(|path| {
             !self.path_down(path) && self.network.links.iter().all(|links| !links[path].cut)
         });
-        let unfit = self.machines.iter().any(|m| m.kernel.refuses || m.kernel.link_down);
-        let masters = self.machines.iter().filter(|machine| machine.is_master()).count();
+        let unfit = self
+            .machines
+            .iter()
+            .any(|m| m.kernel.refuses || m.kernel.link_down);
+        let masters = self
+            .machines
+            .iter()
+            .filter(|machine| machine.is_master())
+            .count();
         let now = self.now;
         let checkers = &mut self.checkers;
         if unfit {
@@ -155,7 +189,9 @@ impl World {
         mark(&mut checkers.good_since, awake && path);
         mark(&mut checkers.two_masters_since, masters == 2);
         mark(&mut checkers.no_master_since, masters == 0);
-        let Some(good) = checkers.good_since else { return Ok(()) };
+        let Some(good) = checkers.good_since else {
+            return Ok(());
+        };
         let lasted = |since: Option<u64>| since.is_some_and(|at| now - at.max(good) > SETTLE);
         if lasted(checkers.two_masters_since) {
             return Err("two masters that hear each other".into());
@@ -175,7 +211,9 @@ impl World {
         for machine in 0..2 {
             let holds = self.machines[machine].kernel.holds(self.now);
             if holds != (machine == master) {
-                return Err(format!("at the end machine {machine} holds the address: {holds}"));
+                return Err(format!(
+                    "at the end machine {machine} holds the address: {holds}"
+                ));
             }
         }
         if self.lan.map(|(owner, _)| owner) != Some(master) {
@@ -190,13 +228,22 @@ impl World {
             let process = self.machines[machine].process.as_ref().expect("restarted");
             let status = process.node.status(process.clock(now));
             let well = status.replication.in_sync && status.peer.alive && status.peer.hears_us;
-            if !well || status.services[0].backends.iter().any(|backend| !backend.up) {
-                return Err(format!("at the end machine {machine} is not well: {status:#?}"));
+            if !well
+                || status.services[0]
+                    .backends
+                    .iter()
+                    .any(|backend| !backend.up)
+            {
+                return Err(format!(
+                    "at the end machine {machine} is not well: {status:#?}"
+                ));
             }
         }
         if self.faults == super::faults::Faults::NONE && self.checkers.role_changes > 4 {
             let changes = self.checkers.role_changes;
-            return Err(format!("quiet: {changes} changes of role without any fault"));
+            return Err(format!(
+                "quiet: {changes} changes of role without any fault"
+            ));
         }
         Ok(())
     }
@@ -236,14 +283,23 @@ impl World {
     fn plan(&mut self, kind: Kind, at: u64) {
         let machine = self.rng.below(2) as usize;
         let path = self.rng.below(PATHS as u64) as usize;
-        let length = 10 + self.rng.below(if self.rng.clone().chance(50) { 500 } else { 5_000 });
+        let length = 10
+            + self.rng.below(if self.rng.clone().chance(50) {
+                500
+            } else {
+                5_000
+            });
         let end = at + length * MS;
         let mut acts = Vec::new();
         let mut both = |on: Act, off: Act| acts.extend([(at, on), (end, off)]);
         match kind {
             Kind::OneWay => {
                 for path in 0..PATHS {
-                    let cut = |cut| Act::Cut { from: machine, path, cut };
+                    let cut = |cut| Act::Cut {
+                        from: machine,
+                        path,
+                        cut,
+                    };
                     both(cut(true), cut(false));
                 }
             }
@@ -257,11 +313,26 @@ impl World {
             Kind::PowerLoss => both(Act::PowerLoss(machine), Act::Start(machine)),
             Kind::Hang => {
                 let dead_man = self.rng.chance(50);
-                acts.push((at, Act::Hang { machine, ms: length, dead_man }));
+                acts.push((
+                    at,
+                    Act::Hang {
+                        machine,
+                        ms: length,
+                        dead_man,
+                    },
+                ));
             }
-            Kind::MachinePause => acts.push((at, Act::MachinePause { machine, ms: length })),
+            Kind::MachinePause => acts.push((
+                at,
+                Act::MachinePause {
+                    machine,
+                    ms: length,
+                },
+            )),
             Kind::LinkFlap => both(Act::Link(machine, false), Act::Link(machine, true)),
-            Kind::Kernel if self.rng.chance(50) => both(Act::Refuse(machine, true), Act::Refuse(machine, false)),
+            Kind::Kernel if self.rng.chance(50) => {
+                both(Act::Refuse(machine, true), Act::Refuse(machine, false))
+            }
             Kind::Kernel => acts.push((at, Act::RemoveAddress(machine))),
             Kind::Operator if self.rng.chance(50) => acts.push((at, Act::Failover(machine))),
             Kind::Operator => acts.push((at, Act::Drain(machine, self.rng.chance(50)))),
@@ -286,10 +357,18 @@ impl World {
     }
 
     pub fn act(&mut self, act: Act) {
-        if self.calm && !matches!(act, Act::Start(_) | Act::Link(_, true) | Act::Refuse(_, false)) {
+        if self.calm
+            && !matches!(
+                act,
+                Act::Start(_) | Act::Link(_, true) | Act::Refuse(_, false)
+            )
+        {
             return;
         }
-        if !matches!(act, Act::Damage | Act::Replay | Act::ForgeIcmp(_) | Act::ForgeReset) {
+        if !matches!(
+            act,
+            Act::Damage | Act::Replay | Act::ForgeIcmp(_) | Act::ForgeReset
+        ) {
             self.log("-", &format!("{act:?}"));
         }
         match act {
@@ -307,9 +386,20 @@ impl World {
             }
             Act::Damage | Act::Replay => self.attack(matches!(act, Act::Damage)),
             Act::Drain(machine, drain) => {
-                let state = if drain { AdminState::Drain } else { AdminState::Enabled };
+                let state = if drain {
+                    AdminState::Drain
+                } else {
+                    AdminState::Enabled
+                };
                 let (service, backend) = ("web".into(), "b2".into());
-                self.ask(machine, Request::Backend { service, backend, state });
+                self.ask(
+                    machine,
+                    Request::Backend {
+                        service,
+                        backend,
+                        state,
+                    },
+                );
             }
             Act::Failover(machine) => self.ask(machine, Request::Failover),
             Act::ForgeIcmp(machine) => {
@@ -317,7 +407,11 @@ impl World {
                 self.give(machine, Input::PortClosed { path });
             }
             Act::ForgeReset => self.close_stream(true),
-            Act::Hang { machine, ms, dead_man } => self.pause(machine, ms * MS, false, dead_man),
+            Act::Hang {
+                machine,
+                ms,
+                dead_man,
+            } => self.pause(machine, ms * MS, false, dead_man),
             Act::Link(machine, up) => {
                 let changed = self.machines[machine].kernel.link_down == up;
                 self.machines[machine].kernel.link_down = !up;

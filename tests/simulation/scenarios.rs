@@ -34,7 +34,10 @@ impl Scenario {
     }
 
     fn masters(&self) -> Vec<usize> {
-        [A, B].into_iter().filter(|m| self.0.machines[*m].is_master()).collect()
+        [A, B]
+            .into_iter()
+            .filter(|m| self.0.machines[*m].is_master())
+            .collect()
     }
 
     /// Milliseconds until this machine is the only one that holds the address and the LAN knows.
@@ -104,12 +107,20 @@ fn a_one_way_cut_ends_with_one_master() {
     for (from, winner) in [(A, B), (B, A)] {
         let mut s = Scenario::settled();
         for path in 0..2 {
-            s.0.act(Act::Cut { from, path, cut: true });
+            s.0.act(Act::Cut {
+                from,
+                path,
+                cut: true,
+            });
         }
         s.run_for(3_000);
         assert_eq!(s.masters(), [winner], "{}", s.0.trace_tail(20));
         for path in 0..2 {
-            s.0.act(Act::Cut { from, path, cut: false });
+            s.0.act(Act::Cut {
+                from,
+                path,
+                cut: false,
+            });
         }
         s.run_for(3_000);
         assert_eq!(s.masters(), [winner]);
@@ -140,7 +151,11 @@ fn after_a_partition_heals_everybody_reaches_the_one_master() {
     };
     cut(&mut s, true);
     s.run_for(2_000);
-    assert_eq!(s.masters(), [A, B], "two nodes without a witness cannot do better");
+    assert_eq!(
+        s.masters(),
+        [A, B],
+        "two nodes without a witness cannot do better"
+    );
     cut(&mut s, false);
     s.run_for(1_000);
     assert_eq!(s.masters(), [B], "the higher epoch wins");
@@ -150,7 +165,10 @@ fn after_a_partition_heals_everybody_reaches_the_one_master() {
 #[test]
 fn a_master_that_slept_without_its_clock_seeing_it_yields() {
     let mut s = Scenario::settled();
-    s.0.act(Act::MachinePause { machine: A, ms: 2_000 });
+    s.0.act(Act::MachinePause {
+        machine: A,
+        ms: 2_000,
+    });
     s.run_for(4_000);
     assert_eq!(s.masters(), [B]);
     assert_eq!(s.until_owner(B), 0);

@@ -30,17 +30,46 @@ const NEIGHBOUR_TRUST: u64 = 30 * SECOND;
 const DEAD_MAN: u64 = 240 * MS;
 
 pub enum Event {
-    Announce { machine: usize, life: Incarnation },
-    Datagram { from: usize, path: usize, bytes: Vec<u8> },
-    DeadMan { machine: usize, life: Incarnation, seen: u64 },
+    Announce {
+        machine: usize,
+        life: Incarnation,
+    },
+    Datagram {
+        from: usize,
+        path: usize,
+        bytes: Vec<u8>,
+    },
+    DeadMan {
+        machine: usize,
+        life: Incarnation,
+        seen: u64,
+    },
     Dial,
-    Icmp { to: usize, path: usize },
-    Kernel { machine: usize, life: Incarnation, command: KernelCommand },
+    Icmp {
+        to: usize,
+        path: usize,
+    },
+    Kernel {
+        machine: usize,
+        life: Incarnation,
+        command: KernelCommand,
+    },
     LanResolves,
     Nature(super::checkers::Act),
-    Process { machine: usize, life: Incarnation, stream: Option<u64>, input: Input },
-    Turn { machine: usize, life: Incarnation },
-    Wake { machine: usize, life: Incarnation },
+    Process {
+        machine: usize,
+        life: Incarnation,
+        stream: Option<u64>,
+        input: Input,
+    },
+    Turn {
+        machine: usize,
+        life: Incarnation,
+    },
+    Wake {
+        machine: usize,
+        life: Incarnation,
+    },
     Work,
 }
 
@@ -137,7 +166,10 @@ impl World {
     }
 
     fn soon(&mut self, low_us: u64, high_us: u64) -> u64 {
-        let (low, high) = (Duration::from_micros(low_us), Duration::from_micros(high_us));
+        let (low, high) = (
+            Duration::from_micros(low_us),
+            Duration::from_micros(high_us),
+        );
         self.now + self.rng.between(low, high).as_nanos() as u64
     }
 
@@ -146,7 +178,11 @@ impl World {
             None => "-".to_owned(),
             Some(process) => {
                 let role = process.node.role().as_str();
-                let paused = if process.paused_until.is_some() { "z" } else { "" };
+                let paused = if process.paused_until.is_some() {
+                    "z"
+                } else {
+                    ""
+                };
                 format!("{}{}{paused}", &role[..1], process.node.election().epoch())
             }
         };
@@ -282,7 +318,11 @@ impl World {
                 self.network.record(machine, path, &bytes, &mut self.rng);
                 for delay in self.network.deliveries(machine, path, &mut self.rng) {
                     let bytes = bytes.clone();
-                    let event = Event::Datagram { from: machine, path, bytes };
+                    let event = Event::Datagram {
+                        from: machine,
+                        path,
+                        bytes,
+                    };
                     self.at(self.now + delay.as_nanos() as u64, event);
                 }
             }
@@ -299,18 +339,41 @@ impl World {
             Output::Kernel(command) => {
                 let slow = self.faults.has(Kind::Kernel) && self.rng.chance(5) && !self.calm;
                 let at = self.soon(50, if slow { 20_000 } else { 500 });
-                self.at(at, Event::Kernel { machine, life, command });
+                self.at(
+                    at,
+                    Event::Kernel {
+                        machine,
+                        life,
+                        command,
+                    },
+                );
             }
             Output::Probe(request) => {
                 let outcome = if self.backends_up[&request.backend] {
-                    ProbeOutcome::Good { took: Duration::from_millis(1) }
+                    ProbeOutcome::Good {
+                        took: Duration::from_millis(1),
+                    }
                 } else {
-                    ProbeOutcome::Bad { failure: ConnectFailure::Refused }
+                    ProbeOutcome::Bad {
+                        failure: ConnectFailure::Refused,
+                    }
                 };
                 let (backend, token) = (request.backend, request.token);
-                let input = Input::Probe(ProbeResult { backend, token, outcome });
+                let input = Input::Probe(ProbeResult {
+                    backend,
+                    token,
+                    outcome,
+                });
                 let at = self.soon(300, 2_000);
-                self.at(at, Event::Process { machine, life, stream: None, input });
+                self.at(
+                    at,
+                    Event::Process {
+                        machine,
+                        life,
+                        stream: None,
+                        input,
+                    },
+                );
             }
             Output::DropFlows { .. } => self.flows[machine].clear(),
             Output::Event(event) => {
@@ -330,7 +393,10 @@ impl World {
 
     fn dial(&mut self) {
         self.at(self.now + 100 * MS, Event::Dial);
-        let ready = self.machines.iter().all(|machine| machine.awake().is_some());
+        let ready = self
+            .machines
+            .iter()
+            .all(|machine| machine.awake().is_some());
         if self.stream.is_some() || !ready || !self.network.stream_passes() || self.path_down(0) {
             return;
         }
@@ -348,7 +414,15 @@ impl World {
                 config_hash: self.config.hash,
             };
             let input = Input::SessionUp(hello);
-            self.at(at, Event::Process { machine, life, stream: self.stream, input });
+            self.at(
+                at,
+                Event::Process {
+                    machine,
+                    life,
+                    stream: self.stream,
+                    input,
+                },
+            );
         }
     }
 
@@ -359,22 +433,43 @@ impl World {
         }
         let passes = reset && self.network.stream_passes() && !self.path_down(0);
         for machine in 0..2 {
-            let Some(process) = &self.machines[machine].process else { continue };
+            let Some(process) = &self.machines[machine].process else {
+                continue;
+            };
             let life = process.incarnation;
             let at = if passes && self.machines[1 - machine].powered() {
                 self.soon(50, 400).max(self.stream_next[machine])
             } else {
                 self.now + STREAM_TIMEOUT.as_nanos() as u64
             };
-            let input = Input::SessionClosed { fault: false, reason: "reset".into() };
-            self.at(at, Event::Process { machine, life, stream: None, input });
+            let input = Input::SessionClosed {
+                fault: false,
+                reason: "reset".into(),
+            };
+            self.at(
+                at,
+                Event::Process {
+                    machine,
+                    life,
+                    stream: None,
+                    input,
+                },
+            );
         }
     }
 
     fn send_frame(&mut self, machine: usize, life: Incarnation, frame: Frame) {
         let sent = Input::SessionSent { frames: 1 };
         let at = self.soon(10, 200);
-        self.at(at, Event::Process { machine, life, stream: None, input: sent });
+        self.at(
+            at,
+            Event::Process {
+                machine,
+                life,
+                stream: None,
+                input: sent,
+            },
+        );
         let (Some(stream), Some(peer)) = (self.stream, &self.machines[1 - machine].process) else {
             return;
         };
@@ -382,7 +477,15 @@ impl World {
         let at = self.soon(60, 600).max(self.stream_next[1 - machine] + 1);
         self.stream_next[1 - machine] = at;
         let input = Input::SessionFrame(frame);
-        self.at(at, Event::Process { machine: 1 - machine, life, stream: Some(stream), input });
+        self.at(
+            at,
+            Event::Process {
+                machine: 1 - machine,
+                life,
+                stream: Some(stream),
+                input,
+            },
+        );
     }
 
     pub fn path_down(&self, path: usize) -> bool {
@@ -395,11 +498,17 @@ impl World {
         match event {
             Event::Announce { machine, life } => self.announce(machine, life),
             Event::Datagram { from, path, bytes } => self.datagram(from, path, bytes),
-            Event::DeadMan { machine, life, seen } => {
+            Event::DeadMan {
+                machine,
+                life,
+                seen,
+            } => {
                 let stuck = self.machines[machine]
                     .process
                     .as_ref()
-                    .is_some_and(|process| process.incarnation == life && process.last_turn == seen);
+                    .is_some_and(|process| {
+                        process.incarnation == life && process.last_turn == seen
+                    });
                 if stuck {
                     self.kill(machine, "killed by its dead-man timer");
                     let at = self.soon(100_000, 2_000_000);
@@ -407,11 +516,25 @@ impl World {
                 }
             }
             Event::Dial => self.dial(),
-            Event::Icmp { to, path } => self.give(to, Input::PortClosed { path: PathId(path as u8) }),
-            Event::Kernel { machine, life, command } => self.kernel(machine, life, command),
+            Event::Icmp { to, path } => self.give(
+                to,
+                Input::PortClosed {
+                    path: PathId(path as u8),
+                },
+            ),
+            Event::Kernel {
+                machine,
+                life,
+                command,
+            } => self.kernel(machine, life, command),
             Event::LanResolves => self.lan_resolves(),
             Event::Nature(act) => self.act(act),
-            Event::Process { machine, life, stream, input } => {
+            Event::Process {
+                machine,
+                life,
+                stream,
+                input,
+            } => {
                 let alive = self.machines[machine]
                     .process
                     .as_ref()
@@ -439,7 +562,10 @@ impl World {
             return;
         }
         if self.machines[to].process.is_some() {
-            let input = Input::Datagram { path: PathId(path as u8), bytes };
+            let input = Input::Datagram {
+                path: PathId(path as u8),
+                bytes,
+            };
             self.give(to, input);
         } else if self.machines[to].kernel.icmp_budget > 0 && !self.network.links[to][path].cut {
             self.machines[to].kernel.icmp_budget -= 1;
@@ -450,7 +576,10 @@ impl World {
 
     fn announce(&mut self, machine: usize, life: Incarnation) {
         let host = &self.machines[machine];
-        let alive = host.process.as_ref().is_some_and(|process| process.incarnation == life);
+        let alive = host
+            .process
+            .as_ref()
+            .is_some_and(|process| process.incarnation == life);
         let lost = self.faults.has(Kind::LostAnnouncements) && !self.calm && self.rng.chance(30);
         if alive && host.powered() && !host.kernel.link_down && !lost {
             self.lan = Some((machine, self.now));
@@ -467,9 +596,9 @@ impl World {
             let machine = &self.machines[m];
             machine.kernel.holds(self.now) && machine.powered()
         };
-        let stale = self.lan.is_none_or(|(owner, since)| {
-            !holds(owner) && self.now - since > NEIGHBOUR_TRUST
-        });
+        let stale = self
+            .lan
+            .is_none_or(|(owner, since)| !holds(owner) && self.now - since > NEIGHBOUR_TRUST);
         if stale {
             self.lan = (0..2).find(|m| holds(*m)).map(|m| (m, self.now));
         }
@@ -485,12 +614,17 @@ impl World {
         let kernel = &mut host.kernel;
         let report = match command {
             KernelCommand::Hold { epoch, .. } => {
-                if epoch < kernel.newest || kernel.released.is_some_and(|released| epoch <= released) {
+                if epoch < kernel.newest
+                    || kernel.released.is_some_and(|released| epoch <= released)
+                {
                     return;
                 }
                 kernel.newest = epoch;
                 if kernel.refuses {
-                    KernelReport::Failed { epoch, what: "ENOBUFS".into() }
+                    KernelReport::Failed {
+                        epoch,
+                        what: "ENOBUFS".into(),
+                    }
                 } else {
                     let first = kernel.held.is_none_or(|(before, _)| before != epoch);
                     kernel.held = Some((epoch, now + LEASE.as_nanos() as u64));
@@ -517,18 +651,30 @@ impl World {
     /// Stands still until then.
     pub fn pause(&mut self, machine: usize, length: u64, whole_machine: bool, dead_man: bool) {
         let until = self.now + length;
-        let Some(process) = &mut self.machines[machine].process else { return };
+        let Some(process) = &mut self.machines[machine].process else {
+            return;
+        };
         if process.paused_until.is_some() {
             return;
         }
         process.paused_until = Some(until);
         process.machine_paused = whole_machine;
         let (life, seen) = (process.incarnation, process.last_turn);
-        self.log(["A", "B"][machine], &format!("stands still for {} ms", length / MS));
+        self.log(
+            ["A", "B"][machine],
+            &format!("stands still for {} ms", length / MS),
+        );
         self.at(until, Event::Wake { machine, life });
         if dead_man && !whole_machine {
             let at = (seen + DEAD_MAN).max(self.now);
-            self.at(at, Event::DeadMan { machine, life, seen });
+            self.at(
+                at,
+                Event::DeadMan {
+                    machine,
+                    life,
+                    seen,
+                },
+            );
         }
         if whole_machine && length > STREAM_TIMEOUT.as_nanos() as u64 {
             self.close_stream(false);
@@ -538,7 +684,9 @@ impl World {
     fn wake(&mut self, machine: usize, life: Incarnation) {
         let unseen = self.rng.chance(50);
         let host = &mut self.machines[machine];
-        let Some(process) = &mut host.process else { return };
+        let Some(process) = &mut host.process else {
+            return;
+        };
         if process.incarnation != life || process.paused_until.take().is_none() {
             return;
         }
@@ -581,7 +729,9 @@ impl World {
             connect: Duration::from_millis(1),
         }];
         if self.flows[owner].len() > 20 {
-            let oldest = self.flows[owner].pop_first().expect("there are more than 20");
+            let oldest = self.flows[owner]
+                .pop_first()
+                .expect("there are more than 20");
             events.push(FlowEvent::Closed {
                 flow: FlowId(oldest),
                 up: 10,
@@ -601,7 +751,10 @@ impl World {
 }
 
 pub fn link(up: bool) -> KernelReport {
-    KernelReport::Link { interface: "eth0".into(), up }
+    KernelReport::Link {
+        interface: "eth0".into(),
+        up,
+    }
 }
 
 fn config(preempt: bool) -> Config {
