@@ -21,10 +21,31 @@ const PURE: usize = 5;
 
 /// What pure code never names: IO, threads, clocks, entropy, unordered iteration.
 const IMPURE: &[&str] = &[
-    "tokio", "socket2", "nix::", "libc::", "rtnetlink", "std::fs", "std::io", "std::thread",
-    "std::env", "std::process", "TcpStream", "UdpSocket", "Instant", "SystemTime", "SystemRandom",
-    "HashMap", "HashSet", "thread_local!", "static mut", "OnceLock", "LazyLock", "Mutex", "println!",
-    "eprintln!", "tracing::",
+    "tokio",
+    "socket2",
+    "nix::",
+    "libc::",
+    "rtnetlink",
+    "std::fs",
+    "std::io",
+    "std::thread",
+    "std::env",
+    "std::process",
+    "TcpStream",
+    "UdpSocket",
+    "Instant",
+    "SystemTime",
+    "SystemRandom",
+    "HashMap",
+    "HashSet",
+    "thread_local!",
+    "static mut",
+    "OnceLock",
+    "LazyLock",
+    "Mutex",
+    "println!",
+    "eprintln!",
+    "tracing::",
 ];
 
 /// Longest file, in lines, and those that may be longer, with the reason.
@@ -38,8 +59,15 @@ fn floor(module: &str) -> Option<usize> {
 /// The top-level modules that a source text names by `crate::`.
 fn imports(text: &str) -> Vec<&str> {
     code(text)
-        .flat_map(|line| line.match_indices("crate::").map(move |(at, _)| &line[at + 7..]))
-        .map(|rest| rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or(""))
+        .flat_map(|line| {
+            line.match_indices("crate::")
+                .map(move |(at, _)| &line[at + 7..])
+        })
+        .map(|rest| {
+            rest.split(|c: char| !(c.is_alphanumeric() || c == '_'))
+                .next()
+                .unwrap_or("")
+        })
         .filter(|name| !name.is_empty())
         .collect()
 }
@@ -53,7 +81,9 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 
 fn complaints(module: &str, file: &str, text: &str) -> Vec<String> {
     let Some(own) = floor(module) else {
-        return vec![format!("{file}: module {module} stands on no floor; add it to FLOORS")];
+        return vec![format!(
+            "{file}: module {module} stands on no floor; add it to FLOORS"
+        )];
     };
     let mut found = Vec::new();
     for import in imports(text) {
@@ -67,7 +97,9 @@ fn complaints(module: &str, file: &str, text: &str) -> Vec<String> {
     if own < PURE {
         for line in code(text) {
             let impure = IMPURE.iter().filter(|word| line.contains(**word));
-            found.extend(impure.map(|word| format!("{file}: pure code names {word}: {}", line.trim())));
+            found.extend(
+                impure.map(|word| format!("{file}: pure code names {word}: {}", line.trim())),
+            );
         }
     }
     found
@@ -137,11 +169,17 @@ fn the_gate_sees_what_it_is_there_for() {
     let bad = |module, text| !complaints(module, "x.rs", text).is_empty();
     assert!(bad("vip", "use crate::node::Node;"), "upwards");
     assert!(bad("vip", "use crate::election::Election;"), "sideways");
-    assert!(bad("election", "fn f() { crate::daemon::run() }"), "inline paths");
+    assert!(
+        bad("election", "fn f() { crate::daemon::run() }"),
+        "inline paths"
+    );
     assert!(bad("election", "use std::time::Instant;"), "a clock");
     assert!(bad("health", "use std::collections::HashMap;"), "unordered");
     assert!(bad("attic", ""), "an unknown module");
-    assert!(!bad("election", "use crate::model::Role;\nuse crate::election::peer;"));
+    assert!(!bad(
+        "election",
+        "use crate::model::Role;\nuse crate::election::peer;"
+    ));
     assert!(!bad("net", "use tokio::net::UdpSocket;"));
     assert!(!bad("election", "// use crate::node::Node;"));
 }
