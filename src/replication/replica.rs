@@ -88,11 +88,13 @@ impl Replica {
             Item::Admin { backend, state } => put(&mut self.admin, backend, state, backends),
             Item::Health { backend, record } => put(&mut self.health, backend, record, backends),
             Item::FlowOpen { flow, record } => put(&mut self.flows, flow, plain(record), flows),
-            Item::FlowBytes { flow, up, down } => self.flows.get_mut(&flow).map_or(Put::Same, |r| {
-                let changed = (r.up, r.down) != (up, down);
-                (r.up, r.down) = (up, down);
-                if changed { Put::Changed } else { Put::Same }
-            }),
+            Item::FlowBytes { flow, up, down } => {
+                self.flows.get_mut(&flow).map_or(Put::Same, |r| {
+                    let changed = (r.up, r.down) != (up, down);
+                    (r.up, r.down) = (up, down);
+                    if changed { Put::Changed } else { Put::Same }
+                })
+            }
             Item::FlowClose { flow } => match self.flows.remove(&flow) {
                 Some(_) => Put::Changed,
                 None => Put::Same,

@@ -11,7 +11,7 @@ use crate::wire::replication::{FlowRecord, Item};
 
 /// Connections in the table at most, void ones included. As many as a replica may hold; one takes
 /// about 60 bytes.
-pub const MAX_LIVE: usize = 2_000_000;
+const MAX_LIVE: usize = 2_000_000;
 /// Bits of a flow id below its worker.
 const WORKER_SHIFT: u32 = 48;
 
@@ -184,7 +184,10 @@ impl FlowTable {
 
     fn lost(&mut self, worker: u16, out: &mut Vec<Item>) {
         self.losses += 1;
-        let lost: Vec<(FlowId, Live)> = self.live.extract_if(flows_of(worker), |_, _| true).collect();
+        let lost: Vec<(FlowId, Live)> = self
+            .live
+            .extract_if(flows_of(worker), |_, _| true)
+            .collect();
         for (flow, live) in lost {
             self.uncount(live);
             self.void.insert(flow, live);
