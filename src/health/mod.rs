@@ -22,7 +22,9 @@
 //! evidence in a row, except for the first verdict, for which one check is enough, and for a trial.
 
 mod book;
+mod entry;
 pub mod probe;
 mod verdict;
 
-pub use book::{HealthBook, HealthChange, PASSIVE_FALL, RETRY_AFTER, TELL_GAP};
+pub use book::HealthBook;
+pub use entry::{HealthChange, PASSIVE_FALL, RETRY_AFTER, TELL_GAP};
