@@ -202,6 +202,8 @@ mod tests {
 
     /// Set in children: which part they play.
     const PART: &str = "TANDEM_TEST_GUARD";
+    /// How a child says that it played its part to the end.
+    const PLAYED: i32 = 42;
     const LIMIT: Duration = Duration::from_millis(500);
 
     /// This same test in a process of its own. The clean-up kills only our own child.
@@ -257,10 +259,10 @@ mod tests {
         if part().is_some() {
             drop(DeadMan::arm(Duration::from_millis(50)).unwrap());
             sleep(Duration::from_millis(300));
-            return;
+            std::process::exit(PLAYED);
         }
         let mut child = child("dropping_the_timer_disarms_it", "drop");
-        assert!(within(10, &mut child).unwrap().success());
+        assert_eq!(within(10, &mut child).unwrap().code(), Some(PLAYED));
     }
 
     #[test]
@@ -274,7 +276,7 @@ mod tests {
         // In a process of its own, since it changes the process.
         if part().is_none() {
             let mut child = child("limits_are_set_or_spoken_of", "limits");
-            assert!(within(20, &mut child).unwrap().success());
+            assert_eq!(within(20, &mut child).unwrap().code(), Some(PLAYED));
             return;
         }
         let hard = getrlimit(Resource::RLIMIT_NOFILE).unwrap().1;
@@ -294,6 +296,7 @@ mod tests {
             prepared.shortfalls.len() == 1,
             "{prepared:?}"
         );
+        std::process::exit(PLAYED);
     }
 
     #[test]
