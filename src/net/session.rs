@@ -56,6 +56,9 @@ pub const HANDSHAKES: usize = 4;
 /// After this long without an answer the path is cut (`TCP_USER_TIMEOUT`, tcp(7)). Also for a peer
 /// whose kernel answers but that reads nothing.
 pub const CUT_AFTER: Duration = Duration::from_secs(3);
+/// Bytes that the kernel takes before it can send them (`TCP_NOTSENT_LOWAT`). More would only wait
+/// where the node does not see it.
+const UNSENT: u32 = 128 * 1024;
 /// An idle stream is probed this often, so that a cut is noticed.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Probes without an answer that end the stream.
@@ -316,12 +319,14 @@ async fn keep(settings: Settings, shared: Arc<Shared>, events: mpsc::Sender<Sess
         }
         drop(room);
         let end = tokio::select! {
+            // In this order, so that a flood of connections cannot use up the task's turn.
+            biased;
             Ok(reason) = closed => SessionError::ClosedHere(reason),
+            end = session.run(outgoing, &events) => end,
             session = source.newer() => {
                 newer = Some(session);
                 SessionError::Replaced
             }
-            end = session.run(outgoing, &events) => end,
         };
         *shared.link() = None;
         if end.is_fault() {
@@ -344,6 +349,7 @@ async fn keep(settings: Settings, shared: Arc<Shared>, events: mpsc::Sender<Sess
 fn tune(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_tcp_user_timeout(Some(CUT_AFTER))?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()

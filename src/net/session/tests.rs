@@ -137,6 +137,13 @@ impl End {
     }
 }
 
+/// Lets the tasks that have just been started come to their first wait: the listener is open.
+async fn settled() {
+    for _ in 0..16 {
+        tokio::task::yield_now().await;
+    }
+}
+
 fn hello(node: NodeId) -> Hello {
     Hello {
         protocol: PROTOCOL,
@@ -153,8 +160,8 @@ fn ack(sequence: u64) -> Frame {
     })
 }
 
-/// A frame of about 14 kB.
-fn chunk(number: u32) -> Frame {
+/// A frame with so many items of about 28 bytes.
+fn chunk(number: u32, items: usize) -> Frame {
     let item = |n| Item::Health {
         backend: BackendId(number),
         record: HealthRecord {
@@ -164,7 +171,7 @@ fn chunk(number: u32) -> Frame {
             bad: u64::MAX,
         },
     };
-    Frame::SnapshotChunk((0..MAX_BATCH as u64).map(item).collect())
+    Frame::SnapshotChunk((0..items as u64).map(item).collect())
 }
 
 #[tokio::test]
@@ -194,12 +201,13 @@ async fn frames_go_both_ways_in_order_and_are_accounted_for() {
 #[tokio::test]
 async fn a_snapshot_passes_whole() {
     let (mut first, mut second) = Place::new().pair().await;
-    let chunks = 100;
+    let chunks = 30;
     for n in 0..chunks {
-        assert!(first.session.send(chunk(n)));
+        assert!(first.session.send(chunk(n, MAX_BATCH)));
     }
     for n in 0..chunks {
-        assert_eq!(second.heard().await, SessionEvent::Frame(chunk(n)));
+        // Without printing it all.
+        assert!(second.heard().await == SessionEvent::Frame(chunk(n, MAX_BATCH)));
     }
     let mut written = 0;
     while written < chunks {
@@ -238,6 +246,7 @@ async fn a_hello_of_another_node_or_version_is_a_fault() {
     for (node, protocol) in [(NodeId::Second, PROTOCOL), (NodeId::First, PROTOCOL + 1)] {
         let place = Place::new();
         let mut second = place.start(NodeId::Second);
+        settled().await;
         let settings = Settings {
             hello: Hello {
                 node,
@@ -260,32 +269,39 @@ async fn a_hello_of_another_node_or_version_is_a_fault() {
 #[tokio::test]
 async fn garbage_does_not_touch_the_standing_session() {
     let place = Place::new();
-    let (first, mut second) = place.pair().await;
+    let (mut first, mut second) = place.pair().await;
     let flood = tokio::task::spawn_blocking(move || {
         let mut random = fastrand::Rng::with_seed(1);
+        let mut wrong = 0;
         for n in 0..2_000 {
             let mut stream = place.connect_from(1);
             let mut garbage = [0; 60];
             random.fill(&mut garbage);
-            if n % 2 == 0 {
+            let cryptic = n % 2 == 0;
+            if cryptic {
                 // A length that lets it get as far as the cryptography.
                 garbage[..2].copy_from_slice(&48_u16.to_le_bytes());
             }
-            // It may have been closed already.
-            let _ = stream.write_all(&garbage[..n % 60]);
+            let said = &garbage[..n % 60];
+            stream.write_all(said).unwrap();
+            if said.len() >= if cryptic { 50 } else { 2 } {
+                wrong += 1;
+                assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "closed");
+            }
         }
+        wrong
     });
     let mut sent = 0;
     while !flood.is_finished() {
         assert!(first.session.send(ack(sent)));
         assert_eq!(second.heard().await, SessionEvent::Frame(ack(sent)));
+        assert_eq!(first.next().await, SessionEvent::Sent { frames: 1 });
         sent += 1;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    flood.await.unwrap();
-    assert!(sent > 0);
-    // Those that said enough to be wrong; some only closed.
-    second.faults(1_000).await;
+    let wrong = flood.await.unwrap();
+    assert!(sent > 0 && wrong > 1_000);
+    second.faults(wrong).await;
 }
 
 #[tokio::test]
@@ -316,7 +332,7 @@ async fn a_recorded_first_message_does_not_touch_the_standing_session() {
 async fn silent_connections_keep_nobody_out() {
     let place = Place::new();
     let mut second = place.start(NodeId::Second);
-    tokio::task::yield_now().await;
+    settled().await;
     let silent: Vec<_> = (0..10).map(|_| place.connect_from(1)).collect();
     let mut first = place.start(NodeId::First);
     assert_eq!(first.next().await, SessionEvent::Up(hello(NodeId::Second)));
@@ -328,7 +344,7 @@ async fn silent_connections_keep_nobody_out() {
 async fn a_stranger_is_closed_at_once_and_counted() {
     let place = Place::new();
     let second = place.start(NodeId::Second);
-    tokio::task::yield_now().await;
+    settled().await;
     let closed = tokio::task::spawn_blocking(move || {
         let mut stream = place.connect_from(77);
         stream.read(&mut [0; 8]).unwrap_or(0)
@@ -393,13 +409,29 @@ async fn close_ends_the_session_and_a_new_one_is_dialled() {
 #[tokio::test]
 async fn a_receiver_that_does_not_take_stops_the_sender_and_loses_nothing() {
     let place = Place::new();
-    let mut second = End::start(place.settings(NodeId::Second), 4);
+    // A listener with little room in its kernel.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    socket.bind(&place.at(2).into()).unwrap();
+    socket.listen(1).unwrap();
     let mut first = place.start(NodeId::First);
+    let accepted = tokio::task::spawn_blocking(move || socket.accept().unwrap().0);
+    let stream = StdStream::from(accepted.await.unwrap());
+    stream.set_nonblocking(true).unwrap();
+    let stream = TcpStream::from_std(stream).unwrap();
+    let settings = place.settings(NodeId::Second);
+    let keys = Keys::new(&settings.secret, &settings.cluster, settings.hello);
+    let mut second = stream::as_listener(stream, place.at(1), &keys)
+        .await
+        .unwrap();
     assert_eq!(first.next().await, SessionEvent::Up(hello(NodeId::Second)));
-    assert_eq!(second.next().await, SessionEvent::Up(hello(NodeId::First)));
+    let (events, mut taken) = mpsc::channel(4);
+    let (_frames, outgoing) = mpsc::channel(1);
+    tokio::spawn(async move { second.run(outgoing, &events).await });
+
     let (mut sent, mut refused) = (0, 0);
     while refused < 20 {
-        if first.session.send(chunk(sent)) {
+        if first.session.send(chunk(sent, 32)) {
             (sent, refused) = (sent + 1, 0);
         } else {
             refused += 1;
@@ -408,10 +440,17 @@ async fn a_receiver_that_does_not_take_stops_the_sender_and_loses_nothing() {
     }
     assert!(sent > SESSION_QUEUE);
     for n in 0..sent {
-        assert_eq!(second.heard().await, SessionEvent::Frame(chunk(n)));
+        let event = taken.recv().await.expect("the session stands");
+        assert!(event == SessionEvent::Frame(chunk(n, 32)), "not {n}");
     }
-    assert!(first.session.send(ack(1)));
-    assert_eq!(second.heard().await, SessionEvent::Frame(ack(1)));
+    let mut written = 0;
+    while written < sent {
+        match first.next().await {
+            SessionEvent::Sent { frames } => written += frames,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(written, sent);
 }
 
 #[tokio::test]
@@ -463,7 +502,7 @@ async fn an_address_that_is_taken_is_listened_on_later() {
 async fn garbage_of_the_peer_is_a_fault() {
     let place = Place::new();
     let mut second = place.start(NodeId::Second);
-    tokio::task::yield_now().await;
+    settled().await;
     let mut impostor = place.impostor().await;
     assert_eq!(second.next().await, SessionEvent::Up(hello(NodeId::First)));
     let (stream, _) = impostor.parts();
@@ -478,7 +517,7 @@ async fn garbage_of_the_peer_is_a_fault() {
 async fn the_last_words_of_a_peer_that_breaks_off_are_heard() {
     let place = Place::new();
     let mut second = place.start(NodeId::Second);
-    tokio::task::yield_now().await;
+    settled().await;
     let mut impostor = place.impostor().await;
     assert_eq!(second.next().await, SessionEvent::Up(hello(NodeId::First)));
     let (stream, cipher) = impostor.parts();
@@ -501,7 +540,7 @@ async fn sockets_are_tuned_and_lie_above_ordinary_descriptors() {
     use std::os::fd::AsRawFd;
     let place = Place::new();
     let second = place.start(NodeId::Second);
-    tokio::task::yield_now().await;
+    settled().await;
     let mut impostor = place.impostor().await;
     let (stream, _) = impostor.parts();
     let ordinary = StdListener::bind("127.0.0.1:0").unwrap();
@@ -510,6 +549,7 @@ async fn sockets_are_tuned_and_lie_above_ordinary_descriptors() {
     let socket = SockRef::from(&*stream);
     assert!(socket.tcp_nodelay().unwrap());
     assert!(socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT);
     assert_eq!(socket.tcp_user_timeout().unwrap(), Some(CUT_AFTER));
     drop(second);
 }
