@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::error::LabError;
@@ -91,7 +91,7 @@ impl Server {
         Ok(())
     }
 
-    /// Closes the listener and every connection: from now on connects are refused.
+    /// Closes the listener: from now on connects are refused. Connections that stand go on.
     pub async fn stop(&mut self) {
         if let Some(task) = self.task.take() {
             task.abort();
@@ -119,18 +119,14 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn accept(listener: TcpListener, name: Arc<str>, served: Arc<AtomicU64>) {
-    let mut connections = JoinSet::new();
     loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let (name, served) = (name.clone(), served.clone());
-                    connections.spawn(async move { serve(stream, &name, &served).await });
-                }
-                // Out of descriptors, or the connection died in the queue: neither ends a server.
-                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
-            },
-            Some(_) = connections.join_next() => {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (name, served) = (name.clone(), served.clone());
+                tokio::spawn(async move { serve(stream, &name, &served).await });
+            }
+            // Out of descriptors, or the connection died in the queue: neither ends a server.
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     }
 }

@@ -43,7 +43,7 @@ pub enum Family {
     V6,
 }
 
-/// One answer.
+/// Somebody said that it has the address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Sighting {
     /// When it came.
@@ -52,9 +52,12 @@ pub struct Sighting {
     pub family: Family,
     /// Who says that it has the address.
     pub owner: Mac,
+    /// It answered our question; otherwise it spoke unasked (an announcement, or a question of its
+    /// own in the address's name), which moves the neighbours' caches just as well.
+    pub asked: bool,
 }
 
-/// Every answer, in the order in which they came.
+/// Everything that was said, in the order in which it came.
 #[derive(Clone, Debug, Default)]
 pub struct Sightings(pub Vec<Sighting>);
 
@@ -64,7 +67,7 @@ impl Sightings {
     pub fn owners_max(&self, from: Mono, until: Mono) -> usize {
         let inside = |family| {
             let all = self.0.iter().filter(move |seen| seen.family == family);
-            all.filter(|seen| from <= seen.at && seen.at < until)
+            all.filter(|seen| seen.asked && from <= seen.at && seen.at < until)
                 .collect::<Vec<_>>()
         };
         let most = |seen: Vec<&Sighting>| {
@@ -83,12 +86,12 @@ impl Sightings {
         families.into_iter().flatten().max().unwrap_or(0)
     }
 
-    /// When this host last answered.
+    /// When this host last claimed the address, asked or unasked.
     pub fn last_of(&self, owner: Mac) -> Option<Mono> {
         self.of(owner).last()
     }
 
-    /// When this host first answered, at or after `from`.
+    /// When this host first claimed the address at or after `from`.
     pub fn first_of(&self, owner: Mac, from: Mono) -> Option<Mono> {
         self.of(owner).find(|at| *at >= from)
     }
@@ -190,14 +193,20 @@ async fn drive(
                 let _ = send(ndp.as_raw_fd(), &solicitation, MsgFlags::MSG_DONTWAIT);
                 continue;
             }
-            frame = receive(&arp) => arp_owner(&frame?).map(|owner| (Family::V4, owner)),
-            frame = receive(&ndp) => ndp_owner(&frame?).map(|owner| (Family::V6, owner)),
+            frame = receive(&arp) => (Family::V4, arp_owner(&frame?)),
+            frame = receive(&ndp) => (Family::V6, ndp_owner(&frame?)),
         };
-        if let Some((family, owner)) = seen {
+        if let (family, Some((owner, asked))) = seen {
             let at = clock.now();
+            let seen = Sighting {
+                at,
+                family,
+                owner,
+                asked,
+            };
             let mut sightings = sightings.lock().unwrap_or_else(PoisonError::into_inner);
             if sightings.0.len() < KEPT {
-                sightings.0.push(Sighting { at, family, owner });
+                sightings.0.push(seen);
             }
         }
     }
@@ -237,14 +246,13 @@ fn who_has() -> Vec<u8> {
     [ethernet.concat(), arp.concat()].concat()
 }
 
-/// Who says in this frame, asked, that it has the VIP. Unasked announcements do not count: they
-/// are how the address moves, not who has it.
-fn arp_owner(frame: &[u8]) -> Option<Mac> {
+/// Who says in this frame that it has the VIP, and whether it says so to our question.
+fn arp_owner(frame: &[u8]) -> Option<(Mac, bool)> {
     let (ours, _, _) = watch_addresses();
     let arp = frame.get(ETHERNET..ETHERNET + 28)?;
-    let is_ours =
-        arp.starts_with(ARP_REPLY) && arp[14..18] == VIP4.octets() && arp[24..28] == ours.octets();
-    is_ours.then(|| Mac(arp[8..14].try_into().expect("six bytes")))
+    let asked = arp.starts_with(ARP_REPLY) && arp[24..28] == ours.octets();
+    let owner = Mac(arp[8..14].try_into().expect("six bytes"));
+    (arp[14..18] == VIP4.octets()).then_some((owner, asked))
 }
 
 /// A neighbor solicitation for the VIP (RFC 4861, 4.3) to its solicited-node group.
@@ -294,17 +302,17 @@ fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// As [`arp_owner`], from a neighbor advertisement that answers us (RFC 4861, 4.4).
-fn ndp_owner(frame: &[u8]) -> Option<Mac> {
+/// As [`arp_owner`], from a neighbor advertisement with its target's address (RFC 4861, 4.4).
+fn ndp_owner(frame: &[u8]) -> Option<(Mac, bool)> {
     let (_, ours, _) = watch_addresses();
     let header = frame.get(ETHERNET..ETHERNET + IPV6)?;
     let icmp = frame.get(ETHERNET + IPV6..ETHERNET + IPV6 + 32)?;
-    let is_ours = header[6] == 58
-        && header[24..40] == ours.octets()
+    let claims = header[6] == 58
         && icmp[0] == ADVERTISEMENT
         && icmp[8..24] == VIP6.octets()
         && icmp[24..26] == [2, 1];
-    is_ours.then(|| Mac(icmp[26..32].try_into().expect("six bytes")))
+    let owner = Mac(icmp[26..32].try_into().expect("six bytes"));
+    claims.then_some((owner, header[24..40] == ours.octets()))
 }
 
 #[cfg(test)]
@@ -316,7 +324,12 @@ mod tests {
 
     fn seen(ms: u64, family: Family, owner: Mac) -> Sighting {
         let at = Mono::from_millis(ms);
-        Sighting { at, family, owner }
+        Sighting {
+            at,
+            family,
+            owner,
+            asked: true,
+        }
     }
 
     fn most(sightings: &[Sighting], from: u64) -> usize {
@@ -350,16 +363,22 @@ mod tests {
     #[test]
     fn answers_are_told_from_announcements_and_from_other_traffic() {
         let (ours, ..) = watch_addresses();
-        let reply = |kind: &[u8], vip: [u8; 4], to: [u8; 4]| {
+        let frame = |kind: &[u8], vip: [u8; 4], to: [u8; 4]| {
             [&[0; ETHERNET], kind, &A.0, &vip, &[0; 6], &to].concat()
         };
-        let vip = VIP4.octets();
-        assert_eq!(arp_owner(&reply(ARP_REPLY, vip, ours.octets())), Some(A));
-        assert_eq!(arp_owner(&reply(ARP_REPLY, vip, vip)), None);
-        assert_eq!(arp_owner(&reply(ARP_REQUEST, vip, ours.octets())), None);
+        let (vip, ours) = (VIP4.octets(), ours.octets());
+        assert_eq!(arp_owner(&frame(ARP_REPLY, vip, ours)), Some((A, true)));
+        assert_eq!(arp_owner(&frame(ARP_REPLY, vip, vip)), Some((A, false)));
+        assert_eq!(arp_owner(&frame(ARP_REQUEST, vip, vip)), Some((A, false)));
         assert_eq!(
-            arp_owner(&reply(ARP_REPLY, ours.octets(), ours.octets())),
-            None
+            arp_owner(&frame(ARP_REQUEST, ours, vip)),
+            None,
+            "a question"
+        );
+        assert_eq!(
+            arp_owner(&frame(ARP_REPLY, ours, ours)),
+            None,
+            "another address"
         );
         assert_eq!(arp_owner(&[0; 20]), None);
         assert_eq!(ndp_owner(&solicitation()), None);

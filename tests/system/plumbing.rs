@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tandem::lab::{
-    Failure, Host, LabError, Lan, Load, Network, Server, VIP4, VIP6, Watch, backend_address,
-    node_addresses, node_mac, pattern, pattern_checksum,
+    Failure, Host, Lab, LabConfig, LabError, Lan, Load, Network, Server, VIP4, VIP6, Watch,
+    backend_address, node_addresses, node_mac, pattern, pattern_checksum,
 };
 use tandem::model::NodeId;
 use tandem::net::clock::Clock;
@@ -38,6 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
             "lab_detached_port_is_silent_and_keeps_its_carrier",
             detached_port,
         ),
+        test("lab_says_why_a_node_ended", node_ends),
     ]
 }
 
@@ -150,18 +151,21 @@ async fn owners() -> std::result::Result<(), LabError> {
     sleep(Duration::from_millis(300)).await;
     let seen = watch.stop();
 
-    let families = |from, until| {
-        let inside = seen.0.iter().filter(move |s| from <= s.at && s.at < until);
-        let mut families: Vec<_> = inside.map(|s| (s.family, s.owner)).collect();
-        families.sort_unstable();
-        families.dedup();
-        families.len()
+    let answers = |from, until| {
+        let inside = seen
+            .0
+            .iter()
+            .filter(move |s| s.asked && from <= s.at && s.at < until);
+        let mut answers: Vec<_> = inside.map(|s| (s.family, s.owner)).collect();
+        answers.sort_unstable();
+        answers.dedup();
+        answers.len()
     };
     let start = tandem::time::Mono::ZERO;
     assert_eq!(seen.owners_max(start, one), 1);
-    assert_eq!(families(start, one), 2, "one owner in each family");
+    assert_eq!(answers(start, one), 2, "one owner in each family");
     assert_eq!(seen.owners_max(one, two), 2);
-    assert_eq!(families(one, two), 4, "two owners in each family");
+    assert_eq!(answers(one, two), 4, "two owners in each family");
     let last = seen.last_of(node_mac(FIRST)).expect("it answered");
     assert!(
         last.since(gone) < CROSSING,
@@ -228,6 +232,24 @@ async fn detached_port() -> std::result::Result<(), LabError> {
     assert!(!network.has_carrier(first).await?);
     network.set_carrier(first, Lan::Front, true).await?;
     assert!(network.has_carrier(first).await?);
+    Ok(())
+}
+
+async fn node_ends() -> std::result::Result<(), LabError> {
+    let mut lab = Lab::build(&LabConfig::new("/bin/false")).await?;
+    lab.start().await?;
+    let error = lab.settled().await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("lb1 ended by itself (exit status: 1)"),
+        "{error}"
+    );
+
+    let lab = Lab::build(&LabConfig::new("/nonexistent/tandem")).await;
+    let error = lab?.start().await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot start /nonexistent/tandem as lb1"),
+        "{error}"
+    );
     Ok(())
 }
 
