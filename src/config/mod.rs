@@ -4,8 +4,12 @@
 //! cross-reference holds, or *all* the mistakes at once, each with its place and a remedy.
 //! Owns: defaults, ranges, cross-checks. Never: reads files, looks at the host.
 
+mod build;
 mod error;
 mod file;
+mod hash;
+mod read;
+mod units;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -167,7 +171,9 @@ impl Config {
     ///
     /// Every mistake that can be seen in the text, in the order of the file.
     pub fn parse(text: &str) -> Result<Self, ConfigErrors> {
-        file::load(text)
+        let report = read::Report::new(text);
+        let config = report.root(file::File::read).and_then(build::build);
+        report.finish(config)
     }
 
     /// The node with this name.
