@@ -170,17 +170,17 @@ fn link(status: &Status, say: &mut impl FnMut(Level, String)) {
         ));
     }
     let sync = &status.replication;
-    if !sync.connected {
-        warn(format!(
+    match sync.role {
+        _ if !sync.connected => warn(format!(
             "no replication session with {name}; check the key and the TCP port"
-        ));
-    } else if sync.role == ReplicationRole::Sink && !sync.in_sync {
-        warn(format!("not in sync with {name} yet"));
-    } else if sync.role == ReplicationRole::Source && !sync.in_sync {
-        if sync.lag_ms >= TOLERATED_LAG_MS {
+        )),
+        _ if sync.in_sync => {}
+        ReplicationRole::Sink => warn(format!("not in sync with {name} yet")),
+        ReplicationRole::Source if sync.lag_ms >= TOLERATED_LAG_MS => {
             let items = plural(sync.lag_items, "item");
             warn(format!("{name} is {items} ({}) behind", span(sync.lag_ms)));
         }
+        ReplicationRole::Source | ReplicationRole::Idle => {}
     }
     let alive = status.paths.iter().filter(|path| path.alive).count();
     for path in &status.paths {
