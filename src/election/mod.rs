@@ -24,6 +24,7 @@
 //! | backup | the master hands over | master | `Handover`, `Preempt`, `Stop` |
 //! | master | a rival with a better (epoch, priority, address) | backup | `Rival` |
 //! | master | a rival that has not heard us for a master-down interval | backup | `Unheard` |
+//! | master | the peer has seen a later epoch, and is no master | master | `EpochRaised` |
 //! | master | the peer took what was handed over | backup | `Handover`, `Preempt`, `Stop` |
 //! | master | did not run for as long as the peer waits | backup | `Paused` |
 //! | any | an interface or the kernel fails | fault | `Fault` |

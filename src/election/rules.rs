@@ -67,6 +67,10 @@ impl Election {
         self.suspicion = None;
         self.timers.stop(Timer::Probe);
         self.stood_down = false;
+        if self.role == Role::Master {
+            // The old life may have held and announced the addresses unheard.
+            self.actions.push_back(Action::Reannounce);
+        }
         let was_master = before
             .as_ref()
             .is_some_and(|old| old.role == Role::Master && !old.dead);
@@ -87,6 +91,7 @@ impl Election {
         let master = heartbeat.role == Role::Master;
         match self.role {
             Role::Master if master => self.contest(heartbeat, now),
+            Role::Master if heartbeat.epoch > self.own => self.raise_epoch(heartbeat.epoch),
             Role::Master => {
                 // A rival that gave up, or owned the addresses meanwhile, has told the neighbours
                 // that they live there (keepalived #166).
@@ -115,6 +120,21 @@ impl Election {
             }
             Role::Backup | Role::Initialize | Role::Fault => {}
         }
+    }
+
+    /// The peer, no master itself, knows of a later mastership than ours: its own, of which it
+    /// stepped down unheard. Ours goes on, under an epoch that nobody has seen.
+    fn raise_epoch(&mut self, seen: Epoch) {
+        self.own = self.known.max(seen).next();
+        self.known = self.own;
+        self.offer = None;
+        self.timers.stop(Timer::HandoverEnd);
+        let text = format!(
+            "the peer has seen epoch {seen}; this mastership goes on as {}",
+            self.own
+        );
+        self.push_change(Role::Master, self.own, Cause::EpochRaised, text, None);
+        self.tell_peer();
     }
 
     /// Two masters hear of each other: the better (epoch, priority, address) stays.
