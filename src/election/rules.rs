@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::peer::Suspicion;
-use super::{ANSWER_GAP, Action, Change, Election, Peer, Timer, cause_of};
-use crate::model::{Epoch, Incarnation, PathId, Role};
+use super::{Action, Change, Election, Peer, Timer, cause_of};
+use crate::model::{Epoch, Role};
 use crate::status::Cause;
 use crate::time::Mono;
 use crate::wire::heartbeat::Heartbeat;
@@ -51,39 +51,6 @@ impl Election {
             self.timers
                 .set(Timer::Down, now + self.down_interval(contested));
         }
-    }
-
-    /// A life was confirmed that is not the one on record: the old process is gone.
-    pub(super) fn new_life(
-        &mut self,
-        life: Incarnation,
-        heartbeat: &Heartbeat,
-        now: Mono,
-    ) -> Option<Peer> {
-        let mut peer = Peer::new(life, heartbeat, now);
-        peer.update(heartbeat, self.incarnation, now);
-        let before = self.peer.replace(peer);
-        self.paths.new_life();
-        self.suspicion = None;
-        self.timers.stop(Timer::Probe);
-        self.stood_down = false;
-        if self.role == Role::Master {
-            // The old life may have held and announced the addresses unheard.
-            self.actions.push_back(Action::Reannounce);
-        }
-        let was_master = before
-            .as_ref()
-            .is_some_and(|old| old.role == Role::Master && !old.dead);
-        if was_master && self.role == Role::Backup && heartbeat.role != Role::Master {
-            let last_heard = before.as_ref().map(|old| old.last_heard);
-            self.take_over(
-                Cause::ProcessDied,
-                "the master's process was started anew",
-                last_heard,
-                now,
-            );
-        }
-        before
     }
 
     /// What a heartbeat of the present peer means for the role.
@@ -226,7 +193,7 @@ impl Election {
             return;
         };
         suspicion.heard_something();
-        if suspicion.refuted_by(heartbeat) {
+        if suspicion.refuted_by(heartbeat.echo_for(self.incarnation)) {
             self.suspicion = None;
             self.timers.stop(Timer::Probe);
             self.false_alarms += 1;
@@ -265,22 +232,13 @@ impl Election {
         }
     }
 
-    /// Sends at once on one path, unless that happened just now.
-    pub(super) fn answer(&mut self, path: PathId, hears: Option<Incarnation>, now: Mono) {
-        let Some(last) = self.answered.get_mut(usize::from(path.0)) else {
-            return;
-        };
-        if *last == Mono::ZERO || now.since(*last) >= ANSWER_GAP {
-            *last = now;
-            self.actions.push_back(Action::Send {
-                path,
-                answer: false,
-                hears,
-            });
-        }
-    }
-
-    fn take_over(&mut self, cause: Cause, text: &str, last_heard: Option<Mono>, now: Mono) {
+    pub(super) fn take_over(
+        &mut self,
+        cause: Cause,
+        text: &str,
+        last_heard: Option<Mono>,
+        now: Mono,
+    ) {
         if self.stopping {
             return;
         }
