@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::backend::Server;
 use super::config::{CONFIG_FILE, DIR, KEY_FILE, PORT, backend_name, default_config};
 use super::error::LabError;
+use super::held::Held;
 use super::load::Load;
 use super::node::NodeProcess;
 use super::owners::Watch;
@@ -165,6 +166,12 @@ impl Lab {
     pub fn load(&self) -> Load {
         let target = SocketAddr::new(VIP4.into(), PORT);
         Load::start(&self.network.client, target, self.clock)
+    }
+
+    /// Opens connections to the VIP from the client, and keeps using them.
+    pub fn hold(&self) -> Held {
+        let target = SocketAddr::new(VIP4.into(), PORT);
+        Held::start(&self.network.client, target, self.clock)
     }
 
     /// Starts to watch who answers for the VIP.
