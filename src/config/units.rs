@@ -47,6 +47,15 @@ fn string<'v>(value: &'v DeValue<'_>, example: &str) -> Read<&'v str> {
     })
 }
 
+/// Text of the file within a message: on one line, without control characters, not endless.
+pub(super) fn shown(text: &str) -> String {
+    let mut start: String = text.chars().take(MAX_NAME).collect();
+    if start.len() < text.len() {
+        start.push_str("...");
+    }
+    start.escape_debug().to_string()
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(value: &DeValue<'_>) -> Read<bool> {
     value.as_bool().ok_or_else(|| {
@@ -98,7 +107,7 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>)
         }
         let duration = parse_duration(text).map_err(|error| {
             Fault::new(
-                format!("`{text}` is no duration: {error}"),
+                format!("`{}` is no duration: {error}", shown(text)),
                 "write a number and a unit, like \"100ms\", \"1s\" or \"5m\"",
             )
         })?;
@@ -136,7 +145,10 @@ pub(super) fn word<T: Copy>(
                 format!("write {}", quoted.join(" or "))
             }
         };
-        Err(Fault::new(format!("unknown word `{text}`"), remedy))
+        Err(Fault::new(
+            format!("unknown word `{}`", shown(text)),
+            remedy,
+        ))
     }
 }
 
@@ -148,7 +160,7 @@ pub(super) fn name(value: &DeValue<'_>) -> Read<String> {
         return Ok(text.to_owned());
     }
     Err(Fault::new(
-        format!("`{text}` is no name"),
+        format!("`{}` is no name", shown(text)),
         format!("write 1 to {MAX_NAME} of A-Z, a-z, 0-9, `.`, `_`, `-`"),
     ))
 }
@@ -162,7 +174,7 @@ pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
         return Ok(text.to_owned());
     }
     Err(Fault::new(
-        format!("`{text}` is no name of an interface"),
+        format!("`{}` is no name of an interface", shown(text)),
         format!(
             "write 1 to {MAX_INTERFACE} characters without spaces, `/`, `:` or `%`, like \"eth0\""
         ),
@@ -172,12 +184,13 @@ pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
 /// The path of a file, from the root.
 pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
     let example = "/etc/tandem/cluster.key";
-    let path = PathBuf::from(string(value, example)?);
+    let text = string(value, example)?;
+    let path = PathBuf::from(text);
     if path.is_absolute() {
         return Ok(path);
     }
     Err(Fault::new(
-        format!("`{}` does not begin at the root", path.display()),
+        format!("`{}` does not begin at the root", shown(text)),
         format!("write the whole path, like \"{example}\""),
     ))
 }
@@ -188,7 +201,7 @@ pub(super) fn node_address(value: &DeValue<'_>) -> Read<IpAddr> {
     let text = string(value, example)?;
     let address = text.parse().map_err(|_| {
         Fault::new(
-            format!("`{text}` is no IP address"),
+            format!("`{}` is no IP address", shown(text)),
             format!("write the bare address, without name, port or prefix, like \"{example}\""),
         )
     })?;
@@ -203,12 +216,12 @@ pub(super) fn vip_address(value: &DeValue<'_>) -> Read<IpNet> {
         Ok(address) => {
             let prefix = if address.is_ipv4() { 24 } else { 64 };
             Fault::new(
-                format!("`{text}` has no prefix"),
+                format!("`{}` has no prefix", shown(text)),
                 format!("add the prefix of its subnet, like \"{text}/{prefix}\""),
             )
         }
         Err(_) => Fault::new(
-            format!("`{text}` is no address with a prefix"),
+            format!("`{}` is no address with a prefix", shown(text)),
             "write an address and the prefix of its subnet, like \"192.0.2.100/24\"",
         ),
     })?;
@@ -233,19 +246,34 @@ pub(super) fn vip_address(value: &DeValue<'_>) -> Read<IpNet> {
     Ok(net)
 }
 
-/// Where a service listens, or a backend.
-pub(super) fn socket_address(value: &DeValue<'_>) -> Read<SocketAddr> {
+/// Where a service listens. That it is a VIP is checked when the VIPs are known.
+pub(super) fn listen_address(value: &DeValue<'_>) -> Read<SocketAddr> {
     let text = string(value, "192.0.2.100:80")?;
     let address: SocketAddr = text.parse().map_err(|_| {
         Fault::new(
-            format!("`{text}` is no address with a port"),
+            format!("`{}` is no address with a port", shown(text)),
             "write an IP address and a port, like \"192.0.2.100:80\" or \"[2001:db8::100]:80\"",
         )
     })?;
-    usable(address.ip())?;
     if address.port() == 0 {
         return Err(Fault::new("port 0", "write a port from 1 to 65535"));
     }
+    match address {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => Err(Fault::new(
+            format!(
+                "`{}` names an interface by a number of one host",
+                shown(text)
+            ),
+            format!("write \"[{}]:{}\"", v6.ip(), v6.port()),
+        )),
+        _ => Ok(address),
+    }
+}
+
+/// Where a backend listens.
+pub(super) fn backend_address(value: &DeValue<'_>) -> Read<SocketAddr> {
+    let address = listen_address(value)?;
+    usable(address.ip())?;
     Ok(address)
 }
 
