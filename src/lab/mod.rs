@@ -10,7 +10,6 @@
 
 mod backend;
 mod config;
-mod control;
 mod demo;
 mod error;
 mod held;
