@@ -8,8 +8,9 @@
 //! knows what a fact means (`health`, `balance` and `node` do).
 //!
 //! Invariants: what the sink acknowledged equals the source's state at that position, item by item;
-//! the sink's position never goes back within an epoch; a half-received snapshot never replaces a
-//! whole state; the log, the window, batches and tables are bounded by named limits.
+//! the sink's position never goes back within a session (nor over sessions, while the peer lives and
+//! remembers its epochs); a half-received snapshot never replaces a whole state; the log, the
+//! window, batches and tables are bounded by named limits.
 //!
 //! Life of a stream, as the source sees it:
 //!
@@ -66,13 +67,13 @@ pub enum PeerFault {
     /// More items in one frame than `MAX_BATCH`.
     #[error("{0} items in one frame")]
     BatchTooLong(usize),
-    /// A snapshot that lies before the state that it would replace: of an older epoch, or earlier
-    /// in the same one.
-    #[error("a snapshot at {got:?}, but the state here is at {have:?}")]
+    /// A snapshot that lies before what came on the same session: a source only goes forward. (On
+    /// a new session it is taken: the peer may be a new life that has lost the older epochs.)
+    #[error("a snapshot at {got:?}, but the session was at {have:?} already")]
     OldSnapshot {
         /// The snapshot's position.
         got: Position,
-        /// The position here.
+        /// Where the session was.
         have: Position,
     },
     /// A snapshot announces more items than a replica may hold.

@@ -24,6 +24,9 @@ pub struct Restored {
 pub struct Sink {
     replica: Replica,
     position: Position,
+    /// Where this session has got to. A source only goes forward; a new session may be that of a
+    /// master that lost its memory, and with it its epochs, but is the master all the same.
+    floor: Position,
     /// A snapshot has replaced what the node knew at first.
     complete: bool,
     stage: Stage,
@@ -67,6 +70,7 @@ impl Sink {
         Self {
             replica,
             position: Position::default(),
+            floor: Position::default(),
             complete: false,
             stage: Stage::Lost { asked: true },
             due: Some(Due::Resync),
@@ -103,16 +107,17 @@ impl Sink {
     }
 
     fn begin(&mut self, position: Position, items: u64) -> Result<(), PeerFault> {
-        if position < self.position {
+        if position < self.floor {
             return Err(PeerFault::OldSnapshot {
                 got: position,
-                have: self.position,
+                have: self.floor,
             });
         }
         if items > MAX_ITEMS {
             return Err(PeerFault::SnapshotTooLong(items));
         }
         self.due = None;
+        self.floor = position;
         self.stage = Stage::Receiving(Incoming {
             position,
             announced: items,
@@ -155,7 +160,7 @@ impl Sink {
 
     fn update(&mut self, after: Position, items: &[Item]) -> Result<(), PeerFault> {
         check_length(items)?;
-        if after.epoch < self.position.epoch {
+        if after.epoch < self.floor.epoch {
             return Ok(());
         }
         match self.stage {
@@ -173,6 +178,7 @@ impl Sink {
             self.replica.apply(item);
         }
         self.position.sequence = sequence;
+        self.floor = self.position;
         self.due = Some(Due::Ack);
         Ok(())
     }
@@ -188,6 +194,7 @@ impl Sink {
     /// The session is gone. The state stays; the next session begins with a snapshot.
     pub fn detach(&mut self) {
         self.stage = Stage::Lost { asked: false };
+        self.floor = Position::default();
         self.due = None;
     }
 

@@ -71,6 +71,25 @@ fn half_a_snapshot_replaces_nothing() {
 }
 
 #[test]
+fn the_master_of_a_new_session_is_followed_whatever_its_epoch() {
+    // The peer lost its power while this node could not be heard; it counts anew, and serves.
+    let mut sink = following();
+    sink.detach();
+    let snapshot = [
+        begin(at(2, 1), 1),
+        Frame::SnapshotChunk(vec![open(7, 1)]),
+        Frame::SnapshotEnd,
+    ];
+    for frame in snapshot {
+        assert_eq!(sink.handle(frame, T0), Ok(()));
+    }
+    assert_eq!(sink.poll_frame(), Some(Frame::Ack(at(2, 1))));
+    sink.handle(update(at(2, 1), &[open(8, 1)]), T0).unwrap();
+    assert_eq!(sink.position(), at(2, 2));
+    assert_eq!(sink.replica(), &replica_of([open(7, 1), open(8, 1)]));
+}
+
+#[test]
 fn what_a_node_knew_by_itself_is_not_complete() {
     let sink = Sink::new(replica_of([health(1, 1)]));
     let restored = sink.into_restored();
