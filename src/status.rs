@@ -292,6 +292,8 @@ pub enum Cause {
     Resigned,
     /// A planned switchover.
     Handover,
+    /// A master goes on under a later epoch, since its peer has seen a later one than its own.
+    EpochRaised,
     /// Higher priority, in sync again.
     Preempt,
     /// A master was heard.

@@ -11,15 +11,25 @@ use tokio::time::{Instant, interval, timeout};
 use super::Outcome;
 use super::config::NODES;
 use super::error::LabError;
+use super::held::{Breaks, CONNECTIONS};
 use super::load::{EVERY, Load, Record};
 use super::owners::Sightings;
 use super::pair::{Lab, LabConfig};
 use super::report::human;
+use super::scenario::SETTLING;
 use super::topology::{VIP4, VIP6, node_mac};
 use super::verdict::signed_ms;
 use crate::model::{NodeId, Role};
 use crate::status::{Event, What};
 use crate::time::Mono;
+
+const TITLE: &str = "\
+Tandem's lab: two nodes, three backends and a client, each in a network namespace of its own.
+Nothing of it reaches your network, and it cleans up after itself.
+
+  client 192.0.2.10 ── front ──┬── lb1 192.0.2.11 ──┬── back ── b1 b2 b3
+                               └── lb2 192.0.2.12 ──┘
+";
 
 /// How long each part of the show is.
 const BEFORE: Duration = Duration::from_secs(4);
@@ -27,12 +37,7 @@ const AFTER: Duration = Duration::from_secs(4);
 const REJOINED: Duration = Duration::from_secs(2);
 
 pub(super) async fn show(config: &LabConfig) -> Result<Outcome, LabError> {
-    println!(
-        "Tandem's lab: two nodes, three backends and a client, each in a network namespace of its\n\
-         own. Nothing of it reaches your network, and it cleans up after itself.\n\n  \
-         client 192.0.2.10 ── front ──┬── lb1 192.0.2.11 ──┬── back ── b1 b2 b3\n  \
-                                      └── lb2 192.0.2.12 ──┘\n"
-    );
+    println!("{TITLE}");
     let started = Instant::now();
     let mut lab = Lab::build(config).await?;
     lab.start().await?;
@@ -40,12 +45,12 @@ pub(super) async fn show(config: &LabConfig) -> Result<Outcome, LabError> {
     let [old, new] = [master, master.peer()].map(|id| NODES[id.index()]);
     println!(
         "{old} is master and holds {VIP4} and {VIP6}; {new} is its backup, in sync. ({})\n\
-         The client opens a new connection every {} ms:\n",
+         The client opens a new connection every {} ms, and keeps {CONNECTIONS} open:\n",
         human(started.elapsed()),
         EVERY.as_millis(),
     );
 
-    let (load, watch) = (lab.load(), lab.watch().await?);
+    let (load, held, watch) = (lab.load(), lab.hold(), lab.watch().await?);
     let ticker = Ticker::start();
     ticker.show(&load, BEFORE).await;
     lab.node(master).signal(Signal::SIGKILL)?;
@@ -86,10 +91,9 @@ pub(super) async fn show(config: &LabConfig) -> Result<Outcome, LabError> {
     ticker.show(&load, REJOINED).await;
     println!();
     let record = load.stop().await;
-    println!(
-        "\n{}",
-        closing(&record, &watch.stop(), lab.clock().now(), killed)
-    );
+    let settled = killed + SETTLING;
+    let owners = watch.stop().owners_max(settled, lab.clock().now());
+    println!("\n{}", closing(&record, held.breaks(), owners));
     let ok = new_master == Some(master.peer()) && now_master == master.peer();
     Ok(Outcome::of(ok))
 }
@@ -202,7 +206,7 @@ fn timeline(scene: &Scene<'_>, new: NodeId) {
     }
 }
 
-fn closing(record: &Record, seen: &Sightings, now: Mono, killed: Mono) -> Table {
+fn closing(record: &Record, breaks: Breaks, owners: usize) -> Table {
     let mut table = Table::new();
     let failures = record.failures();
     let kinds: Vec<_> = failures
@@ -217,7 +221,6 @@ fn closing(record: &Record, seen: &Sightings, now: Mono, killed: Mono) -> Table 
         .iter()
         .map(|(name, n)| format!("{name} {n}"))
         .collect();
-    let settled = killed + super::scenario::SETTLING;
     let failed: u64 = failures.values().sum();
     table.set_header(["new connections", &record.attempts.len().to_string()]);
     table.add_row(["answered by".to_owned(), shares.join(", ")]);
@@ -227,8 +230,16 @@ fn closing(record: &Record, seen: &Sightings, now: Mono, killed: Mono) -> Table 
     ]);
     table.add_row(["longest time without an answer".to_owned(), outage]);
     table.add_row([
+        format!("of {CONNECTIONS} connections kept open"),
+        format!(
+            "{} ended with the node that carried them; all were open again after {}",
+            breaks.broken,
+            human(breaks.longest)
+        ),
+    ]);
+    table.add_row([
         "hosts answering for the VIP at once".to_owned(),
-        seen.owners_max(settled, now).to_string(),
+        owners.to_string(),
     ]);
     table
 }

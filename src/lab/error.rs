@@ -2,6 +2,9 @@
 
 use std::io;
 
+use crate::control::client::CallError;
+use crate::net::key::KeyError;
+
 /// Why the lab could not be built or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
@@ -29,6 +32,12 @@ pub enum LabError {
         #[source]
         source: io::Error,
     },
+    /// A node did not answer on its control socket.
+    #[error(transparent)]
+    Control(#[from] CallError),
+    /// The key's file could not be written.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A node ended although nobody ended it.
     #[error("{node} ended by itself ({status}); last lines of its log:\n{log}")]
     NodeEnded {

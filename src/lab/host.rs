@@ -90,6 +90,11 @@ impl Host {
         &self.netlink
     }
 
+    /// Where this host's work runs.
+    pub(super) const fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     /// Starts something on this host.
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where

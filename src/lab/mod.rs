@@ -10,9 +10,9 @@
 
 mod backend;
 mod config;
-mod control;
 mod demo;
 mod error;
+mod held;
 mod host;
 mod keep;
 mod load;
@@ -37,6 +37,7 @@ use crate::config::Config;
 pub use backend::{Server, pattern, pattern_checksum};
 pub use config::{PORT, SERVICE, backend_name, default_config};
 pub use error::LabError;
+pub use held::{Breaks, Held};
 pub use host::Host;
 pub use load::{Attempt, Failure, Load, Record};
 pub use netns::{Rights, enter};
@@ -141,7 +142,7 @@ async fn scenarios(
         if choice != ScenarioChoice::All && choice != ScenarioChoice::One(scenario) {
             continue;
         }
-        let runs = options.runs.unwrap_or(scenario.default_runs());
+        let runs = options.runs.unwrap_or_else(|| scenario.default_runs());
         let note = |run: &Run| match options.json {
             true => anstream::eprintln!("{}", report::line(run)),
             false => anstream::println!("{}", report::line(run)),

@@ -9,11 +9,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::task::spawn_blocking;
 
 use super::config::{CONFIG_FILE, NODES};
-use super::control;
 use super::error::LabError;
 use super::host::Host;
+use crate::control::client;
 use crate::model::NodeId;
 use crate::status::{Event, Status};
 use crate::wire::admin::{Request, Response};
@@ -143,9 +144,10 @@ impl NodeProcess {
     ///
     /// If it cannot be reached, or refuses.
     pub async fn call(&self, request: &Request) -> Result<Response, LabError> {
-        let what = format!("ask {}", self.name());
-        let answer = control::call(&self.socket(), request).await;
-        match answer.map_err(LabError::io(what))? {
+        let (socket, request) = (self.socket(), request.clone());
+        // The client blocks, and a node that hangs would hold up the lab.
+        let answer = spawn_blocking(move || client::call(&socket, &request)).await;
+        match answer.expect("the client does not panic")? {
             Response::Error { message } => Err(self.refused(message)),
             response => Ok(response),
         }

@@ -1,6 +1,5 @@
 //! The lab as a whole: network, backends and both nodes.
 
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,13 +9,15 @@ use tokio::time::{Instant, sleep};
 use super::backend::Server;
 use super::config::{CONFIG_FILE, DIR, KEY_FILE, PORT, backend_name, default_config};
 use super::error::LabError;
+use super::held::Held;
 use super::load::Load;
 use super::node::NodeProcess;
 use super::owners::Watch;
 use super::scratch::Scratch;
 use super::topology::{BACKENDS, Network, VIP4, backend_address};
 use crate::model::{NodeId, Role};
-use crate::net::clock::{Clock, entropy};
+use crate::net::clock::Clock;
+use crate::net::key;
 use crate::status::Status;
 
 /// How long a pair may take to settle, after a start as after a fault.
@@ -70,18 +71,10 @@ impl Lab {
     pub async fn build(config: &LabConfig) -> Result<Self, LabError> {
         let clock = Clock::start();
         let scratch = Scratch::new().map_err(LabError::io("make the lab's directory"))?;
-        let mut key = String::new();
-        for byte in entropy::<32>() {
-            let _ = write!(key, "{byte:02x}");
-        }
-        let text = config
-            .config
-            .replace(DIR, &scratch.path().display().to_string());
-        let files = [(KEY_FILE, key + "\n"), (CONFIG_FILE, text)];
-        for (name, text) in files {
-            let written = scratch.write(name, &text);
-            written.map_err(LabError::io(format!("write {name}")))?;
-        }
+        key::generate(&scratch.path().join(KEY_FILE))?;
+        let text = config.text(scratch.path());
+        let written = scratch.write(CONFIG_FILE, &text);
+        written.map_err(LabError::io(format!("write {CONFIG_FILE}")))?;
         let network = Network::build().await?;
         let server = async |n: usize| {
             let address = SocketAddr::new(backend_address(n).into(), PORT);
@@ -165,6 +158,12 @@ impl Lab {
     pub fn load(&self) -> Load {
         let target = SocketAddr::new(VIP4.into(), PORT);
         Load::start(&self.network.client, target, self.clock)
+    }
+
+    /// Opens connections to the VIP from the client, and keeps using them.
+    pub fn hold(&self) -> Held {
+        let target = SocketAddr::new(VIP4.into(), PORT);
+        Held::start(&self.network.client, target, self.clock)
     }
 
     /// Starts to watch who answers for the VIP.
