@@ -2,7 +2,7 @@
 
 use super::file;
 use super::hash::fingerprint;
-use super::read::{List, Located, Reported};
+use super::report::{List, Located, Reported};
 use super::{Backend, Cluster, Config, Election, Health, Node, Proxy, Service};
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::HealthKind;
-use super::read::{At, Field, List, Located, Reported, Section};
+use super::read::Section;
+use super::report::{At, Field, List, Located, Reported};
 use super::units::{
-    boolean, duration, interface, name, node_address, number, path, socket_address, vip_address,
-    word,
+    backend_address, boolean, duration, interface, listen_address, name, node_address, number,
+    path, vip_address, word,
 };
 use crate::model::Scheduler;
 
@@ -121,7 +122,6 @@ pub(super) struct Backend {
     pub(super) weight: Field<u16>,
 }
 
-/// A section's keys, in the order in which they are documented.
 impl File {
     /// The whole file.
     pub(super) fn read(file: &mut Section<'_, '_>) -> Self {
@@ -139,8 +139,8 @@ impl File {
 impl Cluster {
     fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
-            name: section.required("name", name),
-            key_file: section.required("key_file", path),
+            name: section.required("name", r#""edge""#, name),
+            key_file: section.required("key_file", r#""/etc/tandem/cluster.key""#, path),
             port: section.or("port", 7373, number(1..=u16::MAX)),
             device: section.or("device", "tandem0".to_owned(), interface),
         }
@@ -150,9 +150,14 @@ impl Cluster {
 impl Node {
     fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
-            name: section.required("name", name),
-            priority: section.required("priority", number(1..=254)),
-            addresses: section.list("addresses", 1..=MAX_PATHS, node_address),
+            name: section.required("name", r#""lb1""#, name),
+            priority: section.required("priority", "100", number(1..=254)),
+            addresses: section.list(
+                "addresses",
+                r#"["192.0.2.11"]"#,
+                1..=MAX_PATHS,
+                node_address,
+            ),
             at: section.at(),
         }
     }
@@ -182,8 +187,8 @@ impl Proxy {
 impl Vip {
     fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
-            address: section.required("address", vip_address),
-            interface: section.required("interface", interface),
+            address: section.required("address", r#""192.0.2.100/24""#, vip_address),
+            interface: section.required("interface", r#""eth0""#, interface),
         }
     }
 }
@@ -191,8 +196,13 @@ impl Vip {
 impl Service {
     fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
-            name: section.required("name", name),
-            listen: section.list("listen", 1..=MAX_LISTEN, socket_address),
+            name: section.required("name", r#""web""#, name),
+            listen: section.list(
+                "listen",
+                r#"["192.0.2.100:80"]"#,
+                1..=MAX_LISTEN,
+                listen_address,
+            ),
             balance: section.or("balance", Scheduler::default(), word(SCHEDULERS)),
             connect_timeout: section.or("connect_timeout", s(2), duration(ms(1)..=HOUR)),
             idle_timeout: section.or("idle_timeout", s(5 * 60), duration(s(1)..=WEEK)),
@@ -206,7 +216,7 @@ impl Service {
 impl Health {
     fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
-            kind: section.required("kind", word(HEALTH_KINDS)),
+            kind: section.required("kind", r#""tcp""#, word(HEALTH_KINDS)),
             interval: section.or("interval", s(2), duration(ms(10)..=HOUR)),
             timeout: section.or("timeout", s(1), duration(ms(1)..=HOUR)),
             rise: section.or("rise", 2, number(1..=100)),
@@ -218,8 +228,8 @@ impl Health {
 impl Backend {
     fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
-            name: section.required("name", name),
-            address: section.required("address", socket_address),
+            name: section.required("name", r#""b1""#, name),
+            address: section.required("address", r#""198.51.100.21:8080""#, backend_address),
             weight: section.or("weight", 1, number(1..=256)),
         }
     }

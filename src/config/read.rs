@@ -1,157 +1,54 @@
 //! Reading TOML that may be wrong: every value with its place, every mistake collected.
 //!
-//! A [`Section`] is taken apart key by key; what is left when it ends is unknown. [`Reported`] can
-//! only be made by reporting a mistake, so a value that is not there has always been explained.
+//! A [`Section`] is taken apart key by key; what is left when it ends is unknown.
 
-use std::cell::RefCell;
 use std::ops::RangeInclusive;
 
 use toml::de::{DeTable, DeValue};
 
-use super::error::{ConfigError, ConfigErrors, Place};
-use super::units::{Fault, closest};
+use super::report::{At, Field, List, Located, Report, Reported};
+use super::units::{Fault, Read, closest, described, shown};
 
-/// Proof that a mistake has been reported.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Reported(());
-
-/// Where a value stands.
-#[derive(Clone, Debug)]
-pub(super) struct At {
-    /// Line and column.
-    pub(super) place: Place,
-    /// Key path.
-    pub(super) key: String,
-}
-
-impl At {
-    /// The place of something below: `.key` or `[index]`.
-    fn below(&self, place: Place, step: &str) -> Self {
-        let dot = if self.key.is_empty() || step.starts_with('[') {
-            ""
-        } else {
-            "."
-        };
-        Self {
-            place,
-            key: format!("{}{dot}{step}", self.key),
+/// Reads the whole text of this report.
+pub(super) fn root<'i, T>(
+    report: &Report<'i>,
+    read: impl FnOnce(&mut Section<'_, 'i>) -> T,
+) -> Result<T, Reported> {
+    let at = |offset| At {
+        place: report.place(offset),
+        key: String::new(),
+    };
+    match DeTable::parse(report.text) {
+        Ok(table) => Ok(section(report, at(0), table.into_inner(), read)),
+        Err(error) => {
+            let offset = error.span().map_or(0, |span| span.start);
+            let what = format!("not TOML: {}", error.message());
+            let remedy = "see https://toml.io for the syntax";
+            Err(report.fault(&at(offset), Fault::new(what, remedy)))
         }
     }
 }
 
-/// A value and where it stands.
-#[derive(Clone, Debug)]
-pub(super) struct Located<T> {
-    /// The value.
-    pub(super) value: T,
-    /// Its place; that of its section if it is a default.
-    pub(super) at: At,
-}
-
-/// A value, or the proof that its absence has been reported.
-pub(super) type Field<T> = Result<Located<T>, Reported>;
-
-/// Those of a list's elements that are good, and proofs for the others.
-pub(super) type List<T> = Vec<Result<T, Reported>>;
-
-/// The mistakes found so far.
-pub(super) struct Report {
-    /// Where each line starts.
-    lines: Vec<usize>,
-    text: String,
-    errors: RefCell<Vec<ConfigError>>,
-}
-
-impl Report {
-    /// An empty report on this text.
-    pub(super) fn new(text: &str) -> Self {
-        let after_newline = text.match_indices('\n').map(|(at, _)| at + 1);
-        Self {
-            lines: std::iter::once(0).chain(after_newline).collect(),
-            text: text.to_owned(),
-            errors: RefCell::default(),
-        }
-    }
-
-    /// Reads the whole text.
-    pub(super) fn root<T>(
-        &self,
-        read: impl FnOnce(&mut Section<'_, '_>) -> T,
-    ) -> Result<T, Reported> {
-        let at = |offset| At {
-            place: self.place(offset),
-            key: String::new(),
-        };
-        match DeTable::parse(&self.text) {
-            Ok(table) => Ok(self.section(at(0), table.into_inner(), read)),
-            Err(error) => {
-                let offset = error.span().map_or(0, |span| span.start);
-                Err(self.fault(
-                    &at(offset),
-                    Fault::new(
-                        format!("not TOML: {}", error.message()),
-                        "see https://toml.io for the syntax",
-                    ),
-                ))
-            }
-        }
-    }
-
-    /// Reports a mistake.
-    pub(super) fn fault(&self, at: &At, fault: Fault) -> Reported {
-        self.errors.borrow_mut().push(ConfigError {
-            place: at.place,
-            key: at.key.clone(),
-            what: fault.what,
-            remedy: fault.remedy,
-        });
-        Reported(())
-    }
-
-    /// The result, unless there were mistakes; these in the order of the file.
-    pub(super) fn finish<T>(self, result: Result<T, Reported>) -> Result<T, ConfigErrors> {
-        let mut errors = self.errors.into_inner();
-        match result {
-            Ok(value) if errors.is_empty() => Ok(value),
-            _ => {
-                errors.sort_by(|a, b| (a.place, &a.key).cmp(&(b.place, &b.key)));
-                Err(ConfigErrors(errors))
-            }
-        }
-    }
-
-    fn place(&self, offset: usize) -> Place {
-        let line = self.lines.partition_point(|start| *start <= offset).max(1);
-        let start = self.lines[line - 1];
-        let before = self.text.as_bytes().get(start..offset).unwrap_or_default();
-        let characters = String::from_utf8_lossy(before).chars().count();
-        Place {
-            line: u32::try_from(line).unwrap_or(u32::MAX),
-            column: u32::try_from(characters + 1).unwrap_or(u32::MAX),
-        }
-    }
-
-    fn section<'i, T>(
-        &self,
-        at: At,
-        values: DeTable<'i>,
-        read: impl FnOnce(&mut Section<'_, 'i>) -> T,
-    ) -> T {
-        let mut section = Section {
-            report: self,
-            at,
-            values,
-            known: Vec::new(),
-        };
-        let result = read(&mut section);
-        section.report_unknown();
-        result
-    }
+fn section<'i, T>(
+    report: &Report<'i>,
+    at: At,
+    values: DeTable<'i>,
+    read: impl FnOnce(&mut Section<'_, 'i>) -> T,
+) -> T {
+    let mut section = Section {
+        report,
+        at,
+        values,
+        known: Vec::new(),
+    };
+    let result = read(&mut section);
+    section.report_unknown();
+    result
 }
 
 /// A table that is being taken apart.
 pub(super) struct Section<'r, 'i> {
-    report: &'r Report,
+    report: &'r Report<'i>,
     at: At,
     values: DeTable<'i>,
     known: Vec<&'static str>,
@@ -163,16 +60,15 @@ impl<'i> Section<'_, 'i> {
         self.at.clone()
     }
 
-    /// A value that must be there.
+    /// A value that must be there, for example this one.
     pub(super) fn required<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+        example: &str,
+        read: impl FnOnce(&DeValue<'_>) -> Read<T>,
     ) -> Field<T> {
-        match self.optional(key, read) {
-            Some(field) => field,
-            None => Err(self.missing(key, "add")),
-        }
+        self.optional(key, read)
+            .unwrap_or_else(|| Err(self.missing(key, &format!("{key} = {example}"))))
     }
 
     /// A value that may be left out.
@@ -180,7 +76,7 @@ impl<'i> Section<'_, 'i> {
         &mut self,
         key: &'static str,
         default: T,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+        read: impl FnOnce(&DeValue<'_>) -> Read<T>,
     ) -> Field<T> {
         self.optional(key, read).unwrap_or_else(|| {
             Ok(Located {
@@ -194,40 +90,37 @@ impl<'i> Section<'_, 'i> {
     pub(super) fn optional<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+        read: impl FnOnce(&DeValue<'_>) -> Read<T>,
     ) -> Option<Field<T>> {
         let Located { value, at } = self.take(key)?;
         Some(self.leaf(&value, at, read))
     }
 
-    /// A list of values that must be there, this long.
+    /// A list of values that must be there, for example this one, and this long.
     pub(super) fn list<T>(
         &mut self,
         key: &'static str,
+        example: &str,
         length: RangeInclusive<usize>,
-        read: impl Fn(&DeValue<'_>) -> Result<T, Fault>,
+        read: impl Fn(&DeValue<'_>) -> Read<T>,
     ) -> List<Located<T>> {
-        let Some(Located { value, at }) = self.take(key) else {
-            return vec![Err(self.missing(key, "add"))];
-        };
-        let DeValue::Array(values) = value else {
-            let what = format!("{} instead of a list", described(&value));
-            let remedy = format!("write {key} = [\"...\"]");
-            return vec![Err(self.report.fault(&at, Fault::new(what, remedy)))];
-        };
-        let count = values.len();
-        let mut list: List<_> = values
-            .into_iter()
-            .enumerate()
-            .map(|(n, value)| {
-                let at = at.below(self.report.place(value.span().start), &format!("[{n}]"));
-                self.leaf(value.get_ref(), at, &read)
-            })
-            .collect();
-        if !length.contains(&count) {
-            list.push(Err(self.miscounted(&at, "values", count, &length)));
-        }
-        list
+        let shape = format!("{key} = {example}");
+        self.elements(key, &shape, "values", length, |section, value, at| {
+            section.leaf(&value, at, &read)
+        })
+    }
+
+    /// `[[tables]]` that must be there, this many.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &'static str,
+        length: RangeInclusive<usize>,
+        read: impl Fn(&mut Section<'_, 'i>) -> T,
+    ) -> List<T> {
+        let shape = format!("[[{}]]", self.at.header(key));
+        self.elements(key, &shape, "sections", length, |section, value, at| {
+            section.subsection(value, at, &shape, &read)
+        })
     }
 
     /// A `[table]`, if it is there.
@@ -237,7 +130,8 @@ impl<'i> Section<'_, 'i> {
         read: impl FnOnce(&mut Section<'_, 'i>) -> T,
     ) -> Option<Result<T, Reported>> {
         let Located { value, at } = self.take(key)?;
-        Some(self.subsection(value, at, "[", "]", read))
+        let shape = format!("[{}]", self.at.header(key));
+        Some(self.subsection(value, at, &shape, read))
     }
 
     /// A `[table]` that must be there.
@@ -246,53 +140,20 @@ impl<'i> Section<'_, 'i> {
         key: &'static str,
         read: impl FnOnce(&mut Section<'_, 'i>) -> T,
     ) -> Result<T, Reported> {
-        match self.table(key, read) {
-            Some(table) => table,
-            None => Err(self.missing_table(key, "[", "]")),
-        }
+        self.table(key, read)
+            .unwrap_or_else(|| Err(self.missing(key, &format!("[{}]", self.at.header(key)))))
     }
 
     /// A `[table]` that may be left out: then all its keys are.
     pub(super) fn default_table<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(&mut Section<'_, 'i>) -> T,
+        read: impl Fn(&mut Section<'_, 'i>) -> T,
     ) -> Result<T, Reported> {
-        match self.take(key) {
-            Some(Located { value, at }) => self.subsection(value, at, "[", "]", read),
-            None => {
-                let at = self.at.below(self.at.place, key);
-                Ok(self.report.section(at, DeTable::new(), read))
-            }
-        }
-    }
-
-    /// `[[tables]]` that must be there, this many.
-    pub(super) fn tables<T>(
-        &mut self,
-        key: &'static str,
-        length: RangeInclusive<usize>,
-        mut read: impl FnMut(&mut Section<'_, 'i>) -> T,
-    ) -> List<T> {
-        let Some(Located { value, at }) = self.take(key) else {
-            return vec![Err(self.missing_table(key, "[[", "]]"))];
-        };
-        let DeValue::Array(values) = value else {
-            return vec![Err(self.not_a_table(&value, &at, "[[", "]]"))];
-        };
-        let count = values.len();
-        let mut list: List<_> = values
-            .into_iter()
-            .enumerate()
-            .map(|(n, value)| {
-                let at = at.below(self.report.place(value.span().start), &format!("[{n}]"));
-                self.subsection(value.into_inner(), at, "[[", "]]", &mut read)
-            })
-            .collect();
-        if !length.contains(&count) {
-            list.push(Err(self.miscounted(&at, "sections", count, &length)));
-        }
-        list
+        self.table(key, &read).unwrap_or_else(|| {
+            let at = self.at.below(self.at.place, key);
+            Ok(section(self.report, at, DeTable::new(), read))
+        })
     }
 
     fn take(&mut self, key: &'static str) -> Option<Located<DeValue<'i>>> {
@@ -309,7 +170,7 @@ impl<'i> Section<'_, 'i> {
         &self,
         value: &DeValue<'_>,
         at: At,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+        read: impl FnOnce(&DeValue<'_>) -> Read<T>,
     ) -> Field<T> {
         match read(value) {
             Ok(value) => Ok(Located { value, at }),
@@ -321,76 +182,75 @@ impl<'i> Section<'_, 'i> {
         &self,
         value: DeValue<'i>,
         at: At,
-        open: &str,
-        close: &str,
+        shape: &str,
         read: impl FnOnce(&mut Section<'_, 'i>) -> T,
     ) -> Result<T, Reported> {
-        match value {
-            DeValue::Table(values) => Ok(self.report.section(at, values, read)),
-            other => Err(self.not_a_table(&other, &at, open, close)),
-        }
-    }
-
-    fn not_a_table(&self, value: &DeValue<'_>, at: &At, open: &str, close: &str) -> Reported {
-        let what = format!("{} instead of a section", described(value));
-        let header: String = at.key.split('[').step_by(2).collect();
-        let remedy = format!("write {open}{header}{close} and its keys below");
-        self.report.fault(at, Fault::new(what, remedy))
-    }
-
-    fn missing(&self, key: &str, verb: &str) -> Reported {
-        let at = self.at.below(self.at.place, key);
-        let fault = Fault::new("missing", format!("{verb} `{key} = ...` to this section"));
-        self.report.fault(&at, fault)
-    }
-
-    fn missing_table(&self, key: &str, open: &str, close: &str) -> Reported {
-        let at = self.at.below(self.at.place, key);
-        let fault = Fault::new("missing", format!("add a section {open}{}{close}", at.key));
-        self.report.fault(&at, fault)
-    }
-
-    fn miscounted(
-        &self,
-        at: &At,
-        things: &str,
-        count: usize,
-        length: &RangeInclusive<usize>,
-    ) -> Reported {
-        let (least, most) = (length.start(), length.end());
-        let wanted = if least == most {
-            format!("exactly {least}")
-        } else {
-            format!("{least} to {most}")
+        let DeValue::Table(values) = value else {
+            let what = format!("{} instead of a section", described(&value));
+            return Err(self.report.fault(&at, Fault::new(what, write(shape))));
         };
-        let fault = Fault::new(format!("{count} {things}"), format!("write {wanted}"));
-        self.report.fault(at, fault)
+        Ok(section(self.report, at, values, read))
+    }
+
+    fn elements<T>(
+        &mut self,
+        key: &'static str,
+        shape: &str,
+        things: &str,
+        length: RangeInclusive<usize>,
+        read: impl Fn(&Self, DeValue<'i>, At) -> Result<T, Reported>,
+    ) -> List<T> {
+        let Some(Located { value, at }) = self.take(key) else {
+            return vec![Err(self.missing(key, shape))];
+        };
+        let DeValue::Array(values) = value else {
+            let what = format!("{} instead of a list", described(&value));
+            return vec![Err(self.report.fault(&at, Fault::new(what, write(shape))))];
+        };
+        let count = values.len();
+        let mut list: List<_> = values
+            .into_iter()
+            .enumerate()
+            .map(|(n, value)| {
+                let place = self.report.place(value.span().start);
+                read(self, value.into_inner(), at.below(place, &format!("[{n}]")))
+            })
+            .collect();
+        if !length.contains(&count) {
+            let (least, most) = length.into_inner();
+            let wanted = match least == most {
+                true => format!("exactly {least}"),
+                false => format!("{least} to {most}"),
+            };
+            let fault = Fault::new(format!("{count} {things}"), write(&wanted));
+            list.push(Err(self.report.fault(&at, fault)));
+        }
+        list
+    }
+
+    fn missing(&self, key: &str, shape: &str) -> Reported {
+        let at = self.at.below(self.at.place, key);
+        self.report
+            .fault(&at, Fault::new("missing", format!("add {shape}")))
     }
 
     fn report_unknown(&self) {
         for (key, _) in &self.values {
-            let at = self
-                .at
-                .below(self.report.place(key.span().start), key.get_ref());
+            let place = self.report.place(key.span().start);
+            let at = self.at.below(place, &shown(key.get_ref()));
             let known = self.known.iter().copied();
             let remedy = match closest(key.get_ref(), known.clone()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
+                None => format!(
+                    "remove it; known here: {}",
+                    known.collect::<Vec<_>>().join(", ")
+                ),
             };
             self.report.fault(&at, Fault::new("unknown key", remedy));
         }
     }
 }
 
-/// The kind of a value, with its article.
-pub(super) fn described(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "an integer",
-        DeValue::Float(_) => "a fractional number",
-        DeValue::Boolean(_) => "a boolean",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a section",
-    }
+fn write(what: &str) -> String {
+    format!("write {what}")
 }

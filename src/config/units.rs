@@ -9,8 +9,6 @@ use humantime::{format_duration, parse_duration};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::read::described;
-
 /// Longest name, in bytes.
 pub(super) const MAX_NAME: usize = 64;
 /// Longest name of an interface, in bytes (`IFNAMSIZ` less the final zero, netdevice(7)).
@@ -45,6 +43,28 @@ fn string<'v>(value: &'v DeValue<'_>, example: &str) -> Read<&'v str> {
             format!("write it in quotes, like \"{example}\""),
         )
     })
+}
+
+/// The kind of a value, with its article.
+pub(super) fn described(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a fractional number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a section",
+    }
+}
+
+/// Text of the file within a message: on one line, without control characters, not endless.
+pub(super) fn shown(text: &str) -> String {
+    let mut start: String = text.chars().take(MAX_NAME).collect();
+    if start.len() < text.len() {
+        start.push_str("...");
+    }
+    start.escape_debug().to_string()
 }
 
 /// `true` or `false`.
@@ -98,7 +118,7 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>)
         }
         let duration = parse_duration(text).map_err(|error| {
             Fault::new(
-                format!("`{text}` is no duration: {error}"),
+                format!("`{}` is no duration: {error}", shown(text)),
                 "write a number and a unit, like \"100ms\", \"1s\" or \"5m\"",
             )
         })?;
@@ -136,7 +156,10 @@ pub(super) fn word<T: Copy>(
                 format!("write {}", quoted.join(" or "))
             }
         };
-        Err(Fault::new(format!("unknown word `{text}`"), remedy))
+        Err(Fault::new(
+            format!("unknown word `{}`", shown(text)),
+            remedy,
+        ))
     }
 }
 
@@ -148,7 +171,7 @@ pub(super) fn name(value: &DeValue<'_>) -> Read<String> {
         return Ok(text.to_owned());
     }
     Err(Fault::new(
-        format!("`{text}` is no name"),
+        format!("`{}` is no name", shown(text)),
         format!("write 1 to {MAX_NAME} of A-Z, a-z, 0-9, `.`, `_`, `-`"),
     ))
 }
@@ -162,7 +185,7 @@ pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
         return Ok(text.to_owned());
     }
     Err(Fault::new(
-        format!("`{text}` is no name of an interface"),
+        format!("`{}` is no name of an interface", shown(text)),
         format!(
             "write 1 to {MAX_INTERFACE} characters without spaces, `/`, `:` or `%`, like \"eth0\""
         ),
@@ -172,12 +195,13 @@ pub(super) fn interface(value: &DeValue<'_>) -> Read<String> {
 /// The path of a file, from the root.
 pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
     let example = "/etc/tandem/cluster.key";
-    let path = PathBuf::from(string(value, example)?);
+    let text = string(value, example)?;
+    let path = PathBuf::from(text);
     if path.is_absolute() {
         return Ok(path);
     }
     Err(Fault::new(
-        format!("`{}` does not begin at the root", path.display()),
+        format!("`{}` does not begin at the root", shown(text)),
         format!("write the whole path, like \"{example}\""),
     ))
 }
@@ -188,7 +212,7 @@ pub(super) fn node_address(value: &DeValue<'_>) -> Read<IpAddr> {
     let text = string(value, example)?;
     let address = text.parse().map_err(|_| {
         Fault::new(
-            format!("`{text}` is no IP address"),
+            format!("`{}` is no IP address", shown(text)),
             format!("write the bare address, without name, port or prefix, like \"{example}\""),
         )
     })?;
@@ -203,12 +227,12 @@ pub(super) fn vip_address(value: &DeValue<'_>) -> Read<IpNet> {
         Ok(address) => {
             let prefix = if address.is_ipv4() { 24 } else { 64 };
             Fault::new(
-                format!("`{text}` has no prefix"),
+                format!("`{}` has no prefix", shown(text)),
                 format!("add the prefix of its subnet, like \"{text}/{prefix}\""),
             )
         }
         Err(_) => Fault::new(
-            format!("`{text}` is no address with a prefix"),
+            format!("`{}` is no address with a prefix", shown(text)),
             "write an address and the prefix of its subnet, like \"192.0.2.100/24\"",
         ),
     })?;
@@ -233,19 +257,34 @@ pub(super) fn vip_address(value: &DeValue<'_>) -> Read<IpNet> {
     Ok(net)
 }
 
-/// Where a service listens, or a backend.
-pub(super) fn socket_address(value: &DeValue<'_>) -> Read<SocketAddr> {
+/// Where a service listens. That it is a VIP is checked when the VIPs are known.
+pub(super) fn listen_address(value: &DeValue<'_>) -> Read<SocketAddr> {
     let text = string(value, "192.0.2.100:80")?;
     let address: SocketAddr = text.parse().map_err(|_| {
         Fault::new(
-            format!("`{text}` is no address with a port"),
+            format!("`{}` is no address with a port", shown(text)),
             "write an IP address and a port, like \"192.0.2.100:80\" or \"[2001:db8::100]:80\"",
         )
     })?;
-    usable(address.ip())?;
     if address.port() == 0 {
         return Err(Fault::new("port 0", "write a port from 1 to 65535"));
     }
+    match address {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => Err(Fault::new(
+            format!(
+                "`{}` names an interface by a number of one host",
+                shown(text)
+            ),
+            format!("write \"[{}]:{}\"", v6.ip(), v6.port()),
+        )),
+        _ => Ok(address),
+    }
+}
+
+/// Where a backend listens.
+pub(super) fn backend_address(value: &DeValue<'_>) -> Read<SocketAddr> {
+    let address = listen_address(value)?;
+    usable(address.ip())?;
     Ok(address)
 }
 
@@ -270,10 +309,11 @@ fn usable(address: IpAddr) -> Read<()> {
 
 /// The word that was probably meant, if one is near enough.
 pub(super) fn closest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    let longest = word.chars().count() / 3;
+    let far = (word.chars().count() / 3).clamp(1, 3);
     known
+        .filter(|near| near.len().abs_diff(word.len()) <= 2 * far)
         .map(|near| (distance(word, near), near))
-        .filter(|(distance, _)| *distance <= longest.clamp(1, 3))
+        .filter(|(distance, _)| *distance <= far)
         .min()
         .map(|(_, near)| near)
 }

@@ -1,0 +1,127 @@
+//! The private device that carries the floating addresses.
+//!
+//! A TUN device that is not persistent: it lives as long as our descriptor, so the kernel removes
+//! it, and the addresses with it, when the process dies. Nothing is ever sent through it; what the
+//! kernel says on it by itself is thrown away.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::net::if_::if_nametoindex;
+
+use super::KernelError;
+use super::netlink::Netlink;
+
+const CLONE_DEVICE: &str = "/dev/net/tun";
+/// Packets thrown away at once.
+const AT_ONCE: usize = 64;
+
+nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
+
+/// The device.
+#[derive(Debug)]
+pub(super) struct Tun {
+    file: File,
+    index: u32,
+}
+
+impl Tun {
+    /// Makes the device and brings it up.
+    pub(super) fn create(
+        netlink: &mut Netlink,
+        name: &str,
+        ipv6: bool,
+    ) -> Result<Self, KernelError> {
+        // std opens with O_CLOEXEC: a child that kept it would keep the addresses.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(CLONE_DEVICE)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => KernelError::NoTun(error),
+                Some(libc::EACCES | libc::EPERM) => KernelError::TunForbidden(error),
+                _ => KernelError::io("open /dev/net/tun", error),
+            })?;
+        let request = request(name)?;
+        // SAFETY: the request is a whole ifreq, and the kernel only reads and writes within it.
+        unsafe { tun_set_iff(file.as_raw_fd(), &raw const request) }.map_err(|errno| {
+            let device = name.to_owned();
+            match errno {
+                nix::Error::EBUSY => KernelError::DeviceExists { device },
+                nix::Error::EPERM => KernelError::NoNetAdmin(errno.into()),
+                _ => KernelError::io("create the device", errno.into()),
+            }
+        })?;
+        let index = if_nametoindex(name)
+            .map_err(|errno| KernelError::io("find the new device", errno.into()))?;
+        let tun = Self { file, index };
+        tun.configure(netlink, name, ipv6)?;
+        Ok(tun)
+    }
+
+    fn configure(&self, netlink: &mut Netlink, name: &str, ipv6: bool) -> Result<(), KernelError> {
+        let quiet = netlink.no_generated_addresses(self.index);
+        if ipv6 {
+            let switch = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+            let on = std::fs::read_to_string(Path::new(&switch));
+            if !on.is_ok_and(|value| value.trim() == "0") {
+                let device = name.to_owned();
+                return Err(KernelError::NoIpv6 { device });
+            }
+            quiet.map_err(|error| KernelError::io("switch IPv6 autoconfiguration off", error))?;
+        }
+        netlink
+            .set_up(self.index)
+            .map_err(|error| KernelError::io("bring the device up", error))
+    }
+
+    pub(super) const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Throws away what the kernel says. False: the device is gone.
+    pub(super) fn drain(&mut self) -> bool {
+        let mut packet = [0; 2_048];
+        for _ in 0..AT_ONCE {
+            match self.file.read(&mut packet) {
+                Ok(_) => {}
+                Err(error) => {
+                    return matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    );
+                }
+            }
+        }
+        true
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn request(name: &str) -> Result<libc::ifreq, KernelError> {
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
+        let device = name.to_owned();
+        return Err(KernelError::BadName { device });
+    }
+    // Alone (`IFF_TUN_EXCL`): a device that somebody left behind is not taken over.
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL;
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_flags: flags as libc::c_short,
+        },
+    };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
