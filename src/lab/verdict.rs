@@ -59,7 +59,7 @@ pub struct Run {
     pub scenario: Scenario,
     /// From 1.
     pub run: u32,
-    /// Longest time between two successive completed answers to new connections.
+    /// Longest time between two successive completed answers to new connections, from the fault on.
     pub outage_ms: f64,
     /// New connections attempted.
     pub requests_total: usize,
@@ -126,7 +126,9 @@ impl Run {
         let mut run = Self {
             scenario: *scenario,
             run: number,
-            outage_ms: record.outage().map_or(f64::INFINITY, |(_, gap)| ms(gap)),
+            outage_ms: record
+                .outage(harm.at)
+                .map_or(f64::INFINITY, |(_, gap)| ms(gap)),
             requests_total: record.attempts.len(),
             requests_failed: record.failures(),
             detected_by: takeover.map(|it| it.0),
