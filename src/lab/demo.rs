@@ -94,7 +94,7 @@ pub(super) async fn show(config: &LabConfig) -> Result<Outcome, LabError> {
     let settled = killed + SETTLING;
     let owners = watch.stop().owners_max(settled, lab.clock().now());
     println!("\n{}", closing(&record, killed, held.breaks(), owners));
-    let ok = new_master == Some(master.peer()) && now_master == master.peer();
+    let ok = new_master == Some(master.peer()) && now_master == master.peer() && owners < 2;
     Ok(Outcome::of(ok))
 }
 
