@@ -232,7 +232,7 @@ fn closing(record: &Record, killed: Mono, breaks: Breaks, owners: usize) -> Tabl
     table.add_row([
         format!("of {CONNECTIONS} connections kept open"),
         format!(
-            "{} ended with the node that carried them; all were open again after {}",
+            "{} broke; all open again after {}",
             breaks.broken,
             human(breaks.longest)
         ),
