@@ -72,14 +72,16 @@ impl<'f> Check<'f> {
                 self.report.fault(&far.at, Fault::new(what, remedy));
             }
         }
-        if let (Some(near), Some(far)) = (whole(&first.addresses), whole(&second.addresses))
+        let (near, far) = (&first.addresses, &second.addresses);
+        if whole(near)
+            && whole(far)
             && near.len() != far.len()
+            && let Some(Ok(end)) = far.last()
         {
-            let mut at = second.at.clone();
-            if let Some(address) = far.first() {
-                at.place = address.at.place;
-            }
-            at.key.push_str(".addresses");
+            let at = At {
+                place: end.at.place,
+                key: format!("{}.addresses", second.at.key),
+            };
             let what = format!("{} here, but {} in {}", far.len(), near.len(), first.at.key);
             let remedy = "write one address for each path, in the same order on both nodes";
             self.report.fault(&at, Fault::new(what, remedy));
@@ -168,9 +170,7 @@ impl<'f> Check<'f> {
                 )
             },
         );
-        if let Some(vips) = whole(&self.file.vips)
-            && vips.iter().all(|vip| vip.address.is_ok())
-        {
+        if whole(&self.file.vips) && self.vip_sections().all(|vip| vip.address.is_ok()) {
             let vips: BTreeSet<IpAddr> = self.vip_addresses().map(|vip| vip.value.addr()).collect();
             for address in listen().filter(|address| !vips.contains(&address.value.ip())) {
                 let known: Vec<_> = vips.iter().take(LISTED).map(IpAddr::to_string).collect();
@@ -179,11 +179,7 @@ impl<'f> Check<'f> {
                 self.report.fault(&address.at, Fault::new(what, remedy));
             }
         }
-        if let Some(services) = whole(&self.file.services)
-            && services
-                .iter()
-                .all(|service| whole(&service.listen).is_some())
-        {
+        if whole(&self.file.services) && self.services().all(|service| whole(&service.listen)) {
             let used: BTreeSet<IpAddr> = listen().map(|address| address.value.ip()).collect();
             for vip in self.vip_addresses() {
                 let address = vip.value.addr();
@@ -223,17 +219,17 @@ impl<'f> Check<'f> {
         };
         if timeout.value > interval.value {
             // The one of the two that was written stands after the section's beginning.
-            let at = [&timeout.at, &interval.at]
-                .into_iter()
-                .max_by_key(|at| at.place);
+            let at = match timeout.at.place > interval.at.place {
+                true => &timeout.at,
+                false => &interval.at,
+            };
             let most = format_duration(interval.value);
             let what = format!(
                 "a timeout of {} is longer than the interval of {most}",
                 format_duration(timeout.value)
             );
             let remedy = format!("write a timeout of at most \"{most}\", or a longer interval");
-            self.report
-                .fault(at.unwrap_or(&timeout.at), Fault::new(what, remedy));
+            self.report.fault(at, Fault::new(what, remedy));
         }
     }
 
@@ -296,9 +292,9 @@ impl<'f> Check<'f> {
     }
 }
 
-/// The elements of a list without a mistake.
-fn whole<T>(list: &List<T>) -> Option<Vec<&T>> {
-    list.iter().map(|element| element.as_ref().ok()).collect()
+/// Whether nothing of a list is missing.
+fn whole<T>(list: &List<T>) -> bool {
+    list.iter().all(Result::is_ok)
 }
 
 fn used(value: &impl fmt::Display, first: &At, remedy: &str) -> Fault {

@@ -80,7 +80,7 @@ weight = 2 -> [proxy]⏎workers = 257 => 40:11: proxy.workers: 257 is out of ran
 "lb2" -> "lb1" => 10:8: node[1].name: lb1 is already node[0].name (line 6); give each node its own name
 "192.0.2.12" -> "192.0.2.11" => 12:14: node[1].addresses[0]: 192.0.2.11 is already node[0].addresses[0] (line 8)
 "192.0.2.12" -> "2001:db8::12" => 12:14: node[1].addresses[0]: 2001:db8::12 cannot reach 192.0.2.11 (node[0].addresses[0]); write the addresses of both
-"192.0.2.12" -> "192.0.2.12", "198.51.100.12" => 12:14: node[1].addresses: 2 here, but 1 in node[0]; write one address for each path
+"192.0.2.12" -> "192.0.2.12", "198.51.100.12" => 12:28: node[1].addresses: 2 here, but 1 in node[0]; write one address for each path
 preempt = false -> dead_man = "300ms" => 17:12: election.dead_man: 300ms does not fit the heartbeats; write more than one heartbeat (100ms) and less than heartbeat x misses (300ms)
 preempt = false -> dead_man = "100ms" => 17:12: election.dead_man: 100ms does not fit the heartbeats
 [[service]] -> [[vip]]⏎address = "192.0.2.100/24"⏎interface = "eth1"⏎[[service]] => 24:11: vip[1].address: 192.0.2.100 is already vip[0].address (line 20); write each VIP once

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use toml::de::{DeTable, DeValue};
 
 use super::report::{At, Field, List, Located, Report, Reported};
-use super::units::{Fault, Read, closest, shown};
+use super::units::{Fault, Read, closest, described, shown};
 
 /// Reads the whole text of this report.
 pub(super) fn root<'i, T>(
@@ -253,17 +253,4 @@ impl<'i> Section<'_, 'i> {
 
 fn write(what: &str) -> String {
     format!("write {what}")
-}
-
-/// The kind of a value, with its article.
-pub(super) fn described(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "an integer",
-        DeValue::Float(_) => "a fractional number",
-        DeValue::Boolean(_) => "a boolean",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a section",
-    }
 }

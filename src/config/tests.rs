@@ -122,6 +122,8 @@ fn the_fingerprint_is_of_the_meaning() {
     let ways_to_say_the_same = [
         SAMPLE.replace("# made by `tandem keygen`, mode 0600", ""),
         SAMPLE.replace(" = ", "="),
+        SAMPLE.replace('\n', "\r\n"),
+        format!("\u{feff}{SAMPLE}"),
         sample_with("misses = 3\npreempt = false\n", ""),
         sample_with("rise = 2\nfall = 3\n", "fall = 3\nrise = 0x2\n"),
         sample_with("\"1s\"", "\"1000ms\""),

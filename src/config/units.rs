@@ -9,8 +9,6 @@ use humantime::{format_duration, parse_duration};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::read::described;
-
 /// Longest name, in bytes.
 pub(super) const MAX_NAME: usize = 64;
 /// Longest name of an interface, in bytes (`IFNAMSIZ` less the final zero, netdevice(7)).
@@ -45,6 +43,19 @@ fn string<'v>(value: &'v DeValue<'_>, example: &str) -> Read<&'v str> {
             format!("write it in quotes, like \"{example}\""),
         )
     })
+}
+
+/// The kind of a value, with its article.
+pub(super) fn described(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a fractional number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a section",
+    }
 }
 
 /// Text of the file within a message: on one line, without control characters, not endless.
@@ -298,10 +309,11 @@ fn usable(address: IpAddr) -> Read<()> {
 
 /// The word that was probably meant, if one is near enough.
 pub(super) fn closest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    let longest = word.chars().count() / 3;
+    let far = (word.chars().count() / 3).clamp(1, 3);
     known
+        .filter(|near| near.len().abs_diff(word.len()) <= 2 * far)
         .map(|near| (distance(word, near), near))
-        .filter(|(distance, _)| *distance <= longest.clamp(1, 3))
+        .filter(|(distance, _)| *distance <= far)
         .min()
         .map(|(_, near)| near)
 }

@@ -32,7 +32,8 @@ struct Stage {
     tasks: JoinSet<()>,
 }
 
-/// Where a stage's node answers, drops its asks, or lets them wait.
+/// What a stage's node does with what it is asked.
+#[derive(Clone, Copy)]
 enum NodeIs {
     Awake,
     Gone,
@@ -152,7 +153,8 @@ async fn each_request_comes_back_answered() {
 async fn a_bad_line_is_explained_and_counted_and_the_connection_goes_on() {
     let stage = Stage::new();
     let mut client = stage.client().await;
-    let bad: [(&[u8], &str); 6] = [
+    let bad: [(&[u8], &str); 7] = [
+        (b"{\"request\":\"backend\",\"service\":\"web\",\"backend\":\"b\",\"state\":\"drain\",\"x\":1}", "unknown field `x`"),
         (b"hello", "expected value"),
         (b"", "EOF"),
         (b"{\"request\":\"reboot\"}", "unknown variant `reboot`"),

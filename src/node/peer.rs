@@ -90,7 +90,7 @@ impl Node {
                     self.election.handle_heartbeat(path, life, &heartbeat, now);
                 }
             }
-            Opened::Candidate { incarnation, .. } if self.election.confirms(&heartbeat) => {
+            Opened::Candidate { incarnation, .. } if self.election.confirms(&heartbeat, now) => {
                 self.link.opener.confirm(incarnation);
                 self.election
                     .handle_heartbeat(path, incarnation, &heartbeat, now);

@@ -35,6 +35,10 @@ mod source;
 #[cfg(test)]
 mod convergence_test;
 #[cfg(test)]
+mod sink_test;
+#[cfg(test)]
+mod source_test;
+#[cfg(test)]
 mod tests;
 
 use thiserror::Error;

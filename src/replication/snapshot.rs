@@ -1,6 +1,7 @@
 //! The source's state as it was at one position, told in pieces while writes go on.
 //!
-//! Nothing is copied at the beginning: the walk reads the living tables in the order of their keys.
+//! Nothing is copied at the beginning (a copy of two million connections takes longer than a node
+//! may be without a turn): the walk reads the living tables in the order of their keys.
 //! A write to an entry that the walk has yet to reach first puts the old entry aside, and the walk
 //! tells that one instead. So the whole is exactly the state at the position, and has exactly as
 //! many items as it had; the price is one kept entry for each entry that changes ahead of the walk,

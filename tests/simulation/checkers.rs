@@ -145,8 +145,15 @@ impl World {
             }
             let since = *since.get_or_insert(self.now);
             if self.now - since > 50 * MS {
+                let kernel = &host.kernel;
                 return Err(format!(
-                    "machine {machine} holds the address without being master"
+                    "machine {machine} holds the address without being master: {kernel:?} {:?}",
+                    host.process.as_ref().map(|p| (
+                        p.node.role(),
+                        p.paused_until,
+                        p.last_turn,
+                        p.node.status(p.clock(self.now))
+                    ))
                 ));
             }
             let newest = host

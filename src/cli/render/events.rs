@@ -79,6 +79,7 @@ const fn word(cause: Cause) -> &'static str {
         Cause::Resigned => "resigned",
         Cause::Handover => "handover",
         Cause::Preempt => "preempt",
+        Cause::EpochRaised => "epoch raised",
         Cause::MasterHeard => "master heard",
         Cause::Rival => "rival",
         Cause::Unheard => "unheard",
