@@ -1,1 +1,302 @@
-//! TODO
+//! The composition root: adapters meet the node.
+//!
+//! Owns: start and stop, and which thread runs what. Never: decides anything; the turn loop
+//! (`turn`) carries inputs to the node and outputs to the adapters.
+//!
+//! ```text
+//!   main thread, real-time if the host allows it         ordinary threads
+//!  ┌──────────────────────────────────────────────┐
+//!  │ turn loop ── Node                            │      tandem-proxy-N   connections
+//!  │   heartbeats   session with the peer         │      tandem-kernel    addresses, ARP, ND
+//!  │   dead-man timer, watchdog                   │      tandem-control   control socket, checks
+//!  └──────────────────────────────────────────────┘
+//! ```
+//!
+//! Every arrow between threads is a bounded channel. The turn loop never waits for one: what does
+//! not fit is dropped and counted, and each adapter's documentation says how that heals.
+
+mod turn;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread;
+
+use tokio::runtime;
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::control::{self, Asked};
+use crate::datapath::{self, Proxy};
+use crate::model::{NodeId, Secret};
+use crate::net::clock::{self, Clock};
+use crate::net::guard::{self, DeadMan};
+use crate::net::heartbeat::Heartbeats;
+use crate::net::kernel::{self, Kernel};
+use crate::net::key;
+use crate::net::session::{Session, Settings};
+use crate::node::{Identity, Node};
+use crate::probe::Prober;
+use crate::wire::replication::{Hello, PROTOCOL};
+
+use turn::{Adapters, Arrivals, TurnLoop};
+
+/// Batches of flow events that wait for the turn loop.
+const FLOW_BATCHES: usize = 1_024;
+/// Reports, frames, results and requests that wait for the turn loop, of each kind.
+const QUEUE: usize = 1_024;
+/// Health checks at once.
+const PROBES: usize = 256;
+/// SCHED_FIFO priority of the turn loop: above ordinary work, below the kernel's own threads.
+const PRIORITY: i32 = 40;
+
+/// What `tandem run` was told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Name of this node; none: the host name.
+    pub node: Option<String>,
+    /// Where to put the control socket.
+    pub control: PathBuf,
+}
+
+/// Why the daemon cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The configuration, rendered with its places.
+    #[error("{0}")]
+    Config(String),
+    /// The configuration file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    ConfigFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] control::ControlError),
+    /// The data path.
+    #[error(transparent)]
+    Datapath(#[from] datapath::DatapathError),
+    /// The cluster key.
+    #[error(transparent)]
+    Key(#[from] key::KeyError),
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] kernel::KernelError),
+    /// The configuration has no node of this name.
+    #[error("no [[node]] is named {name:?}; there are {known}: name this node with --node")]
+    Nameless {
+        /// What was looked for.
+        name: String,
+        /// Those of the file.
+        known: String,
+    },
+    /// The operating system refused something that nothing works without.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Fatal {
+    /// The process's exit code (sysexits.h).
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::ConfigFile { .. } | Self::Key(_) | Self::Nameless { .. } => 64,
+            Self::Control(_) | Self::Datapath(_) | Self::Kernel(_) | Self::System { .. } => 70,
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> Fatal {
+    move |source| Fatal::System { what, source }
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+///
+/// What kept it from starting.
+pub fn run(options: &Options) -> Result<(), Fatal> {
+    let config = Arc::new(read_config(&options.config)?);
+    let me = find_node(&config, options.node.as_deref())?;
+    let secret = key::load(&config.cluster.key_file)?;
+    for what in guard::prepare().shortfalls {
+        tracing::warn!("{what}");
+    }
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the turn loop's runtime"))?;
+    runtime.block_on(start(&config, me, &secret, options))
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+///
+/// It cannot be read, or it has mistakes.
+pub fn read_config(path: &Path) -> Result<Config, Fatal> {
+    let text = std::fs::read_to_string(path).map_err(|source| Fatal::ConfigFile {
+        path: path.to_owned(),
+        source,
+    })?;
+    Config::parse(&text)
+        .map_err(|errors| Fatal::Config(errors.render(&path.display().to_string(), &text, false)))
+}
+
+fn find_node(config: &Config, name: Option<&str>) -> Result<NodeId, Fatal> {
+    let host = || nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => host().map_err(|errno| system("read the host name")(errno.into()))?,
+    };
+    let known = || NodeId::BOTH.map(|id| format!("{:?}", config.node(id).name));
+    config.node_named(&name).ok_or_else(|| Fatal::Nameless {
+        known: known().join(" and "),
+        name,
+    })
+}
+
+/// Starts the adapters and turns until the node has stopped.
+///
+/// The order: the device of the addresses first, so that its descriptor is the lowest and closes
+/// last when the process dies (`net::kernel`); listeners before the first heartbeat, so that a
+/// node that may become master can serve; real-time priority last, so that no other thread
+/// inherits it.
+async fn start(
+    config: &Arc<Config>,
+    me: NodeId,
+    secret: &Secret,
+    options: &Options,
+) -> Result<(), Fatal> {
+    let clock = Clock::start();
+    let incarnation = clock::incarnation();
+    let seed = u64::from_le_bytes(clock::entropy());
+
+    let (reports, kernel_reports) = mpsc::channel(QUEUE);
+    let kernel = Kernel::start(config, reports).await?;
+    let (events, flows) = mpsc::channel(FLOW_BATCHES);
+    let proxy = Proxy::start(config, events, seed)?;
+    let rejected = Arc::new(AtomicU64::new(0));
+    let (asks, requests) = mpsc::channel(QUEUE);
+    let (results, probes) = mpsc::channel(QUEUE);
+    let prober = start_control(options, asks, Arc::clone(&rejected), results)?;
+    let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>());
+    let (session_events, session_arrivals) = mpsc::channel(QUEUE);
+    let hello = Hello {
+        protocol: PROTOCOL,
+        node: me,
+        incarnation,
+        config_hash: config.hash,
+    };
+    let session = Session::start(
+        Settings {
+            me,
+            paths: paths(config, me)
+                .map(|(_, here, there)| (here, there))
+                .collect(),
+            cluster: config.cluster.name.clone(),
+            secret: secret.clone(),
+            hello,
+        },
+        session_events,
+    );
+
+    if let Err(what) = guard::real_time(PRIORITY) {
+        tracing::warn!("{what}");
+    }
+    let dead_man =
+        DeadMan::arm(config.election.dead_man).map_err(system("arm the dead-man timer"))?;
+    let identity = Identity {
+        node: me,
+        incarnation,
+        started_unix_ms: clock.started_unix_ms(),
+    };
+    let node = Node::new(Arc::clone(config), identity, secret, seed, clock.now());
+    tracing::info!(
+        node = %config.node(me).name,
+        cluster = %config.cluster.name,
+        config = %config.hash,
+        life = %incarnation,
+        "started"
+    );
+    let turn_loop = TurnLoop::new(
+        node,
+        clock,
+        dead_man,
+        Adapters {
+            heartbeats,
+            kernel,
+            prober,
+            proxy,
+            rejected,
+            session,
+        },
+    )
+    .map_err(system("listen for signals"))?;
+    let arrivals = Arrivals {
+        datagrams,
+        flows,
+        kernel_reports,
+        probes,
+        requests,
+        session: session_arrivals,
+    };
+    turn_loop.run(arrivals).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn paths(
+    config: &Config,
+    me: NodeId,
+) -> impl Iterator<
+    Item = (
+        crate::model::PathId,
+        std::net::SocketAddr,
+        std::net::SocketAddr,
+    ),
+> {
+    let port = config.cluster.port;
+    let (mine, peers) = (config.node(me), config.node(me.peer()));
+    config
+        .paths()
+        .zip(mine.addresses.iter().zip(&peers.addresses))
+        .map(move |(path, (here, there))| (path, (*here, port).into(), (*there, port).into()))
+}
+
+/// The thread of what may be slow: operators and health checks.
+fn start_control(
+    options: &Options,
+    asks: mpsc::Sender<Asked>,
+    rejected: Arc<AtomicU64>,
+    results: mpsc::Sender<crate::health::probe::ProbeResult>,
+) -> Result<Prober, Fatal> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the control runtime"))?;
+    let _inside = runtime.enter();
+    let server = control::Server::bind(&options.control)?;
+    let prober = Prober::start(results, PROBES);
+    thread::Builder::new()
+        .name("tandem-control".into())
+        .spawn(move || runtime.block_on(server.serve(asks, rejected)))
+        .map_err(system("start the control thread"))?;
+    Ok(prober)
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.config.display())
+    }
+}

@@ -119,7 +119,8 @@ pub struct ReplicationStatus {
     pub connected: bool,
     /// What this node does on it.
     pub role: ReplicationRole,
-    /// On the source: everything is acknowledged. On the sink: a snapshot is complete.
+    /// On the source: a snapshot is acknowledged, and the sink follows at the lag below. On the
+    /// sink: a snapshot is complete, and every update since.
     pub in_sync: bool,
     /// Epoch of the position.
     pub epoch: u64,
@@ -291,6 +292,8 @@ pub enum Cause {
     Resigned,
     /// A planned switchover.
     Handover,
+    /// A master goes on under a later epoch, since its peer has seen a later one than its own.
+    EpochRaised,
     /// Higher priority, in sync again.
     Preempt,
     /// A master was heard.

@@ -1,2 +1,14 @@
 //! Balancing: which backend a new connection goes to.
+//!
+//! Owns: the compiled routes ([`Routes`]), the algorithms ([`scheduler`]), and the shapes of what
+//! the data path tells about connections ([`flow`]).
+//! Never: opens a connection, knows what is healthy (it is told who is eligible), reads a clock.
+//! Invariants: routes never change once compiled, they are replaced whole; what must survive a
+//! replacement (the rotation's position, the counts of connections) is shared by old and new.
+
 pub mod flow;
+pub mod routes;
+pub mod scheduler;
+
+pub use routes::{Load, Route, Routes, Target};
+pub use scheduler::Picks;

@@ -16,7 +16,7 @@ pub struct Place {
 pub struct ConfigError {
     /// Where.
     pub place: Place,
-    /// Key path, for example `service[0].backend[1].weight`.
+    /// Key path, for example `service[0].backend[1].weight`; empty if the text is no TOML.
     pub key: String,
     /// What is wrong.
     pub what: String,
@@ -32,11 +32,11 @@ impl fmt::Display for ConfigError {
             what,
             remedy,
         } = self;
-        write!(
-            f,
-            "{}:{}: {key}: {what}; {remedy}",
-            place.line, place.column
-        )
+        write!(f, "{}:{}: ", place.line, place.column)?;
+        if !key.is_empty() {
+            write!(f, "{key}: ")?;
+        }
+        write!(f, "{what}; {remedy}")
     }
 }
 

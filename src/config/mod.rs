@@ -3,9 +3,20 @@
 //! One TOML file, the same on both nodes. `Config::parse` either gives a `Config` in which every
 //! cross-reference holds, or *all* the mistakes at once, each with its place and a remedy.
 //! Owns: defaults, ranges, cross-checks. Never: reads files, looks at the host.
+//!
+//! Three steps: `file` reads the text into sections whose every value has a place or the proof that
+//! its mistake is reported (with `read` for shapes and `units` for single values); `check` compares
+//! values with each other; `build` makes the `Config`, which `hash` fingerprints.
 
+mod build;
+mod check;
 mod error;
 mod file;
+mod hash;
+mod read;
+mod render;
+mod report;
+mod units;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -29,9 +40,9 @@ pub struct Config {
     pub election: Election,
     /// `[proxy]`
     pub proxy: Proxy,
-    /// `[[vip]]`: at least one.
+    /// `[[vip]]`: 1 to 256.
     pub vips: Vec<Vip>,
-    /// `[[service]]`: at least one.
+    /// `[[service]]`: 1 to 1,024.
     pub services: Vec<Service>,
     /// Fingerprint of the meaning of the file (not of its comments or spacing).
     pub hash: ConfigHash,
@@ -167,7 +178,12 @@ impl Config {
     ///
     /// Every mistake that can be seen in the text, in the order of the file.
     pub fn parse(text: &str) -> Result<Self, ConfigErrors> {
-        file::load(text)
+        let report = report::Report::new(text);
+        let config = read::root(&report, file::File::read).and_then(|file| {
+            check::check(&file, &report);
+            build::build(file)
+        });
+        report.finish(config)
     }
 
     /// The node with this name.
@@ -192,3 +208,8 @@ impl Config {
         self.vips.iter().map(|vip| vip.interface.as_str()).collect()
     }
 }
+
+#[cfg(test)]
+mod mistakes_test;
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@
 //! | backup | the master hands over | master | `Handover`, `Preempt`, `Stop` |
 //! | master | a rival with a better (epoch, priority, address) | backup | `Rival` |
 //! | master | a rival that has not heard us for a master-down interval | backup | `Unheard` |
+//! | master | the peer has seen a later epoch, and is no master | master | `EpochRaised` |
 //! | master | the peer took what was handed over | backup | `Handover`, `Preempt`, `Stop` |
 //! | master | did not run for as long as the peer waits | backup | `Paused` |
 //! | any | an interface or the kernel fails | fault | `Fault` |
@@ -32,7 +33,9 @@
 //!
 //! Invariants: the epoch never falls; every mastership has an epoch of its own, higher than any
 //! that this node knew; heartbeats of an unconfirmed life never move a node that knows its peer.
+//! `lives` says how a life is confirmed.
 
+mod lives;
 mod paths;
 mod peer;
 mod rules;
@@ -51,9 +54,6 @@ pub use paths::{Path, Paths};
 pub use peer::Peer;
 use peer::Suspicion;
 
-/// Answers to requests on one path keep at least this distance.
-const ANSWER_GAP: Duration = Duration::from_millis(1);
-
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -69,7 +69,7 @@ pub enum Action {
         path: PathId,
         /// Ask for an answer.
         answer: bool,
-        /// Whom it says to hear, instead of the present peer.
+        /// A stranger that it answers, instead of the present peer: it says to hear that one.
         hears: Option<Incarnation>,
     },
 }
@@ -140,7 +140,7 @@ pub struct Election {
     suspicion: Option<Suspicion>,
     offer: Option<Offer>,
     paths: Paths,
-    answered: Vec<Mono>,
+    answered: Vec<Option<Mono>>,
     last_sent: Mono,
     false_alarms: u64,
     timers: TimerTable<Timer>,
@@ -168,7 +168,7 @@ impl Election {
             suspicion: None,
             offer: None,
             paths: Paths::new(mine.addresses.len()),
-            answered: vec![Mono::ZERO; mine.addresses.len()],
+            answered: vec![None; mine.addresses.len()],
             last_sent: now,
             false_alarms: 0,
             timers: TimerTable::default(),
@@ -266,8 +266,8 @@ impl Election {
         facts: Facts,
         now: Mono,
     ) -> Option<Heartbeat> {
+        let (path_sequence, echo) = self.paths.get_mut(path)?.send(hears, now);
         let hears = hears.or_else(|| self.live_peer(now).map(|peer| peer.incarnation));
-        let (path_sequence, echo) = self.paths.get_mut(path)?.send(now);
         Some(Heartbeat {
             path,
             path_sequence,
@@ -339,11 +339,6 @@ impl Election {
         true
     }
 
-    /// Whether a heartbeat of an unconfirmed life proves that this life is present: it names ours.
-    pub fn confirms(&self, heartbeat: &Heartbeat) -> bool {
-        heartbeat.hears == Some(self.incarnation)
-    }
-
     /// An authentic heartbeat of the confirmed life came.
     pub fn handle_heartbeat(
         &mut self,
@@ -360,34 +355,13 @@ impl Election {
             }
             _ => self.new_life(life, heartbeat, now),
         };
-        self.paths.receive(path, heartbeat, now);
+        self.paths.receive(path, heartbeat, self.incarnation, now);
         if heartbeat.answer {
             self.answer(path, None, now);
         }
         self.weigh_suspicion(heartbeat);
         self.judge(before.as_ref(), heartbeat, now);
         self.known = self.known.max(heartbeat.epoch);
-    }
-
-    /// An authentic heartbeat came of a life that has not proved to be present: perhaps a peer
-    /// that has just started, perhaps a recording. It is answered, so that a present one can
-    /// prove itself; otherwise it moves nothing, with one exception.
-    ///
-    /// The exception: a node that has never confirmed anyone does not take over while a master
-    /// goes on counting, since the master may be unable to hear it (a one-way cut at the start).
-    pub fn handle_stranger(
-        &mut self,
-        path: PathId,
-        life: Incarnation,
-        heartbeat: &Heartbeat,
-        newest: bool,
-        now: Mono,
-    ) {
-        self.answer(path, Some(life), now);
-        let defers = self.role == Role::Initialize && self.peer.is_none();
-        if defers && newest && heartbeat.role == Role::Master && !heartbeat.resigns {
-            self.listen_again(now);
-        }
     }
 
     /// The replication session closed, or could not be kept.
@@ -487,5 +461,7 @@ const fn cause_of(cause: HandoverCause) -> Cause {
     }
 }
 
+#[cfg(test)]
+mod handshake_test;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::model::PathId;
+use crate::model::{Incarnation, PathId};
 use crate::time::Mono;
 use crate::wire::heartbeat::{Echo, Heartbeat};
 
@@ -25,7 +25,24 @@ pub struct Path {
     pub rtt: Option<Duration>,
     last_sequence: Option<u64>,
     recent: VecDeque<bool>,
-    heard: Option<(u64, Mono)>,
+    heard: Option<Stamp>,
+    stranger: Option<(Incarnation, Stamp)>,
+}
+
+/// A time stamp to be echoed, and when it came.
+#[derive(Clone, Copy, Debug)]
+struct Stamp {
+    sent_at: u64,
+    came: Mono,
+}
+
+impl Stamp {
+    const fn of(heartbeat: &Heartbeat, now: Mono) -> Self {
+        Self {
+            sent_at: heartbeat.sent_at,
+            came: now,
+        }
+    }
 }
 
 impl Path {
@@ -38,20 +55,28 @@ impl Path {
         lost as f64 * 100.0 / self.recent.len() as f64
     }
 
-    /// Counts one to be sent: its number on this path and the echo that it carries.
-    pub fn send(&mut self, now: Mono) -> (u64, Option<Echo>) {
+    /// Counts one to be sent, to the present peer or to a stranger: its number on this path and the
+    /// echo that it carries.
+    pub fn send(&mut self, stranger: Option<Incarnation>, now: Mono) -> (u64, Option<Echo>) {
         self.sent += 1;
-        let echo = self.heard.map(|(sent_at, at)| Echo {
+        let stamp = match stranger {
+            None => self.heard,
+            Some(life) => self
+                .stranger
+                .filter(|(from, _)| *from == life)
+                .map(|(_, stamp)| stamp),
+        };
+        let echo = stamp.map(|Stamp { sent_at, came }| Echo {
             sent_at,
-            held: now.since(at).as_nanos() as u64,
+            held: now.since(came).as_nanos() as u64,
         });
         (self.sent, echo)
     }
 
-    fn receive(&mut self, heartbeat: &Heartbeat, now: Mono) {
+    fn receive(&mut self, heartbeat: &Heartbeat, me: Incarnation, now: Mono) {
         self.received += 1;
         self.last_heard = Some(now);
-        self.heard = Some((heartbeat.sent_at, now));
+        self.heard = Some(Stamp::of(heartbeat, now));
         let sequence = heartbeat.path_sequence;
         match self.last_sequence {
             Some(last) if sequence > last => {
@@ -70,7 +95,7 @@ impl Path {
                 self.last_sequence = Some(sequence);
             }
         }
-        if let Some(echo) = heartbeat.echo {
+        if let Some(echo) = heartbeat.echo_for(me) {
             let sample = now.since(Mono::from_nanos(echo.sent_at.saturating_add(echo.held)));
             self.rtt = Some(self.rtt.map_or(sample, |smooth| (smooth * 7 + sample) / 8));
         }
@@ -105,9 +130,22 @@ impl Paths {
     }
 
     /// An authentic heartbeat of the present peer came.
-    pub fn receive(&mut self, path: PathId, heartbeat: &Heartbeat, now: Mono) {
+    pub fn receive(&mut self, path: PathId, heartbeat: &Heartbeat, me: Incarnation, now: Mono) {
         if let Some(path) = self.get_mut(path) {
-            path.receive(heartbeat, now);
+            path.receive(heartbeat, me, now);
+        }
+    }
+
+    /// An authentic heartbeat of another life came; the answer echoes it.
+    pub fn receive_stranger(
+        &mut self,
+        path: PathId,
+        life: Incarnation,
+        heartbeat: &Heartbeat,
+        now: Mono,
+    ) {
+        if let Some(path) = self.get_mut(path) {
+            path.stranger = Some((life, Stamp::of(heartbeat, now)));
         }
     }
 

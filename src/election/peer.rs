@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::model::{ConfigHash, Epoch, Incarnation, Priority, Role};
 use crate::time::Mono;
-use crate::wire::heartbeat::Heartbeat;
+use crate::wire::heartbeat::{Echo, Heartbeat};
 
 /// Probes that follow each other by [`PROBE_GAP`] before the slower rhythm.
 const FAST_PROBES: u32 = 4;
@@ -132,10 +132,8 @@ impl Suspicion {
         self.first_refusal = None;
     }
 
-    /// Whether this heartbeat was written after the suspicion arose.
-    pub(super) fn refuted_by(&self, heartbeat: &Heartbeat) -> bool {
-        heartbeat
-            .echo
-            .is_some_and(|echo| echo.sent_at >= self.since.as_nanos())
+    /// Whether a heartbeat with this echo was written after the suspicion arose.
+    pub(super) fn refuted_by(&self, echo: Option<Echo>) -> bool {
+        echo.is_some_and(|echo| echo.sent_at >= self.since.as_nanos())
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::peer::Suspicion;
-use super::{ANSWER_GAP, Action, Change, Election, Peer, Timer, cause_of};
-use crate::model::{Epoch, Incarnation, PathId, Role};
+use super::{Action, Change, Election, Peer, Timer, cause_of};
+use crate::model::{Epoch, Role};
 use crate::status::Cause;
 use crate::time::Mono;
 use crate::wire::heartbeat::Heartbeat;
@@ -53,40 +53,12 @@ impl Election {
         }
     }
 
-    /// A life was confirmed that is not the one on record: the old process is gone.
-    pub(super) fn new_life(
-        &mut self,
-        life: Incarnation,
-        heartbeat: &Heartbeat,
-        now: Mono,
-    ) -> Option<Peer> {
-        let mut peer = Peer::new(life, heartbeat, now);
-        peer.update(heartbeat, self.incarnation, now);
-        let before = self.peer.replace(peer);
-        self.paths.new_life();
-        self.suspicion = None;
-        self.timers.stop(Timer::Probe);
-        self.stood_down = false;
-        let was_master = before
-            .as_ref()
-            .is_some_and(|old| old.role == Role::Master && !old.dead);
-        if was_master && self.role == Role::Backup && heartbeat.role != Role::Master {
-            let last_heard = before.as_ref().map(|old| old.last_heard);
-            self.take_over(
-                Cause::ProcessDied,
-                "the master's process was started anew",
-                last_heard,
-                now,
-            );
-        }
-        before
-    }
-
     /// What a heartbeat of the present peer means for the role.
     pub(super) fn judge(&mut self, before: Option<&Peer>, heartbeat: &Heartbeat, now: Mono) {
         let master = heartbeat.role == Role::Master;
         match self.role {
             Role::Master if master => self.contest(heartbeat, now),
+            Role::Master if heartbeat.epoch > self.own => self.raise_epoch(heartbeat.epoch),
             Role::Master => {
                 // A rival that gave up, or owned the addresses meanwhile, has told the neighbours
                 // that they live there (keepalived #166).
@@ -115,6 +87,21 @@ impl Election {
             }
             Role::Backup | Role::Initialize | Role::Fault => {}
         }
+    }
+
+    /// The peer, no master itself, knows of a later mastership than ours: its own, of which it
+    /// stepped down unheard. Ours goes on, under an epoch that nobody has seen.
+    fn raise_epoch(&mut self, seen: Epoch) {
+        self.own = self.known.max(seen).next();
+        self.known = self.own;
+        self.offer = None;
+        self.timers.stop(Timer::HandoverEnd);
+        let text = format!(
+            "the peer has seen epoch {seen}; this mastership goes on as {}",
+            self.own
+        );
+        self.push_change(Role::Master, self.own, Cause::EpochRaised, text, None);
+        self.tell_peer();
     }
 
     /// Two masters hear of each other: the better (epoch, priority, address) stays.
@@ -206,7 +193,7 @@ impl Election {
             return;
         };
         suspicion.heard_something();
-        if suspicion.refuted_by(heartbeat) {
+        if suspicion.refuted_by(heartbeat.echo_for(self.incarnation)) {
             self.suspicion = None;
             self.timers.stop(Timer::Probe);
             self.false_alarms += 1;
@@ -245,22 +232,13 @@ impl Election {
         }
     }
 
-    /// Sends at once on one path, unless that happened just now.
-    pub(super) fn answer(&mut self, path: PathId, hears: Option<Incarnation>, now: Mono) {
-        let Some(last) = self.answered.get_mut(usize::from(path.0)) else {
-            return;
-        };
-        if *last == Mono::ZERO || now.since(*last) >= ANSWER_GAP {
-            *last = now;
-            self.actions.push_back(Action::Send {
-                path,
-                answer: false,
-                hears,
-            });
-        }
-    }
-
-    fn take_over(&mut self, cause: Cause, text: &str, last_heard: Option<Mono>, now: Mono) {
+    pub(super) fn take_over(
+        &mut self,
+        cause: Cause,
+        text: &str,
+        last_heard: Option<Mono>,
+        now: Mono,
+    ) {
         if self.stopping {
             return;
         }

@@ -19,7 +19,7 @@ struct Bench {
     sequence: u64,
 }
 
-fn config(preempt: bool) -> Config {
+pub(super) fn config(preempt: bool) -> Config {
     let text = format!(
         r#"
         [cluster]
@@ -400,6 +400,39 @@ fn a_recording_of_a_dead_life_moves_nothing() {
     assert!(bench.sent < 10, "answers are rate-limited: {}", bench.sent);
     bench.pass(361);
     assert_eq!(bench.changes, [(Master, Cause::HeartbeatsLost)]);
+}
+
+#[test]
+fn a_life_is_confirmed_by_a_fresh_echo_that_is_no_older_than_the_peers_last_word() {
+    let echo = |at: Mono, ms: i64, nanos: i64| {
+        let sent_at = at.as_nanos().strict_add_signed(ms * 1_000_000 + nanos);
+        Some(crate::wire::heartbeat::Echo { sent_at, held: 0 })
+    };
+    let mut bench = Bench::new(NodeId::Second);
+    bench.now = Mono::from_millis(5_000);
+    let mut known = Bench::backup();
+    known.now = bench.now;
+    known.hear(Master, 7);
+    known.now += Duration::from_millis(500);
+    bench.now = known.now;
+    // (whom it hears, the echo, confirmed by a node without a peer, by one with a peer)
+    let (now, me) = (bench.now, Some(ME));
+    for (hears, echo, alone, with_peer) in [
+        (me, echo(now, 0, 0), true, true),
+        (me, echo(now, -500, 0), true, true),
+        (me, echo(now, -500, -1), true, false),
+        (me, echo(now, -1_000, 0), true, false),
+        (me, echo(now, -1_000, -1), false, false),
+        (me, echo(now, 0, 1), false, false),
+        (me, None, false, false),
+        (Some(PEER), echo(now, 0, 0), false, false),
+        (None, echo(now, 0, 0), false, false),
+    ] {
+        let mut heartbeat = bench.heartbeat(Master, 7);
+        (heartbeat.hears, heartbeat.echo) = (hears, echo);
+        let confirmed = [&bench, &known].map(|node| node.election.confirms(&heartbeat, now));
+        assert_eq!(confirmed, [alone, with_peer], "{hears:?} {echo:?}");
+    }
 }
 
 #[test]

@@ -1,83 +1,158 @@
-//! The book: one entry a backend.
+//! The book: one entry a backend, and an agenda that says which of them is due next.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::entry::{Entry, HealthChange};
 use crate::config::Config;
 use crate::health::probe::{ProbeRequest, ProbeResult};
 use crate::model::{BackendId, ConnectFailure};
 use crate::time::Mono;
 use crate::wire::replication::HealthRecord;
 
-/// News of one backend.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HealthChange {
-    /// Which.
-    pub backend: BackendId,
-    /// What holds now.
-    pub record: HealthRecord,
-    /// The verdict differs from the last one told. If not, only counters moved; that is told at
-    /// most once a second and backend.
-    pub verdict_changed: bool,
-    /// Why, in a few words.
-    pub reason: String,
-}
-
 /// The verdicts on all backends.
 #[derive(Clone, Debug)]
-pub struct HealthBook {}
+pub struct HealthBook {
+    entries: BTreeMap<BackendId, Entry>,
+    /// Each entry's deadline, if it has one.
+    agenda: BTreeSet<(Mono, BackendId)>,
+    probes: VecDeque<ProbeRequest>,
+    changes: VecDeque<HealthChange>,
+    random: fastrand::Rng,
+    last_token: u64,
+}
 
 impl HealthBook {
     /// A book in which every backend is up until something else is known. First checks are due at
     /// once, spread over a moment. `seed` feeds the jitter.
-    pub fn new(_config: &Config, _seed: u64, _now: Mono) -> Self {
-        Self {}
+    pub fn new(config: &Config, seed: u64, now: Mono) -> Self {
+        let mut book = Self {
+            entries: BTreeMap::new(),
+            agenda: BTreeSet::new(),
+            probes: VecDeque::new(),
+            changes: VecDeque::new(),
+            random: fastrand::Rng::with_seed(seed),
+            last_token: 0,
+        };
+        for service in &config.services {
+            for backend in &service.backends {
+                let mut entry = Entry::new(backend.address, service.health.as_ref());
+                entry.begin(&mut book.random, now);
+                book.entries.insert(backend.id, entry);
+                book.settle(backend.id, now);
+            }
+        }
+        book
     }
 
     /// A check was answered. Late answers are ignored.
-    pub fn handle_probe(&mut self, _result: ProbeResult, _now: Mono) {}
+    pub fn handle_probe(&mut self, result: ProbeResult, now: Mono) {
+        if let Some(entry) = self.entries.get_mut(&result.backend)
+            && entry.answered(&result)
+        {
+            self.settle(result.backend, now);
+        }
+    }
 
     /// A client's connect to this backend failed.
-    pub fn connect_failed(&mut self, _backend: BackendId, _failure: ConnectFailure, _now: Mono) {}
+    pub fn connect_failed(&mut self, backend: BackendId, failure: ConnectFailure, now: Mono) {
+        if let Some(entry) = self.entries.get_mut(&backend) {
+            entry.client_failed(failure, now);
+            self.settle(backend, now);
+        }
+    }
 
     /// A client's connect to this backend succeeded.
-    pub fn connected(&mut self, _backend: BackendId, _now: Mono) {}
+    pub fn connected(&mut self, backend: BackendId, now: Mono) {
+        if let Some(entry) = self.entries.get_mut(&backend)
+            && entry.client_connected()
+        {
+            self.settle(backend, now);
+        }
+    }
 
     /// The deadline came. Drain `poll_probe` and `poll_change` after every call that takes `now`.
-    pub fn handle_timeout(&mut self, _now: Mono) {}
+    pub fn handle_timeout(&mut self, now: Mono) {
+        while let Some(&(at, backend)) = self.agenda.first()
+            && at <= now
+        {
+            self.settle(backend, now);
+        }
+    }
 
     /// When `handle_timeout` is due.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        None
+        self.agenda.first().map(|(at, _)| *at)
     }
 
     /// The next check to make.
     pub fn poll_probe(&mut self) -> Option<ProbeRequest> {
-        None
+        self.probes.pop_front()
     }
 
     /// The next piece of news.
     pub fn poll_change(&mut self) -> Option<HealthChange> {
-        None
+        self.changes.pop_front()
     }
 
-    /// Warm start from the peer. Fresh evidence of our own wins over what the peer thought.
-    pub fn adopt(&mut self, _backend: BackendId, _record: HealthRecord, _now: Mono) {}
+    /// Warm start from the peer. Evidence of our own, be it one check, wins over what the peer
+    /// thought.
+    pub fn adopt(&mut self, backend: BackendId, record: HealthRecord, now: Mono) {
+        if let Some(entry) = self.entries.get_mut(&backend)
+            && entry.adopt(record, now)
+        {
+            self.settle(backend, now);
+        }
+    }
 
     /// The verdict; false for an unknown backend.
-    pub fn is_up(&self, _backend: BackendId) -> bool {
-        true
+    pub fn is_up(&self, backend: BackendId) -> bool {
+        self.entries
+            .get(&backend)
+            .is_some_and(|entry| entry.verdict.up())
     }
 
     /// The verdict and its counters.
-    pub fn record(&self, _backend: BackendId) -> HealthRecord {
-        HealthRecord::default()
+    pub fn record(&self, backend: BackendId) -> HealthRecord {
+        self.entries
+            .get(&backend)
+            .map_or_else(HealthRecord::default, Entry::record)
     }
 
     /// Why, in a few words (`check ok in 0.2 ms`, `connect refused`).
-    pub fn reason(&self, _backend: BackendId) -> &str {
-        ""
+    pub fn reason(&self, backend: BackendId) -> &str {
+        self.entries
+            .get(&backend)
+            .map_or("unknown backend", |entry| entry.reason.as_str())
     }
 
     /// Those that are up.
     pub fn up(&self) -> impl Iterator<Item = BackendId> + '_ {
-        std::iter::empty()
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.verdict.up())
+            .map(|(id, _)| *id)
+    }
+
+    /// Does what is due for this backend, and enters its next deadline, which lies ahead.
+    fn settle(&mut self, id: BackendId, now: Mono) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        let probe = entry.act(id, &mut self.last_token, &mut self.random, now);
+        self.probes.extend(probe);
+        self.changes.extend(entry.news(id, now));
+
+        let next = entry.next_deadline();
+        let last = std::mem::replace(&mut entry.deadline, next);
+        if last != next {
+            self.agenda.extend(next.map(|at| (at, id)));
+            if let Some(at) = last {
+                self.agenda.remove(&(at, id));
+            }
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "tests/mod.rs"]
+mod tests;

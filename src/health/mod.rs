@@ -3,11 +3,28 @@
 //! Owns: the verdict on each backend, its counters, and the time of its next check. Never: opens a
 //! socket (`probe` does), picks a backend (`balance` does), talks to the peer (`replication` does).
 //!
+//! # Evidence
+//!
+//! A check that is answered is one piece of evidence; a check that is never answered is none. A
+//! client's connect that fails is one bad piece, each for itself, so that a burst of them takes a
+//! backend down before its next check; it also hastens that check. A failure of kind `Other` is
+//! none: it may be this node that lacks sockets or memory, and then every backend would seem dead.
+//! A client's connect that succeeds ends a row of bad pieces, but only checks bring a backend up.
+//!
+//! A backend *without checks* falls after [`PASSIVE_FALL`] failed connects in a row. After
+//! [`RETRY_AFTER`] it counts as up again on trial: one more failure takes it down again, one success
+//! clears it.
+//!
+//! Before any evidence a backend counts as up, so that a node can serve as soon as it has started.
+//!
 //! Invariants: at most one check of a backend is in flight; an answer counts only if it carries the
 //! token of that check; between two changes of a verdict lie `rise` good or `fall` bad pieces of
-//! evidence in a row, except for the first verdict, which needs one.
+//! evidence in a row, except for the first verdict, for which one check is enough, and for a trial.
 
 mod book;
+mod entry;
 pub mod probe;
+mod verdict;
 
-pub use book::{HealthBook, HealthChange};
+pub use book::HealthBook;
+pub use entry::{HealthChange, PASSIVE_FALL, RETRY_AFTER, TELL_GAP};

@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{BackendId, ConnectFailure};
 
-/// One check of one backend. Answered exactly once.
+/// How much later than its time limit an answer may come. Whoever asked then takes the check for
+/// lost, and asks again.
+pub const ANSWER_SLACK: Duration = Duration::from_secs(1);
+
+/// One check of one backend. Answered once, or (when there are too many) never.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ProbeRequest {
     /// Whom.

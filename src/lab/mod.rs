@@ -1,1 +1,161 @@
-//! TODO
+//! The lab: the whole pair on one machine, in network namespaces.
+//!
+//! People use it as a demonstration (`tandem lab`), the system tests and the benchmarks use it to
+//! run the real program. Owns: namespaces, links, addresses, backends, the nodes' processes, load
+//! and watch. Never: touches the host's network, or looks into a node other than through its
+//! control socket, as any operator would.
+//!
+//! Invariants: everything that the lab made ends with it, also when it is interrupted or killed;
+//! addresses come only from the ranges for documentation (RFC 5737, RFC 3849).
+
+mod backend;
+mod config;
+mod demo;
+mod error;
+mod held;
+mod host;
+mod keep;
+mod load;
+mod netns;
+mod node;
+mod owners;
+mod pair;
+mod report;
+mod run;
+mod scenario;
+mod scratch;
+mod topology;
+mod verdict;
+
+use std::path::{Path, PathBuf};
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+
+pub use backend::{Server, pattern, pattern_checksum};
+pub use config::{PORT, SERVICE, backend_name, default_config};
+pub use error::LabError;
+pub use held::{Breaks, Held};
+pub use host::Host;
+pub use load::{Attempt, Failure, Load, Record};
+pub use netns::{Rights, enter};
+pub use node::NodeProcess;
+pub use owners::{Family, Sighting, Sightings, Watch};
+pub use pair::{Lab, LabConfig};
+pub use report::{Conditions, Report, Series};
+pub use scenario::{Scenario, ScenarioChoice};
+pub use topology::{BACKENDS, Lan, Network, VIP4, VIP6, backend_address, node_addresses, node_mac};
+pub use verdict::Run;
+
+/// What `tandem lab` shall do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Run these scenarios; none: the demonstration.
+    pub scenario: Option<ScenarioChoice>,
+    /// Runs of each scenario; none: 5 of `kill9` and `switchover`, 3 of the others.
+    pub runs: Option<u32>,
+    /// Print one JSON document and nothing else on standard output; without a scenario: all.
+    pub json: bool,
+    /// Build, say how to look inside, and stay until interrupted.
+    pub keep: bool,
+    /// The program that the nodes run.
+    pub binary: PathBuf,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// All is as it should be.
+    Good,
+    /// The pair did not do what it should have.
+    Bad,
+    /// The operator ended it.
+    Interrupted,
+}
+
+impl Outcome {
+    const fn of(ok: bool) -> Self {
+        if ok { Self::Good } else { Self::Bad }
+    }
+
+    /// For the shell: 130 is what it expects of a program that was interrupted.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Good => 0,
+            Self::Bad => 1,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// Runs the lab. Call it before the process has any other thread.
+///
+/// # Errors
+///
+/// If the lab cannot be built or the pair does not come up.
+pub fn main(options: &Options) -> Result<Outcome, LabError> {
+    let rights = enter()?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(LabError::io("start a runtime"))?;
+    runtime.block_on(async {
+        let catch = |kind| signal(kind).map_err(LabError::io("catch signals"));
+        let mut interrupt = catch(SignalKind::interrupt())?;
+        let mut terminate = catch(SignalKind::terminate())?;
+        // Whichever comes first drops the other, and the lab with it.
+        tokio::select! {
+            done = work(options, rights) => done,
+            _ = interrupt.recv() => Ok(Outcome::Interrupted),
+            _ = terminate.recv() => Ok(Outcome::Interrupted),
+        }
+    })
+}
+
+async fn work(options: &Options, rights: Rights) -> Result<Outcome, LabError> {
+    let config = LabConfig::new(&options.binary);
+    match options.scenario {
+        _ if options.keep => keep::stay(&config, rights).await,
+        Some(choice) => scenarios(&config, rights, choice, options).await,
+        None if options.json => scenarios(&config, rights, ScenarioChoice::All, options).await,
+        None => demo::show(&config).await,
+    }
+}
+
+async fn scenarios(
+    config: &LabConfig,
+    rights: Rights,
+    choice: ScenarioChoice,
+    options: &Options,
+) -> Result<Outcome, LabError> {
+    let election = Config::parse(&config.text(Path::new("/")))
+        .map(|config| config.election)
+        .unwrap_or_else(|errors| panic!("the lab's own configuration is valid: {errors}"));
+    let mut report = Report {
+        lab: Conditions::here(rights, &election),
+        scenarios: Vec::new(),
+    };
+    let mut lab = Lab::build(config).await?;
+    for scenario in Scenario::ALL {
+        if choice != ScenarioChoice::All && choice != ScenarioChoice::One(scenario) {
+            continue;
+        }
+        let runs = options.runs.unwrap_or_else(|| scenario.default_runs());
+        let note = |run: &Run| match options.json {
+            true => anstream::eprintln!("{}", report::line(run)),
+            false => anstream::println!("{}", report::line(run)),
+        };
+        report
+            .scenarios
+            .push(lab.series(scenario, runs, note).await?);
+    }
+    if options.json {
+        let text = serde_json::to_string_pretty(&report).expect("a report has only string keys");
+        anstream::println!("{text}");
+    } else {
+        anstream::println!("\n{}", report::table(&report));
+    }
+    Ok(Outcome::of(report.ok()))
+}

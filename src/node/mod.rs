@@ -240,21 +240,23 @@ impl Node {
     /// Lets the machines hear of each other until nothing is left to say.
     fn settle(&mut self, now: Mono) {
         loop {
-            let before = self.outputs.len();
-            self.run_election(now);
-            self.run_vips(now);
+            // What one of these says may move the other, without any output yet.
+            let moved = self.run_election(now) | self.run_vips(now);
             self.run_health(now);
             self.consider_preemption(now);
             self.run_replication(now);
             self.publish();
-            if self.outputs.len() == before {
+            if !moved {
                 break;
             }
         }
     }
 
-    fn run_election(&mut self, now: Mono) {
+    /// True if there was anything to do.
+    fn run_election(&mut self, now: Mono) -> bool {
+        let mut moved = false;
         while let Some(action) = self.election.poll_action() {
+            moved = true;
             match action {
                 Action::Note(text) => self.note(text, now),
                 Action::Reannounce => self.vips.reannounce(now),
@@ -272,6 +274,7 @@ impl Node {
                 }
             }
         }
+        moved
     }
 
     fn facts(&self) -> Facts {
@@ -288,11 +291,14 @@ impl Node {
         }
     }
 
-    fn run_vips(&mut self, now: Mono) {
+    /// True if anything was noticed.
+    fn run_vips(&mut self, now: Mono) -> bool {
+        let mut moved = false;
         while let Some(command) = self.vips.poll_command() {
             self.outputs.push_back(Output::Kernel(command));
         }
         while let Some(notice) = self.vips.poll_notice() {
+            moved = true;
             match notice {
                 Notice::Held => self.addresses_held(now),
                 Notice::Released => {
@@ -315,6 +321,7 @@ impl Node {
                 }
             }
         }
+        moved
     }
 
     fn handle_kernel(&mut self, report: &KernelReport, now: Mono) {

@@ -1,5 +1,7 @@
 //! The peer's datagrams and frames: opened, counted, given to the machine they are for.
 
+use std::time::Duration;
+
 use super::io::Output;
 use super::{Identity, Node, Replication, SESSION_QUEUE};
 use crate::config::Config;
@@ -10,6 +12,9 @@ use crate::wire::heartbeat::Heartbeat;
 use crate::wire::replication::{Frame, Hello, PROTOCOL};
 use crate::wire::seal::{OpenError, Opened, Opener, Sealer};
 
+/// Between two notes that datagrams of the peer's address do not open.
+const KEY_NOTE_GAP: Duration = Duration::from_secs(60);
+
 /// The seal of the heartbeats, and the session.
 pub(super) struct PeerLink {
     sealer: Sealer,
@@ -17,6 +22,7 @@ pub(super) struct PeerLink {
     session: Option<Hello>,
     /// Frames that the stream's queue still takes.
     room: u32,
+    key_noted: Option<Mono>,
 }
 
 impl PeerLink {
@@ -28,6 +34,7 @@ impl PeerLink {
             opener: Opener::new(secret, cluster, me.peer()),
             session: None,
             room: 0,
+            key_noted: None,
         }
     }
 
@@ -62,8 +69,13 @@ impl Node {
                 self.counters.heartbeats_replayed += 1;
                 return;
             }
-            Err(OpenError::Foreign | OpenError::Forged) => {
+            Err(OpenError::Foreign) => {
                 self.counters.heartbeats_rejected += 1;
+                return;
+            }
+            Err(OpenError::Forged) => {
+                self.counters.heartbeats_rejected += 1;
+                self.doubt_the_key(now);
                 return;
             }
         };
@@ -78,7 +90,7 @@ impl Node {
                     self.election.handle_heartbeat(path, life, &heartbeat, now);
                 }
             }
-            Opened::Candidate { incarnation, .. } if self.election.confirms(&heartbeat) => {
+            Opened::Candidate { incarnation, .. } if self.election.confirms(&heartbeat, now) => {
                 self.link.opener.confirm(incarnation);
                 self.election
                     .handle_heartbeat(path, incarnation, &heartbeat, now);
@@ -95,12 +107,31 @@ impl Node {
         }
     }
 
+    /// Heartbeats that do not open, and none that do: an operator's mistake, or an attack.
+    fn doubt_the_key(&mut self, now: Mono) {
+        let recent = |at: Mono| now.since(at) < KEY_NOTE_GAP;
+        if self.election.live_peer(now).is_some() || self.link.key_noted.is_some_and(recent) {
+            return;
+        }
+        self.link.key_noted = Some(now);
+        let text = "heartbeats come from the peer's address that do not open with our key: \
+                    compare [cluster] name and the key file on both nodes";
+        self.note(text.into(), now);
+    }
+
     pub(super) fn session_up(&mut self, hello: Hello, now: Mono) {
         if hello.protocol != PROTOCOL || hello.node != self.identity.node.peer() {
             self.peer_fault("its Hello is not one of our peer", now);
             return;
         }
         self.counters.sessions += 1;
+        if hello.config_hash != self.config.hash {
+            let text = format!(
+                "the peer runs another configuration ({}, ours is {}): copy the file",
+                hello.config_hash, self.config.hash
+            );
+            self.note(text, now);
+        }
         self.link.session = Some(hello);
         self.link.room = SESSION_QUEUE;
         self.detach();

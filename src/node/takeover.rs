@@ -23,6 +23,7 @@ impl Node {
         let event = self.journal.transition(change, now);
         self.outputs.push_back(Output::Event(event));
         match (from, to) {
+            (Role::Master, Role::Master) => self.renew_mastership(epoch, now),
             (_, Role::Master) => self.become_master(epoch, now),
             (Role::Master, _) => self.leave_mastership(epoch, cause, now),
             _ => {}
@@ -47,6 +48,18 @@ impl Node {
             self.health.adopt(*backend, *record, now);
         }
 
+        self.become_source(epoch, replica, now);
+    }
+
+    /// The mastership goes on under another epoch: the addresses are held and told under it, and
+    /// the log starts again with everything that lives.
+    fn renew_mastership(&mut self, epoch: Epoch, now: Mono) {
+        self.vips.hold(epoch, now);
+        let replica = self.take_whole_replica();
+        self.become_source(epoch, replica, now);
+    }
+
+    fn become_source(&mut self, epoch: Epoch, replica: Replica, now: Mono) {
         let mut source = Source::new(epoch, replica, now);
         if self.link.session().is_some() {
             source.attach(now);
@@ -86,13 +99,17 @@ impl Node {
     /// What this node knows, without connections: those of the other mastership are gone.
     fn take_replica(&mut self) -> Replica {
         self.flows.clear();
-        let empty = Replication::Sink(Sink::new(Replica::default()));
-        let mut replica = match std::mem::replace(&mut self.replication, empty) {
-            Replication::Sink(sink) => sink.into_restored().replica,
-            Replication::Source(source) => source.into_replica(),
-        };
+        let mut replica = self.take_whole_replica();
         replica.forget_flows();
         replica
+    }
+
+    fn take_whole_replica(&mut self) -> Replica {
+        let empty = Replication::Sink(Sink::new(Replica::default()));
+        match std::mem::replace(&mut self.replication, empty) {
+            Replication::Sink(sink) => sink.into_restored().replica,
+            Replication::Source(source) => source.into_replica(),
+        }
     }
 
     /// As master: hand over, if the peer is able to take it.

@@ -14,16 +14,32 @@
 //! Life of a stream, as the source sees it:
 //!
 //! ```text
-//!            attach                 chunks            SnapshotEnd          Ack(position)
-//!  Detached --------> Streaming -----------> Streaming -----------> Ended --------------> Live
-//!      ^                  ^                                           |                     |
-//!      |                  +------- ResyncRequest, or log full --------+---------------------+
+//!            attach       SnapshotBegin             SnapshotEnd         Ack(position)
+//!  Detached --------> Due --------------> Streaming -----------> Ended --------------> Live
+//!      ^               ^                      |                    |                    |
+//!      |               +----------------------+-- ResyncRequest, or log full -----------+
 //!      +------ detach, from anywhere
 //! ```
+//!
+//! A snapshot is the state at its position exactly, though writes go on while it is sent (see
+//! `snapshot`); the log holds what was written since, and `Update`s follow the `SnapshotEnd`
+//! without waiting for its acknowledgement. The sink builds the snapshot aside: for that time it
+//! holds two states, and until it ends the older one, which is whole, is what a takeover gets.
+//! Memory at the limits: 200 MB a state, and 50 MB for the log with what the snapshot keeps.
 
 mod replica;
 mod sink;
+mod snapshot;
 mod source;
+
+#[cfg(test)]
+mod convergence_test;
+#[cfg(test)]
+mod sink_test;
+#[cfg(test)]
+mod source_test;
+#[cfg(test)]
+mod tests;
 
 use thiserror::Error;
 
@@ -50,7 +66,7 @@ pub enum PeerFault {
     /// More items in one frame than `MAX_BATCH`.
     #[error("{0} items in one frame")]
     BatchTooLong(usize),
-    /// A snapshot of an epoch older than the state that it would replace.
+    /// A snapshot that lies before the state that it would replace, within one epoch.
     #[error("a snapshot at {got:?}, but the state here is at {have:?}")]
     OldSnapshot {
         /// The snapshot's position.

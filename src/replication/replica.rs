@@ -1,28 +1,108 @@
 //! What is replicated, as plain tables.
 
 use std::collections::BTreeMap;
+use std::net::{SocketAddr, SocketAddrV6};
+use std::ops::Bound::{Excluded, Unbounded};
+
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::{BackendId, FlowId};
-use crate::wire::replication::{AdminState, FlowRecord, HealthRecord, Item};
+use crate::wire::codec;
+use crate::wire::replication::{AdminState, FlowRecord, Frame, HealthRecord, Item, MAX_BATCH};
 
 /// Connections in one replica. A flow takes about 100 bytes of memory.
 pub const MAX_FLOWS: usize = 2_000_000;
 /// Backends in each table of one replica.
 pub const MAX_BACKENDS: usize = 262_144;
 
-/// The state that both nodes share.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+/// The state that both nodes share. Two are equal if their tables are.
+#[derive(Clone, Debug, Default)]
 pub struct Replica {
     flows: BTreeMap<FlowId, FlowRecord>,
     health: BTreeMap<BackendId, HealthRecord>,
     admin: BTreeMap<BackendId, AdminState>,
     overflowed: u64,
+    limits: Limits,
 }
 
+/// [`MAX_FLOWS`] and [`MAX_BACKENDS`]; tests take smaller ones.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) flows: usize,
+    pub(super) backends: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            flows: MAX_FLOWS,
+            backends: MAX_BACKENDS,
+        }
+    }
+}
+
+/// The entry that an item is about. The order of keys is the order of [`Replica::items`]: what
+/// matters most and is least comes first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Key {
+    Admin(BackendId),
+    Health(BackendId),
+    Flow(FlowId),
+}
+
+impl Key {
+    pub(super) const fn of(item: &Item) -> Self {
+        match item {
+            Item::Admin { backend, .. } => Self::Admin(*backend),
+            Item::Health { backend, .. } => Self::Health(*backend),
+            Item::FlowBytes { flow, .. }
+            | Item::FlowClose { flow }
+            | Item::FlowOpen { flow, .. } => Self::Flow(*flow),
+        }
+    }
+}
+
+impl PartialEq for Replica {
+    fn eq(&self, other: &Self) -> bool {
+        self.flows == other.flows && self.health == other.health && self.admin == other.admin
+    }
+}
+
+impl Eq for Replica {}
+
 impl Replica {
-    /// Applies one fact. Applying it twice is harmless. A new entry for a full table is dropped
-    /// and counted.
-    pub fn apply(&mut self, _item: &Item) {}
+    #[cfg(test)]
+    pub(super) fn with_limits(flows: usize, backends: usize) -> Self {
+        Self {
+            limits: Limits { flows, backends },
+            ..Self::default()
+        }
+    }
+
+    /// Applies one fact and says whether that changed anything. Applying it twice is harmless.
+    /// A new entry for a full table is dropped and counted; what is said of a connection that is
+    /// not there is dropped.
+    pub fn apply(&mut self, item: &Item) -> bool {
+        let Limits { flows, backends } = self.limits;
+        let put = match *item {
+            Item::Admin { backend, state } => put(&mut self.admin, backend, state, backends),
+            Item::Health { backend, record } => put(&mut self.health, backend, record, backends),
+            Item::FlowOpen { flow, record } => put(&mut self.flows, flow, plain(record), flows),
+            Item::FlowBytes { flow, up, down } => {
+                self.flows.get_mut(&flow).map_or(Put::Same, |r| {
+                    let changed = (r.up, r.down) != (up, down);
+                    (r.up, r.down) = (up, down);
+                    if changed { Put::Changed } else { Put::Same }
+                })
+            }
+            Item::FlowClose { flow } => match self.flows.remove(&flow) {
+                Some(_) => Put::Changed,
+                None => Put::Same,
+            },
+        };
+        self.overflowed += u64::from(put == Put::Full);
+        put == Put::Changed
+    }
 
     /// Live connections.
     pub const fn flows(&self) -> &BTreeMap<FlowId, FlowRecord> {
@@ -56,7 +136,32 @@ impl Replica {
 
     /// The facts from which an equal replica can be built, in a fixed order.
     pub fn items(&self) -> impl Iterator<Item = Item> + '_ {
-        std::iter::empty()
+        self.items_after(None)
+    }
+
+    /// The items behind this key.
+    pub(super) fn items_after(&self, last: Option<Key>) -> impl Iterator<Item = Item> + '_ {
+        let (admin, health, flows) = match last {
+            None => (Some(Unbounded), Some(Unbounded), Unbounded),
+            Some(Key::Admin(id)) => (Some(Excluded(id)), Some(Unbounded), Unbounded),
+            Some(Key::Health(id)) => (None, Some(Excluded(id)), Unbounded),
+            Some(Key::Flow(id)) => (None, None, Excluded(id)),
+        };
+        let admin = admin.map(|from| self.admin.range((from, Unbounded)));
+        let health = health.map(|from| self.health.range((from, Unbounded)));
+        let flows = self.flows.range((flows, Unbounded));
+        let admin = admin.into_iter().flatten().map(admin_item);
+        let health = health.into_iter().flatten().map(health_item);
+        admin.chain(health).chain(flows.map(flow_item))
+    }
+
+    /// The item for this key, if there is an entry.
+    pub(super) fn item(&self, key: Key) -> Option<Item> {
+        match key {
+            Key::Admin(id) => self.admin.get_key_value(&id).map(admin_item),
+            Key::Health(id) => self.health.get_key_value(&id).map(health_item),
+            Key::Flow(id) => self.flows.get_key_value(&id).map(flow_item),
+        }
     }
 
     /// Forgets the connections: those of a dead proxy are dead.
@@ -64,8 +169,180 @@ impl Replica {
         self.flows.clear();
     }
 
-    /// A fingerprint: equal for equal contents, on any host.
+    /// A fingerprint: equal for equal contents, on any host. It is the hash of the bytes of a
+    /// snapshot.
     pub fn digest(&self) -> u64 {
-        0
+        let mut hash = Xxh3::new();
+        let mut items = self.items().peekable();
+        while items.peek().is_some() {
+            let chunk = items.by_ref().take(MAX_BATCH).collect();
+            hash.update(&codec::encode_frame(&Frame::SnapshotChunk(chunk)));
+        }
+        hash.digest()
+    }
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Put {
+    Changed,
+    Full,
+    Same,
+}
+
+fn put<K: Ord, V: PartialEq>(table: &mut BTreeMap<K, V>, key: K, value: V, limit: usize) -> Put {
+    if let Some(known) = table.get_mut(&key) {
+        let changed = *known != value;
+        *known = value;
+        return if changed { Put::Changed } else { Put::Same };
+    }
+    if table.len() >= limit {
+        return Put::Full;
+    }
+    table.insert(key, value);
+    Put::Changed
+}
+
+/// The record as it comes out of the wire: scope and flow label of an IPv6 client mean something on
+/// one host only and do not travel.
+const fn plain(record: FlowRecord) -> FlowRecord {
+    let client = match record.client {
+        SocketAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(*v6.ip(), v6.port(), 0, 0)),
+        v4 @ SocketAddr::V4(_) => v4,
+    };
+    FlowRecord { client, ..record }
+}
+
+const fn admin_item((backend, state): (&BackendId, &AdminState)) -> Item {
+    let (backend, state) = (*backend, *state);
+    Item::Admin { backend, state }
+}
+
+const fn health_item((backend, record): (&BackendId, &HealthRecord)) -> Item {
+    let (backend, record) = (*backend, *record);
+    Item::Health { backend, record }
+}
+
+const fn flow_item((flow, record): (&FlowId, &FlowRecord)) -> Item {
+    let (flow, record) = (*flow, *record);
+    Item::FlowOpen { flow, record }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replication::tests::{admin, bytes, close, health, open};
+
+    fn of(items: &[Item]) -> Replica {
+        let mut replica = Replica::default();
+        for item in items {
+            replica.apply(item);
+        }
+        replica
+    }
+
+    #[test]
+    fn each_fact_changes_the_state_once() {
+        let facts = [
+            admin(1, AdminState::Enabled),
+            admin(1, AdminState::Drain),
+            health(1, 1),
+            health(1, 2),
+            open(7, 1),
+            bytes(7, 10),
+            open(7, 2),
+            close(7),
+        ];
+        let mut replica = Replica::default();
+        for fact in facts {
+            assert!(replica.apply(&fact), "{fact:?}");
+            let once = replica.clone();
+            assert!(!replica.apply(&fact), "{fact:?} again");
+            assert_eq!(replica, once, "{fact:?} again");
+        }
+        assert!(replica.flows().is_empty());
+        assert_eq!(replica.admin()[&BackendId(1)], AdminState::Drain);
+        assert_eq!(replica.health()[&BackendId(1)].good, 2);
+    }
+
+    #[test]
+    fn what_is_said_of_an_unknown_connection_is_dropped() {
+        let mut replica = of(&[open(1, 1)]);
+        assert!(!replica.apply(&bytes(2, 5)));
+        assert!(!replica.apply(&close(2)));
+        assert_eq!(replica, of(&[open(1, 1)]));
+        assert_eq!(replica.overflowed(), 0);
+    }
+
+    #[test]
+    fn a_full_table_drops_and_counts_new_entries_only() {
+        let mut replica = Replica::with_limits(1, 1);
+        for item in [open(1, 1), health(1, 1), admin(1, AdminState::Drain)] {
+            assert!(replica.apply(&item), "{item:?}");
+        }
+        for item in [open(2, 1), health(2, 1), admin(2, AdminState::Drain)] {
+            assert!(!replica.apply(&item), "{item:?}");
+        }
+        assert_eq!((replica.len(), replica.overflowed()), (3, 3));
+        for item in [open(1, 2), health(1, 2), admin(1, AdminState::Enabled)] {
+            assert!(replica.apply(&item), "{item:?}");
+        }
+        assert!(replica.apply(&close(1)) && replica.apply(&open(2, 1)));
+        assert_eq!((replica.len(), replica.overflowed()), (3, 3));
+    }
+
+    #[test]
+    fn items_rebuild_the_replica_and_can_be_resumed_anywhere() {
+        let replica = of(&[
+            open(9, 1),
+            open(3, 1),
+            health(5, 1),
+            health(2, 1),
+            admin(4, AdminState::Drain),
+            admin(6, AdminState::Enabled),
+        ]);
+        let all: Vec<Item> = replica.items().collect();
+        assert_eq!(of(&all), replica);
+        let keys: Vec<Key> = all.iter().map(Key::of).collect();
+        assert!(keys.is_sorted());
+        for (n, key) in keys.iter().enumerate() {
+            let rest: Vec<Item> = replica.items_after(Some(*key)).collect();
+            assert_eq!(rest, all[n + 1..], "after {key:?}");
+            assert_eq!(replica.item(*key).as_ref(), Some(&all[n]));
+        }
+        let gap: Vec<Item> = replica.items_after(Some(Key::Flow(FlowId(5)))).collect();
+        assert_eq!(gap, all[5..], "after a key that is not there");
+        assert_eq!(replica.item(Key::Flow(FlowId(5))), None);
+    }
+
+    #[test]
+    fn the_digest_sees_contents_not_history() {
+        let mut a = of(&[open(1, 1), health(2, 1), bytes(1, 8), open(3, 3), close(3)]);
+        let b = of(&[health(2, 1), open(1, 1), bytes(1, 8)]);
+        assert_eq!((a.digest(), &a), (b.digest(), &b));
+        let changes = [
+            bytes(1, 9),
+            health(2, 2),
+            admin(2, AdminState::Enabled),
+            open(3, 3),
+        ];
+        for change in changes {
+            let before = a.digest();
+            a.apply(&change);
+            assert_ne!(a.digest(), before, "{change:?}");
+        }
+        assert_ne!(Replica::default().digest(), b.digest());
+    }
+
+    #[test]
+    fn what_does_not_travel_is_not_kept() {
+        let Item::FlowOpen { flow, mut record } = open(1, 1) else {
+            unreachable!()
+        };
+        record.client = SocketAddrV6::new("fe80::1".parse().unwrap(), 5, 6, 7).into();
+        let replica = of(&[Item::FlowOpen { flow, record }]);
+        let chunk = Frame::SnapshotChunk(replica.items().collect());
+        let decoded = codec::decode_frame(&codec::encode_frame(&chunk));
+        assert_eq!(decoded, Ok(chunk));
     }
 }

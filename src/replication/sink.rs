@@ -1,9 +1,12 @@
 //! The backup's end: apply, acknowledge, ask for a snapshot.
 
-use super::{PeerFault, Replica};
-use crate::status::ReplicationStatus;
+use super::{MAX_BACKENDS, MAX_FLOWS, PeerFault, Replica};
+use crate::status::{ReplicationRole, ReplicationStatus};
 use crate::time::Mono;
-use crate::wire::replication::{Frame, Position};
+use crate::wire::replication::{Frame, Item, MAX_BATCH, Position};
+
+/// Items of the largest snapshot.
+const MAX_ITEMS: u64 = (MAX_FLOWS + 2 * MAX_BACKENDS) as u64;
 
 /// What a sink leaves behind when its node becomes master.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -21,38 +24,194 @@ pub struct Restored {
 pub struct Sink {
     replica: Replica,
     position: Position,
+    /// A snapshot has replaced what the node knew at first.
+    complete: bool,
+    stage: Stage,
+    /// What to say next.
+    due: Option<Due>,
+    snapshots: u64,
+    resyncs: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    /// Only a snapshot can be used; `asked`: for one, on this session.
+    Lost { asked: bool },
+    /// A snapshot comes; it is built aside.
+    Receiving(Incoming),
+    /// Every update is applied.
+    Following,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Due {
+    Ack,
+    Resync,
+}
+
+/// A snapshot so far.
+#[derive(Clone, Debug)]
+struct Incoming {
+    position: Position,
+    announced: u64,
+    got: u64,
+    replica: Replica,
 }
 
 impl Sink {
     /// A sink that starts from what the node knows; the first snapshot replaces it.
+    ///
+    /// It asks for that snapshot: the source may have sent one while this node was not a sink yet.
+    /// A `detach` takes the request back, since a source begins each session with a snapshot.
     pub fn new(replica: Replica) -> Self {
         Self {
             replica,
             position: Position::default(),
+            complete: false,
+            stage: Stage::Lost { asked: true },
+            due: Some(Due::Resync),
+            snapshots: 0,
+            resyncs: 0,
         }
     }
 
     /// A frame came: `Snapshot*` or `Update`. `Ack` and `ResyncRequest` are ignored, they crossed
     /// with a change of roles; `Hello` and the handover are not for the sink.
     ///
+    /// While the place is lost, everything but a `SnapshotBegin` is ignored.
+    ///
     /// # Errors
     ///
-    /// The frame breaks the protocol; close the session and `detach`.
-    pub fn handle(&mut self, _frame: Frame, _now: Mono) -> Result<(), PeerFault> {
+    /// The frame breaks the protocol; close the session and `detach`. The state stays as it was.
+    pub fn handle(&mut self, frame: Frame, _now: Mono) -> Result<(), PeerFault> {
+        let verdict = match frame {
+            Frame::SnapshotBegin { position, items } => self.begin(position, items),
+            Frame::SnapshotChunk(items) => self.chunk(&items),
+            Frame::SnapshotEnd => self.end(),
+            Frame::Update { after, items } => self.update(after, &items),
+            Frame::Ack(_) | Frame::ResyncRequest => Ok(()),
+            Frame::Hello(_) => Err(PeerFault::Unexpected("Hello")),
+            Frame::HandoverRequest(_) => Err(PeerFault::Unexpected("HandoverRequest")),
+            Frame::Handover { .. } => Err(PeerFault::Unexpected("Handover")),
+        };
+        if verdict.is_err() {
+            // The session ends, and with it whatever is still on its way.
+            self.stage = Stage::Lost { asked: true };
+            self.due = None;
+        }
+        verdict
+    }
+
+    fn begin(&mut self, position: Position, items: u64) -> Result<(), PeerFault> {
+        if position.epoch < self.position.epoch {
+            // The sender has yet to hear that its epoch is old; it will begin anew under a later
+            // one, or end. Asking now would only bring the same again.
+            self.stage = Stage::Lost { asked: true };
+            self.due = None;
+            return Ok(());
+        }
+        if position < self.position {
+            return Err(PeerFault::OldSnapshot {
+                got: position,
+                have: self.position,
+            });
+        }
+        if items > MAX_ITEMS {
+            return Err(PeerFault::SnapshotTooLong(items));
+        }
+        self.due = None;
+        self.stage = Stage::Receiving(Incoming {
+            position,
+            announced: items,
+            got: 0,
+            replica: Replica::default(),
+        });
         Ok(())
     }
 
+    fn chunk(&mut self, items: &[Item]) -> Result<(), PeerFault> {
+        check_length(items)?;
+        match &mut self.stage {
+            Stage::Receiving(incoming) => incoming.take(items),
+            Stage::Lost { .. } => {
+                self.lose_place();
+                Ok(())
+            }
+            Stage::Following => Err(PeerFault::Unexpected("SnapshotChunk")),
+        }
+    }
+
+    fn end(&mut self) -> Result<(), PeerFault> {
+        match &mut self.stage {
+            Stage::Receiving(incoming) => {
+                self.replica = incoming.finish()?;
+                self.position = incoming.position;
+                self.complete = true;
+                self.stage = Stage::Following;
+                self.due = Some(Due::Ack);
+                self.snapshots += 1;
+                Ok(())
+            }
+            Stage::Lost { .. } => {
+                self.lose_place();
+                Ok(())
+            }
+            Stage::Following => Err(PeerFault::Unexpected("SnapshotEnd")),
+        }
+    }
+
+    fn update(&mut self, after: Position, items: &[Item]) -> Result<(), PeerFault> {
+        check_length(items)?;
+        if after.epoch < self.position.epoch {
+            return Ok(());
+        }
+        match self.stage {
+            Stage::Receiving(_) => return Err(PeerFault::Unexpected("Update")),
+            Stage::Following if after == self.position => {}
+            Stage::Following | Stage::Lost { .. } => {
+                self.lose_place();
+                return Ok(());
+            }
+        }
+        let Some(sequence) = after.sequence.checked_add(items.len() as u64) else {
+            return Err(PeerFault::Unexpected("sequence beyond the last"));
+        };
+        for item in items {
+            self.replica.apply(item);
+        }
+        self.position.sequence = sequence;
+        self.due = Some(Due::Ack);
+        Ok(())
+    }
+
+    /// Asks for a snapshot, once.
+    fn lose_place(&mut self) {
+        if !matches!(self.stage, Stage::Lost { asked: true }) {
+            self.stage = Stage::Lost { asked: true };
+            self.due = Some(Due::Resync);
+        }
+    }
+
     /// The session is gone. The state stays; the next session begins with a snapshot.
-    pub fn detach(&mut self) {}
+    pub fn detach(&mut self) {
+        self.stage = Stage::Lost { asked: false };
+        self.due = None;
+    }
 
     /// The next frame to send: `Ack` (the latest position only) or `ResyncRequest`.
     pub fn poll_frame(&mut self) -> Option<Frame> {
-        None
+        match self.due.take()? {
+            Due::Ack => Some(Frame::Ack(self.position)),
+            Due::Resync => {
+                self.resyncs += 1;
+                Some(Frame::ResyncRequest)
+            }
+        }
     }
 
     /// A snapshot came whole on this session, and every update since.
     pub const fn in_sync(&self) -> bool {
-        false
+        matches!(self.stage, Stage::Following)
     }
 
     /// The last item applied.
@@ -62,7 +221,16 @@ impl Sink {
 
     /// For the read model.
     pub fn status(&self, _now: Mono) -> ReplicationStatus {
-        ReplicationStatus::default()
+        ReplicationStatus {
+            role: ReplicationRole::Sink,
+            in_sync: self.in_sync(),
+            epoch: self.position.epoch.0,
+            position: self.position.sequence,
+            snapshots: self.snapshots,
+            resyncs: self.resyncs,
+            flows: self.replica.flows().len() as u64,
+            ..ReplicationStatus::default()
+        }
     }
 
     /// The state.
@@ -70,12 +238,49 @@ impl Sink {
         &self.replica
     }
 
-    /// The node becomes master.
+    /// The node becomes master. A snapshot that is not whole is forgotten.
     pub fn into_restored(self) -> Restored {
         Restored {
             replica: self.replica,
             position: self.position,
-            complete: false,
+            complete: self.complete,
         }
     }
+}
+
+impl Incoming {
+    fn take(&mut self, items: &[Item]) -> Result<(), PeerFault> {
+        self.got += items.len() as u64;
+        if self.got > self.announced {
+            return Err(self.miscounted(self.got));
+        }
+        for item in items {
+            self.replica.apply(item);
+        }
+        Ok(())
+    }
+
+    /// Each item must have become an entry: one that came twice, or that is no entry, is not what
+    /// was announced.
+    fn finish(&mut self) -> Result<Replica, PeerFault> {
+        let entries = self.replica.len();
+        if self.got != self.announced || entries != self.got {
+            return Err(self.miscounted(entries));
+        }
+        Ok(std::mem::take(&mut self.replica))
+    }
+
+    const fn miscounted(&self, got: u64) -> PeerFault {
+        PeerFault::SnapshotMiscounted {
+            announced: self.announced,
+            got,
+        }
+    }
+}
+
+const fn check_length(items: &[Item]) -> Result<(), PeerFault> {
+    if items.len() > MAX_BATCH {
+        return Err(PeerFault::BatchTooLong(items.len()));
+    }
+    Ok(())
 }

@@ -40,8 +40,16 @@ pub struct Heartbeat {
     pub answer: bool,
     /// The sender's clock, in nanoseconds of its own life, to be echoed.
     pub sent_at: u64,
-    /// The newest `sent_at` heard on this path, and how long it was held before this answer.
+    /// The newest `sent_at` heard on this path from the life that `hears` names, and how long it
+    /// was held before this answer. Means nothing to any other life: the clock is not its own.
     pub echo: Option<Echo>,
+}
+
+impl Heartbeat {
+    /// The echo, if it is meant for this life.
+    pub fn echo_for(&self, life: Incarnation) -> Option<Echo> {
+        self.echo.filter(|_| self.hears == Some(life))
+    }
 }
 
 /// A returned time stamp: from it the receiver computes the round trip.

@@ -50,7 +50,7 @@ pub enum Frame {
     },
     /// The sink lost its place: send a snapshot.
     ResyncRequest,
-    /// A snapshot starts; the sink forgets its state.
+    /// A snapshot starts; it replaces the sink's state when it is complete.
     SnapshotBegin {
         /// The position that the snapshot represents.
         position: Position,

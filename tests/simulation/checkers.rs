@@ -145,8 +145,15 @@ impl World {
             }
             let since = *since.get_or_insert(self.now);
             if self.now - since > 50 * MS {
+                let kernel = &host.kernel;
                 return Err(format!(
-                    "machine {machine} holds the address without being master"
+                    "machine {machine} holds the address without being master: {kernel:?} {:?}",
+                    host.process.as_ref().map(|p| (
+                        p.node.role(),
+                        p.paused_until,
+                        p.last_turn,
+                        p.node.status(p.clock(self.now))
+                    ))
                 ));
             }
             let newest = host
@@ -221,7 +228,12 @@ impl World {
         }
         let [a, b] = [0, 1].map(|m| &self.machines[m].process.as_ref().expect("restarted").node);
         if a.replica() != b.replica() {
-            return Err("at the end the replicas differ".into());
+            let sizes = [a, b].map(|node| {
+                let replica = node.replica();
+                let status = node.status(tandem::time::Mono::ZERO).replication;
+                (replica.flows().len(), replica.health(), status)
+            });
+            return Err(format!("at the end the replicas differ: {sizes:?}"));
         }
         let now = self.now;
         for machine in 0..2 {
@@ -427,7 +439,7 @@ impl World {
                 self.machines[machine].kernel.held = None;
                 let dead = self.machines[machine].process.take().is_some();
                 if dead {
-                    self.machines[machine].kernel.icmp_budget = 0;
+                    self.machines[machine].off = true;
                     self.flows[machine].clear();
                     self.close_stream(false);
                 }

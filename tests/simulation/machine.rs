@@ -80,6 +80,10 @@ pub struct Machine {
     pub process: Option<Process>,
     pub kernel: Kernel,
     pub lives: u32,
+    /// Without power: its kernel says nothing either.
+    pub off: bool,
+    /// The stream that this end believes in.
+    pub session: Option<u64>,
 }
 
 impl Machine {
@@ -98,8 +102,7 @@ impl Machine {
 
     /// The kernel answers for hosts that reach it.
     pub fn powered(&self) -> bool {
-        self.process
-            .as_ref()
-            .is_none_or(|process| !process.machine_paused)
+        let paused = |process: &Process| process.machine_paused;
+        !self.off && !self.process.as_ref().is_some_and(paused)
     }
 }

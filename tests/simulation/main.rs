@@ -7,6 +7,8 @@
 //! TANDEM_SIM_SECONDS=600                                                    # longer runs
 //! ```
 
+#![expect(unreachable_pub, reason = "a test program has no public face")]
+
 mod checkers;
 mod faults;
 mod machine;

@@ -183,7 +183,7 @@ fn a_drained_backend_stays_drained_over_a_failover() {
     s.until_owner(B);
     let node = &s.0.machines[B].process.as_ref().unwrap().node;
     assert_eq!(node.role(), Role::Master);
-    let states: Vec<_> = node.replica().admin.values().copied().collect();
+    let states: Vec<_> = node.replica().admin().values().copied().collect();
     assert_eq!(states, [AdminState::Drain]);
 }
 

@@ -207,6 +207,8 @@ impl World {
             return;
         }
         self.machines[machine].lives += 1;
+        self.machines[machine].off = false;
+        self.machines[machine].session = None;
         let lives = u128::from(self.machines[machine].lives);
         let incarnation = Incarnation((machine as u128 + 1) << 64 | lives);
         let identity = Identity {
@@ -426,11 +428,33 @@ impl World {
         }
     }
 
+    /// What each end believes of the stream: an end is told once that it stands, and once that it
+    /// ended; a new one ends the old one first.
+    fn session_agrees(&mut self, machine: usize, stream: Option<u64>, input: &Input) -> bool {
+        let known = self.machines[machine].session;
+        match input {
+            Input::SessionUp(_) if stream == self.stream => {
+                if known.is_some() {
+                    self.give(machine, closed("replaced"));
+                }
+                self.machines[machine].session = stream;
+                true
+            }
+            Input::SessionClosed { .. } if stream == known => {
+                self.machines[machine].session = None;
+                true
+            }
+            Input::SessionFrame(_) => stream == self.stream && stream == known,
+            Input::SessionUp(_) | Input::SessionClosed { .. } => false,
+            _ => true,
+        }
+    }
+
     /// The stream ends; each end learns of it, late if the network does not pass.
     pub fn close_stream(&mut self, reset: bool) {
-        if self.stream.take().is_none() {
+        let Some(stream) = self.stream.take() else {
             return;
-        }
+        };
         let passes = reset && self.network.stream_passes() && !self.path_down(0);
         for machine in 0..2 {
             let Some(process) = &self.machines[machine].process else {
@@ -442,17 +466,13 @@ impl World {
             } else {
                 self.now + STREAM_TIMEOUT.as_nanos() as u64
             };
-            let input = Input::SessionClosed {
-                fault: false,
-                reason: "reset".into(),
-            };
             self.at(
                 at,
                 Event::Process {
                     machine,
                     life,
-                    stream: None,
-                    input,
+                    stream: Some(stream),
+                    input: closed("reset"),
                 },
             );
         }
@@ -539,7 +559,7 @@ impl World {
                     .process
                     .as_ref()
                     .is_some_and(|process| process.incarnation == life);
-                if alive && (stream.is_none() || stream == self.stream) {
+                if alive && self.session_agrees(machine, stream, &input) {
                     self.give(machine, input);
                 }
             }
@@ -747,6 +767,13 @@ impl World {
         let ticket = self.tickets;
         self.log(["A", "B"][machine], &format!("is asked: {request:?}"));
         self.give(machine, Input::Admin { ticket, request });
+    }
+}
+
+fn closed(reason: &str) -> Input {
+    Input::SessionClosed {
+        fault: false,
+        reason: reason.into(),
     }
 }
 

@@ -1,9 +1,19 @@
 //! Live connections and their counts.
 
-use super::FlowEvent;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+
+use super::{FlowEvent, Unserved};
 use crate::config::Config;
-use crate::model::{BackendId, ServiceId};
-use crate::wire::replication::Item;
+use crate::model::{BackendId, FlowId, ServiceId};
+use crate::wire::replication::{FlowRecord, Item};
+
+/// Connections in the table at most, void ones included. As many as a replica may hold; one takes
+/// about 60 bytes.
+const MAX_LIVE: usize = 2_000_000;
+/// Bits of a flow id below its worker.
+const WORKER_SHIFT: u32 = 48;
 
 /// Counts of one service.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -30,17 +40,178 @@ pub struct BackendCounts {
 }
 
 /// Live connections, as the data path told them.
+///
+/// What it tells the peer keeps the peer's connections equal to the live ones here, event by event.
+///
+/// When a worker lost events, its connections are void: no longer counted as live, and closed for
+/// the peer. They are remembered, so that one that is told again is not a new one in the totals and
+/// keeps its age and its bytes. Which of them have ended nobody says; they make room as soon as it
+/// is needed.
 #[derive(Clone, Debug)]
-pub struct FlowTable {}
+pub struct FlowTable {
+    live: BTreeMap<FlowId, Live>,
+    void: BTreeMap<FlowId, Live>,
+    services: BTreeMap<ServiceId, ServiceCounts>,
+    backends: BTreeMap<BackendId, BackendCounts>,
+    losses: u64,
+    overflowed: u64,
+    limit: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Live {
+    service: ServiceId,
+    backend: BackendId,
+    since_unix_ms: u64,
+    up: u64,
+    down: u64,
+}
 
 impl FlowTable {
     /// An empty table with a row for each service and backend.
-    pub fn new(_config: &Config) -> Self {
-        Self {}
+    pub fn new(config: &Config) -> Self {
+        let services = config.services.iter();
+        let backends = services.clone().flat_map(|service| &service.backends);
+        Self::with_rows(
+            services.map(|service| service.id),
+            backends.map(|backend| backend.id),
+            MAX_LIVE,
+        )
+    }
+
+    fn with_rows(
+        services: impl Iterator<Item = ServiceId>,
+        backends: impl Iterator<Item = BackendId>,
+        limit: usize,
+    ) -> Self {
+        Self {
+            live: BTreeMap::new(),
+            void: BTreeMap::new(),
+            services: services.map(|id| (id, ServiceCounts::default())).collect(),
+            backends: backends.map(|id| (id, BackendCounts::default())).collect(),
+            losses: 0,
+            overflowed: 0,
+            limit,
+        }
     }
 
     /// Counts one event; appends to `out` what the peer should know. `unix_ms` is the time of day.
-    pub fn handle(&mut self, _event: &FlowEvent, _unix_ms: u64, _out: &mut Vec<Item>) {}
+    ///
+    /// Events of a connection that is not live are ignored, and there is no count of a service or
+    /// backend that has no row.
+    pub fn handle(&mut self, event: &FlowEvent, unix_ms: u64, out: &mut Vec<Item>) {
+        match *event {
+            FlowEvent::Closed { flow, .. } => {
+                self.void.remove(&flow);
+                if let Some(closed) = self.live.remove(&flow) {
+                    self.uncount(closed);
+                    out.push(Item::FlowClose { flow });
+                }
+            }
+            FlowEvent::ConnectFailed { backend, .. } => {
+                if let Some(counts) = self.backends.get_mut(&backend) {
+                    counts.connect_failures += 1;
+                }
+            }
+            FlowEvent::Lost { worker, .. } => self.lost(worker, out),
+            FlowEvent::Opened {
+                flow,
+                service,
+                backend,
+                client,
+                ..
+            } => {
+                let fresh = Live {
+                    service,
+                    backend,
+                    since_unix_ms: unix_ms,
+                    up: 0,
+                    down: 0,
+                };
+                self.opened(flow, fresh, client, out);
+            }
+            FlowEvent::Progress { flow, up, down } => {
+                if let Some(live) = self.live.get_mut(&flow) {
+                    (live.up, live.down) = (up, down);
+                    out.push(Item::FlowBytes { flow, up, down });
+                }
+            }
+            FlowEvent::Unserved { service, why } => {
+                if let Some(counts) = self.services.get_mut(&service) {
+                    match why {
+                        Unserved::AllFailed | Unserved::NoBackend => counts.failed += 1,
+                        Unserved::Limit => counts.refused += 1,
+                    }
+                }
+            }
+        }
+    }
+
+    fn opened(&mut self, flow: FlowId, fresh: Live, client: SocketAddr, out: &mut Vec<Item>) {
+        let told = self.live.remove(&flow);
+        if let Some(told) = told {
+            self.uncount(told);
+        }
+        let known = told.or_else(|| self.void.remove(&flow));
+        let live = known.map_or(fresh, |known| Live {
+            service: fresh.service,
+            backend: fresh.backend,
+            ..known
+        });
+        let new = u64::from(known.is_none());
+        if let Some(counts) = self.services.get_mut(&live.service) {
+            counts.total += new;
+        }
+        if let Some(counts) = self.backends.get_mut(&live.backend) {
+            counts.total += new;
+        }
+        if self.live.len() + self.void.len() >= self.limit && self.void.pop_first().is_none() {
+            self.overflowed += 1;
+            return;
+        }
+        self.count(live);
+        self.live.insert(flow, live);
+        let record = FlowRecord {
+            client,
+            service: live.service,
+            backend: live.backend,
+            since_unix_ms: live.since_unix_ms,
+            up: live.up,
+            down: live.down,
+        };
+        out.push(Item::FlowOpen { flow, record });
+    }
+
+    fn lost(&mut self, worker: u16, out: &mut Vec<Item>) {
+        self.losses += 1;
+        let lost: Vec<(FlowId, Live)> = self
+            .live
+            .extract_if(flows_of(worker), |_, _| true)
+            .collect();
+        for (flow, live) in lost {
+            self.uncount(live);
+            self.void.insert(flow, live);
+            out.push(Item::FlowClose { flow });
+        }
+    }
+
+    fn count(&mut self, live: Live) {
+        if let Some(counts) = self.services.get_mut(&live.service) {
+            counts.connections += 1;
+        }
+        if let Some(counts) = self.backends.get_mut(&live.backend) {
+            counts.connections += 1;
+        }
+    }
+
+    fn uncount(&mut self, live: Live) {
+        if let Some(counts) = self.services.get_mut(&live.service) {
+            counts.connections -= 1;
+        }
+        if let Some(counts) = self.backends.get_mut(&live.backend) {
+            counts.connections -= 1;
+        }
+    }
 
     /// Connections of this service now.
     pub fn connections(&self, service: ServiceId) -> u64 {
@@ -48,18 +219,18 @@ impl FlowTable {
     }
 
     /// Counts of a service; zeros if it is unknown.
-    pub fn service(&self, _service: ServiceId) -> ServiceCounts {
-        ServiceCounts::default()
+    pub fn service(&self, service: ServiceId) -> ServiceCounts {
+        self.services.get(&service).copied().unwrap_or_default()
     }
 
     /// Counts of a backend; zeros if it is unknown.
-    pub fn backend(&self, _backend: BackendId) -> BackendCounts {
-        BackendCounts::default()
+    pub fn backend(&self, backend: BackendId) -> BackendCounts {
+        self.backends.get(&backend).copied().unwrap_or_default()
     }
 
     /// Live connections.
     pub fn len(&self) -> usize {
-        0
+        self.live.len()
     }
 
     /// There is no live connection.
@@ -68,15 +239,34 @@ impl FlowTable {
     }
 
     /// Times that a worker said `Lost`.
-    pub fn losses(&self) -> u64 {
-        0
+    pub const fn losses(&self) -> u64 {
+        self.losses
     }
 
-    /// Connections that did not fit into the table.
-    pub fn overflowed(&self) -> u64 {
-        0
+    /// Connections that did not fit into the table. They are in the totals only.
+    pub const fn overflowed(&self) -> u64 {
+        self.overflowed
     }
 
     /// The mastership ended: no connection is live. Totals stay.
-    pub fn clear(&mut self) {}
+    pub fn clear(&mut self) {
+        self.live.clear();
+        self.void.clear();
+        for counts in self.services.values_mut() {
+            counts.connections = 0;
+        }
+        for counts in self.backends.values_mut() {
+            counts.connections = 0;
+        }
+    }
 }
+
+/// The ids of one worker's flows.
+const fn flows_of(worker: u16) -> RangeInclusive<FlowId> {
+    let first = (worker as u64) << WORKER_SHIFT;
+    FlowId(first)..=FlowId(first | ((1 << WORKER_SHIFT) - 1))
+}
+
+#[cfg(test)]
+#[path = "table_test.rs"]
+mod tests;

@@ -1,0 +1,35 @@
+//! A service with these weights, for the tests of schedulers and routes.
+
+use std::time::Duration;
+
+use crate::balance::Route;
+use crate::config::{Backend, Service};
+use crate::model::{BackendId, Scheduler, ServiceId, Weight};
+
+/// The ids of the fixture's backends, in order.
+pub(in crate::balance) fn ids(backends: usize) -> Vec<BackendId> {
+    let id = |n| BackendId::of("web", &format!("b{n}"));
+    (0..backends).map(id).collect()
+}
+
+/// All of them eligible.
+pub(in crate::balance) fn route(scheduler: Scheduler, weights: &[u16]) -> Route {
+    let backend = |(n, weight): (usize, &u16)| Backend {
+        id: ids(n + 1)[n],
+        name: format!("b{n}"),
+        address: ([192, 0, 2, 1], 1_000 + n as u16).into(),
+        weight: Weight(*weight),
+    };
+    let service = Service {
+        id: ServiceId::of("web"),
+        name: "web".into(),
+        listen: Vec::new(),
+        balance: scheduler,
+        connect_timeout: Duration::from_secs(2),
+        idle_timeout: Duration::from_secs(300),
+        max_connections: 100,
+        health: None,
+        backends: weights.iter().enumerate().map(backend).collect(),
+    };
+    Route::new(&service, &ids(weights.len()).into_iter().collect())
+}

@@ -1,0 +1,286 @@
+//! The page of `tandem status`.
+//!
+//! In the order of the questions asked at night: who am I, is the pair healthy, why is it so, where
+//! are the addresses, does the peer hear us, what do clients get.
+
+use super::events::why;
+use super::verdict::findings;
+use super::words::{count, millis, plural, span, utc};
+use super::{ATTENTION, Page, Tone};
+use crate::model::{AdminState, Role};
+use crate::status::{
+    BackendStatus, Counters, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
+    ServiceStatus, Status, VipStatus,
+};
+
+/// The page; `now_unix_ms` is the time of day here and now.
+pub fn status(status: &Status, now_unix_ms: u64) -> Page {
+    let mut page = Page::default();
+    page.text(Tone::Heading, &title(status, now_unix_ms));
+    for finding in findings(status) {
+        let text = format!("{}: {}", finding.level.word(), finding.text);
+        page.text(finding.level.tone(), &text);
+    }
+
+    page.gap();
+    page.facts(&facts(status));
+
+    page.gap();
+    let vips = status.vips.iter().map(|vip| vip_row(vip, status)).collect();
+    page.table(&["", "vip", "interface", "where", "notes"], &[], vips);
+
+    page.gap();
+    let paths = status.paths.iter().map(path_row).collect();
+    let heading = ["", "path from", "to", "state", "loss", "round trip"];
+    page.table(&heading, &[4, 5], paths);
+
+    for service in &status.services {
+        page.gap();
+        page.text(Tone::Heading, &service_title(service));
+        let rows = service.backends.iter().map(backend_row).collect();
+        let heading = [
+            "", "backend", "address", "state", "weight", "now", "total", "why",
+        ];
+        page.table(&heading, &[4, 5, 6], rows);
+    }
+
+    let rare = rare(&status.counters);
+    if !rare.is_empty() {
+        page.gap();
+        page.text(Tone::Heading, "rare things since the start");
+        page.facts(&rare);
+    }
+    page
+}
+
+fn title(status: &Status, now_unix_ms: u64) -> String {
+    let role = status.role.as_str().to_uppercase();
+    let since = match &status.last_transition {
+        Some(event) => format!(
+            "since {} ({})",
+            utc(event.unix_ms),
+            span(now_unix_ms.saturating_sub(event.unix_ms))
+        ),
+        None => format!("since its start ({})", span(status.uptime_ms)),
+    };
+    let (node, cluster, epoch) = (&status.node, &status.cluster, status.epoch);
+    format!("{node} of {cluster}: {role}, epoch {epoch}, {since}")
+}
+
+fn facts(status: &Status) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    let transition = status.last_transition.as_ref();
+    if let Some(why) = transition.and_then(|event| why(&event.what)) {
+        facts.push(("why", why));
+    }
+    let (version, priority, life) = (&status.version, status.priority, &status.incarnation);
+    let config = &status.config_hash;
+    facts.push((
+        "node",
+        format!(
+            "tandem {version}, up {}, priority {priority}, life {life}, configuration {config}",
+            span(status.uptime_ms)
+        ),
+    ));
+    facts.push(("peer", peer(&status.peer)));
+    facts.push(("sync", sync(&status.replication)));
+    facts
+}
+
+fn peer(peer: &PeerStatus) -> String {
+    let mut words = Vec::new();
+    match (peer.last_heard_ms, peer.alive) {
+        (None, _) => words.push("never heard".to_owned()),
+        (Some(ms), true) => words.push(format!("heard {} ago", span(ms))),
+        (Some(ms), false) => words.push(format!("SILENT for {}", span(ms))),
+    }
+    let was = if peer.alive { "" } else { "was " };
+    words.extend(peer.role.map(|role| format!("{was}{role}")));
+    words.extend(peer.epoch.map(|epoch| format!("epoch {epoch}")));
+    words.extend(peer.priority.map(|priority| format!("priority {priority}")));
+    words.extend(peer.incarnation.as_ref().map(|life| format!("life {life}")));
+    if peer.alive {
+        let hears = if peer.hears_us {
+            "hears us"
+        } else {
+            "DOES NOT HEAR US"
+        };
+        words.push(hears.into());
+    }
+    words.extend(peer.same_config.map(|same| {
+        let text = if same {
+            "same configuration"
+        } else {
+            "OTHER CONFIGURATION"
+        };
+        text.to_owned()
+    }));
+    format!("{}: {}", peer.name, words.join(", "))
+}
+
+fn sync(sync: &ReplicationStatus) -> String {
+    let mut words = Vec::new();
+    words.push(match (sync.connected, sync.role) {
+        (false, _) => "no session".to_owned(),
+        (true, ReplicationRole::Idle) => "session up, idle".into(),
+        (true, ReplicationRole::Sink) => "receives from the peer".into(),
+        (true, ReplicationRole::Source) => "sends to the peer".into(),
+    });
+    if sync.connected && sync.role != ReplicationRole::Idle {
+        words.push(if sync.in_sync {
+            "in sync".into()
+        } else if sync.role == ReplicationRole::Source {
+            let items = plural(sync.lag_items, "item");
+            format!("{items} ({}) behind", span(sync.lag_ms))
+        } else {
+            "NOT IN SYNC".into()
+        });
+    }
+    words.push(format!("position {}:{}", sync.epoch, sync.position));
+    words.push(plural(sync.flows, "connection"));
+    if sync.snapshots > 0 {
+        words.push(plural(sync.snapshots, "snapshot"));
+    }
+    if sync.resyncs > 0 {
+        words.push(plural(sync.resyncs, "resync"));
+    }
+    words.join(", ")
+}
+
+fn vip_row(vip: &VipStatus, status: &Status) -> Vec<String> {
+    let peer = &status.peer;
+    let (bad, place) = match (vip.wanted, vip.held) {
+        (true, true) => (false, "here".to_owned()),
+        (true, false) => (true, "NOWHERE: wanted, not held".into()),
+        (false, true) => (true, "HERE, NOT WANTED".into()),
+        (false, false) if peer.alive && peer.role == Some(Role::Master) => {
+            (false, format!("on {}", peer.name))
+        }
+        (false, false) => (true, "not here".into()),
+    };
+    let notes: Vec<String> = [
+        ("announced", vip.announcements),
+        ("put back", vip.restored),
+        ("claimed by others", vip.rivals),
+    ]
+    .into_iter()
+    .filter(|(_, n)| *n > 0)
+    .map(|(what, n)| format!("{what} {}", plural(n, "time")))
+    .collect();
+    vec![
+        mark(bad),
+        vip.address.clone(),
+        vip.interface.clone(),
+        place,
+        notes.join(", "),
+    ]
+}
+
+fn path_row(path: &PathStatus) -> Vec<String> {
+    let state = if path.alive { "up" } else { "SILENT" };
+    let trip = path.rtt_us.map(|us| millis(us as f64 / 1_000.0));
+    vec![
+        mark(!path.alive),
+        path.local.clone(),
+        path.remote.clone(),
+        state.into(),
+        format!("{:.1} %", path.loss_percent),
+        trip.unwrap_or_else(|| "-".into()),
+    ]
+}
+
+fn service_title(service: &ServiceStatus) -> String {
+    let listen: Vec<String> = service.listen.iter().map(ToString::to_string).collect();
+    let mut text = format!(
+        "service {} on {}, {}: {}, {} in total",
+        service.name,
+        listen.join(" "),
+        service.balance,
+        plural(service.connections, "connection"),
+        count(service.total)
+    );
+    if service.failed > 0 {
+        text += &format!(", {} found no backend", count(service.failed));
+    }
+    if service.refused > 0 {
+        text += &format!(", {} refused by a limit", count(service.refused));
+    }
+    text
+}
+
+fn backend_row(backend: &BackendStatus) -> Vec<String> {
+    let state = match (backend.up, backend.admin) {
+        (true, AdminState::Enabled) => "up",
+        (true, AdminState::Drain) => "drain",
+        (false, AdminState::Enabled) => "DOWN",
+        (false, AdminState::Drain) => "DOWN, drain",
+    };
+    let mut why = backend.reason.clone();
+    if backend.connect_failures > 0 {
+        let failures = plural(backend.connect_failures, "failed connect");
+        why = format!("{why}; {failures}");
+    }
+    vec![
+        mark(!backend.up),
+        backend.name.clone(),
+        backend.address.clone(),
+        state.into(),
+        backend.weight.to_string(),
+        count(backend.connections),
+        count(backend.total),
+        why,
+    ]
+}
+
+fn mark(bad: bool) -> String {
+    if bad { ATTENTION.into() } else { String::new() }
+}
+
+/// What is not zero, of what should be.
+fn rare(counters: &Counters) -> Vec<(String, String)> {
+    // Named one by one, so that a new counter cannot be forgotten here.
+    let Counters {
+        heartbeats_rejected,
+        heartbeats_replayed,
+        heartbeats_unconfirmed,
+        session_faults,
+        sessions,
+        false_alarms,
+        pauses,
+        longest_turn_gap_us: _,
+        outputs_dropped,
+        control_rejected,
+        flow_events_lost,
+    } = *counters;
+    [
+        (
+            heartbeats_rejected,
+            "datagrams on the heartbeat port that were not the peer's (another key?)",
+        ),
+        (
+            heartbeats_replayed,
+            "heartbeats that came twice or too late",
+        ),
+        (
+            heartbeats_unconfirmed,
+            "heartbeats of a life that has not proved to be present",
+        ),
+        (session_faults, "sessions ended by a fault of the peer"),
+        (
+            sessions.saturating_sub(1),
+            "times that the session had to be made again",
+        ),
+        (
+            false_alarms,
+            "ended sessions whose peer turned out to be alive",
+        ),
+        (pauses, "pauses so long that this node gave up what it knew"),
+        (outputs_dropped, "outputs dropped because a queue was full"),
+        (control_rejected, "bad requests on the control socket"),
+        (flow_events_lost, "connection events lost on the way"),
+    ]
+    .into_iter()
+    .filter(|(n, _)| *n > 0)
+    .map(|(n, what)| (count(n), what.to_owned()))
+    .collect()
+}

@@ -1,0 +1,512 @@
+//! The pages, word for word.
+
+use std::net::SocketAddr;
+
+use super::*;
+use crate::model::{AdminState, Role};
+use crate::status::{
+    BackendStatus, Cause, Counters, Event, PathStatus, PeerStatus, ReplicationRole,
+    ReplicationStatus, ServiceStatus, Status, VipStatus, What,
+};
+
+const NOW: u64 = 1_795_674_284_120;
+
+fn page(status: &Status) -> String {
+    let page = super::status(status, NOW);
+    let text: Vec<&str> = page.lines.iter().map(|(_, line)| line.as_str()).collect();
+    for line in &text {
+        assert!(
+            line.chars().count() <= usize::from(WIDTH),
+            "{line}\n{text:#?}"
+        );
+    }
+    text.join("\n") + "\n"
+}
+
+/// The page up to the first empty line.
+fn head(status: &Status) -> String {
+    let page = page(status);
+    page.split("\n\n").next().unwrap().to_owned()
+}
+
+fn backend(name: &str, last: u8) -> BackendStatus {
+    BackendStatus {
+        name: name.into(),
+        address: format!("198.51.100.{last}:8080"),
+        weight: 1,
+        up: true,
+        reason: "check ok in 0.2 ms".into(),
+        connections: 6,
+        total: 5_117,
+        ..BackendStatus::default()
+    }
+}
+
+fn path(subnet: &str, rtt_us: u64) -> PathStatus {
+    PathStatus {
+        local: format!("{subnet}.11"),
+        remote: format!("{subnet}.12"),
+        alive: true,
+        rtt_us: Some(rtt_us),
+        ..PathStatus::default()
+    }
+}
+
+fn transition(from: Role, to: Role, cause: Cause, text: &str) -> Event {
+    Event {
+        number: 3,
+        unix_ms: 1_795_662_764_120,
+        what: What::Transition {
+            from,
+            to,
+            epoch: 7,
+            cause,
+            text: text.into(),
+            detection_ms: None,
+            takeover_ms: None,
+        },
+    }
+}
+
+fn master() -> Status {
+    let mut took_over = transition(
+        Role::Backup,
+        Role::Master,
+        Cause::ProcessDied,
+        "the master's host says that nobody listens on its heartbeat port",
+    );
+    if let What::Transition {
+        detection_ms,
+        takeover_ms,
+        ..
+    } = &mut took_over.what
+    {
+        (*detection_ms, *takeover_ms) = (Some(0.41), Some(0.282));
+    }
+    Status {
+        cluster: "web-pair".into(),
+        node: "lb1".into(),
+        version: "0.1.0".into(),
+        incarnation: "1a2b3c4d".into(),
+        uptime_ms: 447_000_000,
+        role: Role::Master,
+        epoch: 7,
+        priority: 150,
+        fault: None,
+        config_hash: "00d1e2f3a4b5c6d7".into(),
+        vips: vec![VipStatus {
+            address: "192.0.2.100".into(),
+            interface: "eth0".into(),
+            wanted: true,
+            held: true,
+            announcements: 17,
+            ..VipStatus::default()
+        }],
+        last_transition: Some(took_over),
+        peer: PeerStatus {
+            name: "lb2".into(),
+            alive: true,
+            role: Some(Role::Backup),
+            epoch: Some(7),
+            priority: Some(100),
+            incarnation: Some("5e6f7a8b".into()),
+            hears_us: true,
+            last_heard_ms: Some(40),
+            same_config: Some(true),
+        },
+        paths: vec![path("192.0.2", 214), path("203.0.113", 1_190)],
+        replication: ReplicationStatus {
+            connected: true,
+            role: ReplicationRole::Source,
+            in_sync: true,
+            epoch: 7,
+            position: 10_234,
+            acknowledged: 10_234,
+            snapshots: 1,
+            flows: 12,
+            ..ReplicationStatus::default()
+        },
+        services: vec![ServiceStatus {
+            name: "web".into(),
+            listen: vec!["192.0.2.100:80".parse().unwrap()],
+            balance: "round_robin".into(),
+            connections: 12,
+            total: 10_234,
+            backends: vec![backend("b1", 21), backend("b2", 22)],
+            ..ServiceStatus::default()
+        }],
+        counters: Counters {
+            sessions: 1,
+            ..Counters::default()
+        },
+    }
+}
+
+fn backup() -> Status {
+    let mut status = master();
+    status.node = "lb2".into();
+    status.role = Role::Backup;
+    status.vips[0].wanted = false;
+    status.vips[0].held = false;
+    status.vips[0].announcements = 0;
+    status.last_transition = Some(transition(
+        Role::Initialize,
+        Role::Backup,
+        Cause::MasterHeard,
+        "the peer is master of epoch 7",
+    ));
+    status.peer.name = "lb1".into();
+    status.peer.role = Some(Role::Master);
+    status.replication.role = ReplicationRole::Sink;
+    status.services.clear();
+    status
+}
+
+#[test]
+fn a_healthy_master() {
+    let expected = "\
+lb1 of web-pair: MASTER, epoch 7, since 2026-11-26T03:12:44.120Z (3 h 12 min)
+OK: redundant (peer lb2 is backup, in sync)
+
+why   process died: the master's host says that nobody listens on its heartbeat
+      port (detection 0.41 ms, takeover 0.28 ms)
+node  tandem 0.1.0, up 5 d 4 h, priority 150, life 1a2b3c4d, configuration
+      00d1e2f3a4b5c6d7
+peer  lb2: heard 40 ms ago, backup, epoch 7, priority 100, life 5e6f7a8b, hears
+      us, same configuration
+sync  sends to the peer, in sync, position 7:10234, 12 connections, 1 snapshot
+
+   vip          interface  where  notes
+   192.0.2.100  eth0       here   announced 17 times
+
+   path from     to            state   loss  round trip
+   192.0.2.11    192.0.2.12    up     0.0 %     0.21 ms
+   203.0.113.11  203.0.113.12  up     0.0 %     1.19 ms
+
+service web on 192.0.2.100:80, round_robin: 12 connections, 10,234 in total
+   backend  address             state  weight  now  total  why
+   b1       198.51.100.21:8080  up          1    6  5,117  check ok in 0.2 ms
+   b2       198.51.100.22:8080  up          1    6  5,117  check ok in 0.2 ms
+";
+    assert_eq!(page(&master()), expected);
+}
+
+#[test]
+fn a_healthy_backup() {
+    let expected = "\
+lb2 of web-pair: BACKUP, epoch 7, since 2026-11-26T03:12:44.120Z (3 h 12 min)
+OK: redundant (peer lb1 is master, in sync)
+
+why   master heard: the peer is master of epoch 7
+node  tandem 0.1.0, up 5 d 4 h, priority 150, life 1a2b3c4d, configuration
+      00d1e2f3a4b5c6d7
+peer  lb1: heard 40 ms ago, master, epoch 7, priority 100, life 5e6f7a8b, hears
+      us, same configuration
+sync  receives from the peer, in sync, position 7:10234, 12 connections, 1
+      snapshot
+
+   vip          interface  where   notes
+   192.0.2.100  eth0       on lb1
+
+   path from     to            state   loss  round trip
+   192.0.2.11    192.0.2.12    up     0.0 %     0.21 ms
+   203.0.113.11  203.0.113.12  up     0.0 %     1.19 ms
+";
+    assert_eq!(page(&backup()), expected);
+}
+
+#[test]
+fn a_master_alone_with_a_backend_down() {
+    let mut status = master();
+    status.peer.alive = false;
+    status.peer.hears_us = false;
+    status.peer.last_heard_ms = Some(12_345);
+    status.replication.connected = false;
+    for path in &mut status.paths {
+        path.alive = false;
+        path.loss_percent = 100.0;
+    }
+    status.vips[0].rivals = 1;
+    status.services[0].failed = 2;
+    let backends = &mut status.services[0].backends;
+    backends[0].admin = AdminState::Drain;
+    backends[1].up = false;
+    backends[1].reason = "connect refused".into();
+    backends[1].connect_failures = 3;
+    backends.push(backend("b3", 23));
+    status.counters.sessions = 4;
+    status.counters.pauses = 1;
+    let expected = "\
+lb1 of web-pair: MASTER, epoch 7, since 2026-11-26T03:12:44.120Z (3 h 12 min)
+WARNING: no redundancy: peer lb2 is not heard for 12 s
+WARNING: backend web/b2 is down: connect refused
+
+why   process died: the master's host says that nobody listens on its heartbeat
+      port (detection 0.41 ms, takeover 0.28 ms)
+node  tandem 0.1.0, up 5 d 4 h, priority 150, life 1a2b3c4d, configuration
+      00d1e2f3a4b5c6d7
+peer  lb2: SILENT for 12 s, was backup, epoch 7, priority 100, life 5e6f7a8b,
+      same configuration
+sync  no session, position 7:10234, 12 connections, 1 snapshot
+
+   vip          interface  where  notes
+   192.0.2.100  eth0       here   announced 17 times, claimed by others 1 time
+
+   path from     to            state      loss  round trip
+!  192.0.2.11    192.0.2.12    SILENT  100.0 %     0.21 ms
+!  203.0.113.11  203.0.113.12  SILENT  100.0 %     1.19 ms
+
+service web on 192.0.2.100:80, round_robin: 12 connections, 10,234 in total, 2
+found no backend
+   backend  address             state  weight  now  total  why
+   b1       198.51.100.21:8080  drain       1    6  5,117  check ok in 0.2 ms
+!  b2       198.51.100.22:8080  DOWN        1    6  5,117  connect refused; 3
+                                                           failed connects
+   b3       198.51.100.23:8080  up          1    6  5,117  check ok in 0.2 ms
+
+rare things since the start
+3  times that the session had to be made again
+1  pauses so long that this node gave up what it knew
+";
+    assert_eq!(page(&status), expected);
+}
+
+#[test]
+fn a_fault_says_who_serves_and_what_to_do() {
+    let mut status = backup();
+    status.role = Role::Fault;
+    status.fault = Some("interface eth0 is down".into());
+    assert_eq!(
+        head(&status),
+        "\
+lb2 of web-pair: FAULT, epoch 7, since 2026-11-26T03:12:44.120Z (3 h 12 min)
+WARNING: no redundancy: this node is in fault (interface eth0 is down) and
+cannot take over from lb1; repair it, this node then recovers by itself"
+    );
+    status.peer.alive = false;
+    status.peer.last_heard_ms = Some(900);
+    assert_eq!(
+        head(&status),
+        "\
+lb2 of web-pair: FAULT, epoch 7, since 2026-11-26T03:12:44.120Z (3 h 12 min)
+CRITICAL: nobody serves: this node is in fault (interface eth0 is down) and lb1
+is not heard for 900 ms; repair it, this node then recovers by itself"
+    );
+}
+
+#[test]
+fn a_node_that_has_just_started() {
+    let status = Status {
+        cluster: "web-pair".into(),
+        node: "lb1".into(),
+        version: "0.1.0".into(),
+        incarnation: "1a2b3c4d".into(),
+        uptime_ms: 120,
+        priority: 150,
+        config_hash: "00d1e2f3a4b5c6d7".into(),
+        vips: vec![VipStatus {
+            address: "2001:db8::100".into(),
+            interface: "eth0".into(),
+            ..VipStatus::default()
+        }],
+        peer: PeerStatus {
+            name: "lb2".into(),
+            ..PeerStatus::default()
+        },
+        paths: vec![PathStatus {
+            local: "2001:db8::11".into(),
+            remote: "2001:db8::12".into(),
+            ..PathStatus::default()
+        }],
+        ..Status::default()
+    };
+    let expected = "\
+lb1 of web-pair: INITIALIZE, epoch 0, since its start (120 ms)
+WAIT: starting; takes over if no master is heard
+
+node  tandem 0.1.0, up 120 ms, priority 150, life 1a2b3c4d, configuration
+      00d1e2f3a4b5c6d7
+peer  lb2: never heard
+sync  no session, position 0:0, 0 connections
+
+   vip            interface  where     notes
+!  2001:db8::100  eth0       not here
+
+   path from     to            state    loss  round trip
+!  2001:db8::11  2001:db8::12  SILENT  0.0 %           -
+";
+    assert_eq!(page(&status), expected);
+}
+
+#[test]
+fn the_verdict_names_every_way_to_be_unhealthy() {
+    type Break = fn(&mut Status);
+    let cases: &[(Break, &str)] = &[
+        (
+            |status| status.vips[0].held = false,
+            "CRITICAL: this node is master, but its kernel does not hold 192.0.2.100",
+        ),
+        (
+            |status| status.peer.role = Some(Role::Master),
+            "CRITICAL: two masters: lb2 says that it is master too",
+        ),
+        (
+            |status| {
+                status.services[0]
+                    .backends
+                    .iter_mut()
+                    .for_each(|b| b.admin = AdminState::Drain)
+            },
+            "CRITICAL: service web: no backend takes new connections",
+        ),
+        (
+            |status| {
+                status.peer = PeerStatus {
+                    name: "lb2".into(),
+                    ..PeerStatus::default()
+                }
+            },
+            "WARNING: no redundancy: peer lb2 was never heard",
+        ),
+        (
+            |status| status.peer.role = Some(Role::Fault),
+            "WARNING: no redundancy: peer lb2 is in fault; see `tandem status` there",
+        ),
+        (
+            |status| status.peer.hears_us = false,
+            "WARNING: lb2 does not hear this node",
+        ),
+        (
+            |status| status.peer.same_config = Some(false),
+            "WARNING: lb2 runs another configuration",
+        ),
+        (
+            |status| status.replication.connected = false,
+            "WARNING: no replication session with lb2",
+        ),
+        (
+            |status| {
+                status.replication.in_sync = false;
+                status.replication.lag_items = 40;
+                status.replication.lag_ms = 1_000;
+            },
+            "WARNING: lb2 is 40 items (1 s) behind",
+        ),
+        (
+            |status| status.paths[1].alive = false,
+            "WARNING: path 203.0.113.11 to 203.0.113.12 is silent; 1 of 2 paths work",
+        ),
+        (
+            |status| status.paths[0].loss_percent = 12.0,
+            "WARNING: path 192.0.2.11 to 192.0.2.12 loses 12 %; 2 of 2 paths work",
+        ),
+        (
+            |status| {
+                status.replication.in_sync = false;
+                status.replication.lag_items = 2;
+                status.replication.lag_ms = 3;
+            },
+            "OK: redundant (peer lb2 is backup, in sync)",
+        ),
+    ];
+    for (breaks, verdict) in cases {
+        let mut status = master();
+        breaks(&mut status);
+        let head = head(&status);
+        let said = head.lines().skip(1).collect::<Vec<_>>().join(" ");
+        assert!(said.starts_with(verdict), "{verdict}\n{said}");
+    }
+}
+
+#[test]
+fn a_backup_without_a_master_is_critical() {
+    let mut status = backup();
+    status.peer.role = Some(Role::Initialize);
+    assert!(head(&status).contains("CRITICAL: no master: lb1 is in initialize"));
+    status.peer.alive = false;
+    status.peer.last_heard_ms = Some(250);
+    assert!(head(&status).contains("CRITICAL: no master: lb1 is not heard for 250 ms"));
+}
+
+#[test]
+fn the_longest_names_and_addresses_fit() {
+    let address = "2001:db8:1111:2222:3333:4444:5555:6666";
+    let mut status = master();
+    status.node = "n".repeat(64);
+    status.peer.name = "p".repeat(64);
+    status.cluster = "c".repeat(64);
+    status.fault = Some("f ".repeat(200));
+    status.vips[0].address = address.into();
+    status.vips[0].interface = "i".repeat(15);
+    status.paths[0].local = address.into();
+    status.paths[0].remote = address.into();
+    let service = &mut status.services[0];
+    service.name = "s".repeat(64);
+    let listen: SocketAddr = format!("[{address}]:65535").parse().unwrap();
+    service.listen = vec![listen; 64];
+    service.connections = u64::MAX;
+    service.total = u64::MAX;
+    let backend = &mut service.backends[0];
+    backend.name = "b".repeat(64);
+    backend.address = listen.to_string();
+    backend.weight = 256;
+    backend.total = u64::MAX;
+    backend.reason = "connect refused ".repeat(10);
+    for role in [Role::Initialize, Role::Backup, Role::Master, Role::Fault] {
+        status.role = role;
+        page(&status);
+    }
+}
+
+#[test]
+fn emphasis_follows_the_verdict() {
+    let mut status = master();
+    assert_eq!(super::status(&status, NOW).lines[1].0, Tone::Good);
+    status.services[0].backends[1].up = false;
+    let page = super::status(&status, NOW);
+    assert_eq!(page.lines[1].0, Tone::Caution);
+    let bad: Vec<_> = page
+        .lines
+        .iter()
+        .filter(|(tone, _)| *tone == Tone::Bad)
+        .collect();
+    assert_eq!(bad.len(), 1);
+    assert!(bad[0].1.contains("b2"));
+    status.vips[0].held = false;
+    assert_eq!(super::status(&status, NOW).lines[1].0, Tone::Bad);
+}
+
+#[test]
+fn the_timeline_has_one_line_an_event() {
+    let events = [
+        master().last_transition.unwrap(),
+        Event {
+            number: 4,
+            unix_ms: 1_795_662_765_000,
+            what: What::Backend {
+                backend: "web/b2".into(),
+                up: false,
+                reason: "connect refused".into(),
+            },
+        },
+        Event {
+            number: 5,
+            unix_ms: 1_795_662_766_001,
+            what: What::Note {
+                text: "operator: web/b1 takes no new connections".into(),
+            },
+        },
+    ];
+    let page = super::events(&events);
+    let text: Vec<&str> = page.lines.iter().map(|(_, line)| line.as_str()).collect();
+    assert_eq!(
+        text,
+        [
+            "2026-11-26T03:12:44.120Z  role    backup -> master, epoch 7: process died: the \
+             master's host says that nobody listens on its heartbeat port (detection 0.41 ms, \
+             takeover 0.28 ms)",
+            "2026-11-26T03:12:45.000Z  backend web/b2 DOWN: connect refused",
+            "2026-11-26T03:12:46.001Z  note    operator: web/b1 takes no new connections",
+        ]
+    );
+}

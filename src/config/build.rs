@@ -1,0 +1,124 @@
+//! From the checked file to the configuration.
+
+use super::file;
+use super::hash::fingerprint;
+use super::report::{List, Located, Reported};
+use super::{Backend, Cluster, Config, Election, Health, Node, Proxy, Service};
+use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
+
+/// The configuration, if every value is there.
+pub(super) fn build(file: file::File) -> Result<Config, Reported> {
+    let [first, second] = all(file.nodes, node)?
+        .try_into()
+        .expect("the file's reader counts the nodes");
+    let mut config = Config {
+        cluster: cluster(file.cluster?)?,
+        nodes: [first, second],
+        election: election(file.election?)?,
+        proxy: proxy(file.proxy?)?,
+        vips: all(file.vips, vip)?,
+        services: all(file.services, service)?,
+        hash: ConfigHash(0),
+    };
+    config.hash = fingerprint(&config);
+    Ok(config)
+}
+
+fn cluster(cluster: file::Cluster) -> Result<Cluster, Reported> {
+    let key_file = cluster.key_file?;
+    Ok(Cluster {
+        name: cluster.name?.value,
+        key_file: key_file.value,
+        key_file_place: key_file.at.place,
+        port: cluster.port?.value,
+        device: cluster.device?.value,
+    })
+}
+
+fn node(node: file::Node) -> Result<Node, Reported> {
+    Ok(Node {
+        name: node.name?.value,
+        priority: Priority(node.priority?.value),
+        addresses: all(node.addresses, value)?,
+    })
+}
+
+fn election(election: file::Election) -> Result<Election, Reported> {
+    let heartbeat = election.heartbeat?.value;
+    let misses = election.misses?.value;
+    Ok(Election {
+        heartbeat,
+        misses,
+        preempt: election.preempt?.value,
+        preempt_delay: election.preempt_delay?.value,
+        dead_man: match election.dead_man {
+            Some(dead_man) => dead_man?.value,
+            None => heartbeat * u32::from(misses) * 4 / 5,
+        },
+    })
+}
+
+fn proxy(proxy: file::Proxy) -> Result<Proxy, Reported> {
+    let workers = proxy.workers?.value;
+    Ok(Proxy {
+        workers: (workers > 0).then_some(workers),
+        max_connections: proxy.max_connections?.value,
+    })
+}
+
+fn vip(vip: file::Vip) -> Result<Vip, Reported> {
+    Ok(Vip {
+        address: vip.address?.value,
+        interface: vip.interface?.value,
+    })
+}
+
+fn service(service: file::Service) -> Result<Service, Reported> {
+    let name = service.name?.value;
+    Ok(Service {
+        id: ServiceId::of(&name),
+        listen: all(service.listen, value)?,
+        balance: service.balance?.value,
+        connect_timeout: service.connect_timeout?.value,
+        idle_timeout: service.idle_timeout?.value,
+        max_connections: service.max_connections?.value,
+        health: match service.health {
+            Some(section) => Some(health(section?)?),
+            None => None,
+        },
+        backends: all(service.backends, |written| backend(&name, written))?,
+        name,
+    })
+}
+
+fn health(health: file::Health) -> Result<Health, Reported> {
+    Ok(Health {
+        kind: health.kind?.value,
+        interval: health.interval?.value,
+        timeout: health.timeout?.value,
+        rise: health.rise?.value,
+        fall: health.fall?.value,
+    })
+}
+
+fn backend(service: &str, backend: file::Backend) -> Result<Backend, Reported> {
+    let name = backend.name?.value;
+    Ok(Backend {
+        id: BackendId::of(service, &name),
+        address: backend.address?.value,
+        weight: Weight(backend.weight?.value),
+        name,
+    })
+}
+
+/// All elements, or the proof that one is wrong.
+fn all<T, U>(
+    list: List<T>,
+    mut each: impl FnMut(T) -> Result<U, Reported>,
+) -> Result<Vec<U>, Reported> {
+    list.into_iter().map(|element| each(element?)).collect()
+}
+
+fn value<T>(located: Located<T>) -> Result<T, Reported> {
+    Ok(located.value)
+}

@@ -1,0 +1,122 @@
+//! The fingerprint of a configuration: of what it means, not of how it is written.
+//!
+//! Every structure is taken apart by name, so that a new field does not compile before somebody
+//! has decided whether both nodes must agree on it.
+
+use std::fmt::Write as _;
+
+use super::{Backend, Cluster, Config, Election, Health, Node, Proxy, Service};
+use crate::model::ConfigHash;
+
+/// The hash of the canonical text. The order of VIPs, services, backends and listen addresses
+/// means nothing; that of nodes and of their addresses does.
+pub(super) fn fingerprint(config: &Config) -> ConfigHash {
+    let mut text = String::new();
+    write_config(&mut text, config);
+    ConfigHash::of(text.as_bytes())
+}
+
+/// Writes a line; a `String` takes everything.
+macro_rules! line {
+    ($text:expr, $($what:tt)*) => {
+        writeln!($text, $($what)*).expect("a String takes everything")
+    };
+}
+
+fn write_config(text: &mut String, config: &Config) {
+    let Config {
+        cluster,
+        nodes,
+        election,
+        proxy,
+        vips,
+        services,
+        hash: _,
+    } = config;
+    // Where the key lies is each host's own affair; that the key is the same shows by itself.
+    let Cluster {
+        name,
+        key_file: _,
+        key_file_place: _,
+        port,
+        device,
+    } = cluster;
+    line!(text, "cluster {name} {port} {device}");
+    for node in nodes {
+        let Node {
+            name,
+            priority,
+            addresses,
+        } = node;
+        line!(text, "node {name} {} {addresses:?}", priority.0);
+    }
+    let Election {
+        heartbeat,
+        misses,
+        preempt,
+        preempt_delay,
+        dead_man,
+    } = election;
+    line!(
+        text,
+        "election {heartbeat:?} {misses} {preempt} {preempt_delay:?} {dead_man:?}"
+    );
+    let Proxy {
+        workers,
+        max_connections,
+    } = proxy;
+    line!(text, "proxy {workers:?} {max_connections}");
+    for vip in sorted(vips, |vip| vip.ip()) {
+        line!(text, "vip {} {}", vip.address, vip.interface);
+    }
+    for service in sorted(services, |service| service.name.clone()) {
+        write_service(text, service);
+    }
+}
+
+fn write_service(text: &mut String, service: &Service) {
+    let Service {
+        id: _,
+        name,
+        listen,
+        balance,
+        connect_timeout,
+        idle_timeout,
+        max_connections,
+        health,
+        backends,
+    } = service;
+    let listen = sorted(listen, |address| **address);
+    line!(
+        text,
+        "service {name} {listen:?} {balance:?} {connect_timeout:?} {idle_timeout:?} {max_connections}"
+    );
+    if let Some(health) = health {
+        let Health {
+            kind,
+            interval,
+            timeout,
+            rise,
+            fall,
+        } = health;
+        line!(
+            text,
+            "health {kind:?} {interval:?} {timeout:?} {rise} {fall}"
+        );
+    }
+    for backend in sorted(backends, |backend| backend.name.clone()) {
+        let Backend {
+            id: _,
+            name,
+            address,
+            weight,
+        } = backend;
+        line!(text, "backend {name} {address} {}", weight.0);
+    }
+}
+
+fn sorted<T, K: Ord>(list: &[T], key: impl FnMut(&&T) -> K) -> Vec<&T> {
+    let mut list: Vec<_> = list.iter().collect();
+    list.sort_by_key(key);
+    list
+}

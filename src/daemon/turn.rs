@@ -1,0 +1,335 @@
+//! The turn loop: one input, its outputs, the next deadline.
+//!
+//! Owns: the node, the adapters' handles, tickets of operators' requests, the dead-man timer.
+//! Never: waits while it applies outputs.
+//! Invariants: the clock is read once a turn; a deadline that has come is served before the next
+//! arrival, so that no flood can starve a timer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::balance::flow::FlowEvent;
+use crate::control::Asked;
+use crate::datapath::Proxy;
+use crate::health::probe::ProbeResult;
+use crate::net::clock::Clock;
+use crate::net::guard::DeadMan;
+use crate::net::heartbeat::{Arrival, Heartbeats, SendOutcome};
+use crate::net::kernel::Kernel;
+use crate::net::session::{Session, SessionEvent};
+use crate::node::Node;
+use crate::node::io::{Input, Output};
+use crate::probe::Prober;
+use crate::status::{Event, What};
+use crate::time::Mono;
+use crate::vip::kernel::KernelReport;
+use crate::wire::admin::Response;
+
+/// Requests of operators that wait for their answer at most.
+const MAX_TICKETS: usize = 1_024;
+
+/// Everything that carries out what the node wants.
+pub(super) struct Adapters {
+    pub heartbeats: Heartbeats,
+    pub kernel: Kernel,
+    pub prober: Prober,
+    pub proxy: Proxy,
+    /// Bad requests, counted by the control socket.
+    pub rejected: Arc<AtomicU64>,
+    pub session: Session,
+}
+
+/// Everything that comes in.
+pub(super) struct Arrivals {
+    pub datagrams: mpsc::Receiver<Arrival>,
+    pub flows: mpsc::Receiver<Vec<FlowEvent>>,
+    pub kernel_reports: mpsc::Receiver<KernelReport>,
+    pub probes: mpsc::Receiver<ProbeResult>,
+    pub requests: mpsc::Receiver<Asked>,
+    pub session: mpsc::Receiver<SessionEvent>,
+}
+
+/// What woke the loop.
+enum Woken {
+    Asked(Asked),
+    Deadline,
+    Input(Input),
+    Reload,
+}
+
+pub(super) struct TurnLoop {
+    node: Node,
+    clock: Clock,
+    dead_man: DeadMan,
+    adapters: Adapters,
+    signals: Signals,
+    supervisor: Supervisor,
+    /// Inputs that arose while outputs were applied.
+    echoes: VecDeque<Input>,
+    tickets: BTreeMap<u64, oneshot::Sender<Response>>,
+    next_ticket: u64,
+    outputs_dropped: u64,
+}
+
+impl TurnLoop {
+    pub(super) fn new(
+        node: Node,
+        clock: Clock,
+        dead_man: DeadMan,
+        adapters: Adapters,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            node,
+            clock,
+            dead_man,
+            adapters,
+            signals: Signals::listen()?,
+            supervisor: Supervisor::new(clock.now()),
+            echoes: VecDeque::new(),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            outputs_dropped: 0,
+        })
+    }
+
+    /// Turns until the node has stopped.
+    pub(super) async fn run(mut self, mut arrivals: Arrivals) {
+        let stopped = self.apply();
+        debug_assert!(!stopped, "a fresh node does not stop");
+        self.supervisor.ready();
+        loop {
+            let woken = match self.due() {
+                true => Woken::Deadline,
+                false => self.wait(&mut arrivals).await,
+            };
+            let now = self.clock.now();
+            match woken {
+                Woken::Asked(asked) => self.ask(asked, now),
+                Woken::Deadline => self.node.handle_timeout(now),
+                Woken::Input(input) => self.node.handle(input, now),
+                Woken::Reload => {
+                    tracing::warn!("SIGHUP is ignored: restart tandem to load a new configuration");
+                }
+            }
+            let mut stopped = self.apply();
+            while let Some(input) = self.echoes.pop_front() {
+                self.node.handle(input, now);
+                stopped |= self.apply();
+            }
+            if stopped {
+                self.supervisor.stopping();
+                self.adapters.proxy.stop();
+                return;
+            }
+            if self.adapters.proxy.progressing() {
+                self.dead_man.alive();
+            }
+            self.supervisor.turned(now, &self.node);
+        }
+    }
+
+    fn due(&self) -> bool {
+        let deadline = self.node.poll_timeout();
+        deadline.is_some_and(|at| at <= self.clock.now())
+    }
+
+    async fn wait(&mut self, arrivals: &mut Arrivals) -> Woken {
+        let deadline = [self.node.poll_timeout(), self.supervisor.deadline()];
+        let deadline = deadline.into_iter().flatten().min();
+        let sleep = deadline.map_or(Duration::from_secs(1), |at| at.since(self.clock.now()));
+        // Random order among those that are ready, so that none of them can starve another.
+        tokio::select! {
+            Some(arrival) = arrivals.datagrams.recv() => Woken::Input(datagram(arrival)),
+            Some(event) = arrivals.session.recv() => Woken::Input(session(event)),
+            Some(report) = arrivals.kernel_reports.recv() => Woken::Input(Input::Kernel(report)),
+            Some(events) = arrivals.flows.recv() => Woken::Input(Input::Flows(events)),
+            Some(result) = arrivals.probes.recv() => Woken::Input(Input::Probe(result)),
+            Some(asked) = arrivals.requests.recv() => Woken::Asked(asked),
+            _ = self.signals.stop.recv() => Woken::Input(Input::Stop),
+            _ = self.signals.interrupt.recv() => Woken::Input(Input::Stop),
+            _ = self.signals.reload.recv() => Woken::Reload,
+            () = tokio::time::sleep(sleep) => Woken::Deadline,
+        }
+    }
+
+    fn ask(&mut self, asked: Asked, now: Mono) {
+        if self.tickets.len() >= MAX_TICKETS {
+            self.outputs_dropped += 1;
+            return;
+        }
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        self.tickets.insert(ticket, asked.reply);
+        let request = asked.request;
+        self.node.handle(Input::Admin { ticket, request }, now);
+    }
+
+    /// Carries out what the node wants. True when it has stopped.
+    fn apply(&mut self) -> bool {
+        let mut stopped = false;
+        while let Some(output) = self.node.poll_output() {
+            let adapters = &self.adapters;
+            match output {
+                Output::CloseSession { reason } => adapters.session.close(&reason),
+                Output::Datagram { path, bytes } => {
+                    match adapters.heartbeats.try_send(path, &bytes) {
+                        SendOutcome::Sent => {}
+                        SendOutcome::Dropped => self.outputs_dropped += 1,
+                        SendOutcome::PortClosed => {
+                            self.echoes.push_back(Input::PortClosed { path });
+                        }
+                    }
+                }
+                Output::DropFlows { .. } => adapters.proxy.drop_flows(),
+                Output::Event(event) => log(&event),
+                Output::Kernel(command) => adapters.kernel.command(command),
+                Output::Probe(request) => adapters.prober.probe(request),
+                Output::PublishRoutes { eligible } => adapters.proxy.publish(&eligible),
+                Output::Reply { ticket, response } => self.reply(ticket, response),
+                Output::SendFrame(frame) => {
+                    self.outputs_dropped += u64::from(!adapters.session.send(frame));
+                }
+                Output::Stopped => stopped = true,
+            }
+        }
+        stopped
+    }
+
+    fn reply(&mut self, ticket: u64, mut response: Response) {
+        if let Response::Status { status } = &mut response {
+            let counters = &mut status.counters;
+            let adapters = &self.adapters;
+            counters.control_rejected = adapters.rejected.load(Ordering::Relaxed);
+            counters.session_faults += adapters.session.faults();
+            counters.heartbeats_rejected += adapters.heartbeats.unread();
+            counters.outputs_dropped = self.outputs_dropped
+                + adapters.kernel.dropped()
+                + adapters.prober.dropped()
+                + adapters.heartbeats.overflows();
+        }
+        if let Some(reply) = self.tickets.remove(&ticket) {
+            // Whoever asked may have gone.
+            let _ = reply.send(response);
+        }
+    }
+}
+
+fn datagram(arrival: Arrival) -> Input {
+    match arrival {
+        Arrival::Datagram { path, bytes } => Input::Datagram { path, bytes },
+        Arrival::PortClosed { path } => Input::PortClosed { path },
+    }
+}
+
+fn session(event: SessionEvent) -> Input {
+    match event {
+        SessionEvent::Closed { fault, reason } => Input::SessionClosed { fault, reason },
+        SessionEvent::Frame(frame) => Input::SessionFrame(frame),
+        SessionEvent::Sent { frames } => Input::SessionSent { frames },
+        SessionEvent::Up(hello) => Input::SessionUp(hello),
+    }
+}
+
+fn log(event: &Event) {
+    match &event.what {
+        What::Backend {
+            backend,
+            up: true,
+            reason,
+        } => tracing::info!("{backend} is up: {reason}"),
+        What::Backend {
+            backend, reason, ..
+        } => tracing::warn!("{backend} is down: {reason}"),
+        What::Note { text } => tracing::info!("{text}"),
+        What::Transition {
+            to,
+            takeover_ms: Some(took),
+            ..
+        } => {
+            tracing::info!("{to}: addresses held and announced {took:.3} ms after the decision");
+        }
+        What::Transition {
+            from,
+            to,
+            epoch,
+            text,
+            detection_ms,
+            ..
+        } => {
+            let detected =
+                detection_ms.map(|ms| format!(", {ms:.3} ms after the last sign of life"));
+            let detected = detected.unwrap_or_default();
+            tracing::warn!("{from} -> {to} (epoch {epoch}): {text}{detected}");
+        }
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    reload: Signal,
+    stop: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+            stop: signal(SignalKind::terminate())?,
+        })
+    }
+}
+
+/// The service manager (sd_notify(3)); does nothing where there is none.
+struct Supervisor {
+    /// Half of what the manager waits for.
+    every: Option<Duration>,
+    last: Mono,
+    told: String,
+}
+
+impl Supervisor {
+    fn new(now: Mono) -> Self {
+        Self {
+            every: sd_notify::watchdog_enabled().map(|limit| limit / 2),
+            last: now,
+            told: String::new(),
+        }
+    }
+
+    fn ready(&self) {
+        notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    fn stopping(&self) {
+        notify(&[sd_notify::NotifyState::Stopping]);
+    }
+
+    fn deadline(&self) -> Option<Mono> {
+        self.every.map(|every| self.last + every)
+    }
+
+    fn turned(&mut self, now: Mono, node: &Node) {
+        if self.deadline().is_some_and(|at| at <= now) {
+            self.last = now;
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+        let role = node.role().as_str();
+        if self.told != role {
+            role.clone_into(&mut self.told);
+            notify(&[sd_notify::NotifyState::Status(role)]);
+        }
+    }
+}
+
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager does not listen");
+    }
+}

@@ -1,0 +1,203 @@
+//! The user-space data path: a TCP proxy with one worker thread a core.
+//!
+//! Owns: the workers and, through them, all listeners and connections. Never: blocks its caller,
+//! decides where connections may go.
+//! Invariants: a connection lives on the worker that accepted it; an idle connection holds no
+//! buffer, no pipe and no timer; every opened flow is told as closed exactly once, unless the
+//! worker said `Lost` in between.
+//!
+//! The way of a connection: `worker` accepts, `serve` follows it from there: `connect` (retry),
+//! `pump` (both directions), `direction` (copy or splice). `report` carries the news up.
+
+mod connect;
+mod direction;
+mod flows;
+mod listen;
+mod pipes;
+mod pump;
+mod report;
+mod serve;
+mod shared;
+mod worker;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::mpsc::Sender;
+
+use self::report::Report;
+use self::shared::{Control, Shared};
+use self::worker::Setup;
+use crate::balance::Routes;
+use crate::balance::flow::FlowEvent;
+use crate::config::Config;
+use crate::datapath::DatapathError;
+use crate::model::{BackendId, ServiceId};
+
+/// A worker that has not gone round its loop for so long is stuck: ten beats are missing.
+const STUCK: Duration = Duration::from_secs(1);
+
+/// The running proxy. Dropping it stops it.
+#[derive(Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+    controls: Vec<Arc<Control>>,
+    threads: Vec<JoinHandle<()>>,
+    addresses: Vec<(ServiceId, SocketAddr)>,
+}
+
+impl Proxy {
+    /// Opens every listener of every service and starts the workers.
+    ///
+    /// Addresses need not be on this host yet, so a standby is armed before it owns them. No
+    /// backend is eligible until [`Proxy::publish`] says so. Raise the limit of open files before.
+    /// Events come in batches; if `events` is full, the workers say `Lost` when it has room again.
+    ///
+    /// # Errors
+    ///
+    /// A listener that cannot be opened, or a thread that cannot be started.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "the caller keeps no sender: events end with us"
+    )]
+    pub fn start(
+        config: &Config,
+        events: Sender<Vec<FlowEvent>>,
+        seed: u64,
+    ) -> Result<Self, DatapathError> {
+        let workers = config.proxy.workers.unwrap_or_else(one_a_core).max(1);
+        let mut addresses = Vec::new();
+        let mut listeners: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        for (place, service) in config.services.iter().enumerate() {
+            for address in &service.listen {
+                let open = listen::open(&service.name, *address, workers.into())?;
+                let bound = open.first().and_then(|listener| listener.local_addr().ok());
+                addresses.push((service.id, bound.unwrap_or(*address)));
+                for (listener, worker) in open.into_iter().zip(&mut listeners) {
+                    worker.push((place, listener));
+                }
+            }
+        }
+        let routes = Routes::compile(config, &BTreeSet::new());
+        let mut proxy = Self {
+            shared: Arc::new(Shared::new(config, routes)),
+            controls: Vec::new(),
+            threads: Vec::new(),
+            addresses,
+        };
+        let mut seeds = fastrand::Rng::with_seed(seed);
+        for (index, listeners) in (0..workers).zip(listeners) {
+            let report = Report::new(index, events.clone());
+            proxy
+                .spawn(index, listeners, report, seeds.u64(..))
+                .map_err(|source| DatapathError::Worker {
+                    worker: index,
+                    source,
+                })?;
+        }
+        Ok(proxy)
+    }
+
+    fn spawn(
+        &mut self,
+        index: u16,
+        listeners: Vec<(usize, std::net::TcpListener)>,
+        report: Report,
+        seed: u64,
+    ) -> std::io::Result<()> {
+        let control = Arc::new(Control::default());
+        let setup = Setup {
+            index,
+            shared: Arc::clone(&self.shared),
+            control: Arc::clone(&control),
+            report,
+            seed,
+            listeners,
+            runtime: worker::runtime()?,
+        };
+        let thread = thread::Builder::new()
+            .name(format!("proxy-{index}"))
+            .spawn(move || worker::run(setup))?;
+        self.controls.push(control);
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// New connections go to these backends only, from now on. Never waits.
+    pub fn publish(&self, eligible: &BTreeSet<BackendId>) {
+        let routes = self.shared.routes.load().recompile(eligible);
+        self.shared.routes.store(Arc::new(routes));
+    }
+
+    /// Resets every proxied connection on both sides, at once. Never waits: it wakes the workers.
+    ///
+    /// Connections that wait to be accepted are reset, too. New ones may come as long as this host
+    /// owns the addresses, so call it again when it has given them up.
+    pub fn drop_flows(&self) {
+        for control in &self.controls {
+            control.cuts.fetch_add(1, Ordering::Release);
+            control.wake.notify_one();
+        }
+    }
+
+    /// Every worker has gone round its loop within the last second. For the dead-man timer.
+    pub fn progressing(&self) -> bool {
+        let now = self.shared.now();
+        self.controls
+            .iter()
+            .all(|control| control.beats_within(STUCK, now))
+    }
+
+    /// Where the services listen, in the order of the configuration; with the port that the kernel
+    /// chose where the configuration says 0.
+    pub fn addresses(&self) -> &[(ServiceId, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// Portions of bytes that went through a pipe instead of being copied, since the start. Brought
+    /// up to date ten times a second.
+    pub fn splices(&self) -> u64 {
+        let splices = |control: &Arc<Control>| control.splices.load(Ordering::Relaxed);
+        self.controls.iter().map(splices).sum()
+    }
+
+    /// Resets all connections, closes everything and waits for the workers, at most about a second.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        for control in &self.controls {
+            control.stop.store(true, Ordering::Release);
+            control.wake.notify_one();
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a proxy worker had panicked");
+            }
+        }
+    }
+}
+
+fn one_a_core() -> u16 {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(cores).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+#[path = "rig_test.rs"]
+mod rig;
+
+#[cfg(test)]
+#[path = "stream_test.rs"]
+mod stream_tests;
+
+#[cfg(test)]
+#[path = "proxy_test.rs"]
+mod tests;

@@ -1,0 +1,61 @@
+//! One connection's life, from its acceptance to its end.
+
+use std::io;
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::connect::{Connected, Failed, connect};
+use super::direction::Direction;
+use super::pump;
+use super::worker::{Guest, Worker, reset};
+use crate::balance::flow::FlowEvent;
+
+/// Bytes that are read before there is a backend to take them.
+const FIRST: usize = 16 << 10;
+
+/// Serves one client.
+pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
+    let Guest { worker, flow, .. } = &guest;
+    let Ok((first, ended)) = first_bytes(worker, &client) else {
+        // Reset by the client before it said anything.
+        return;
+    };
+    match connect(worker, guest.service(), flow, &first).await {
+        Ok(connected) => {
+            let Connected {
+                mut stream,
+                load,
+                sent,
+                took,
+            } = connected;
+            flow.opened.set(Some((load.target().id, took)));
+            flow.up.set(sent as u64);
+            worker.tell(|report| report.opened(flow));
+            let up = Direction::new(first, sent, ended);
+            let ending = pump::run(&mut client, &mut stream, up, flow, &worker.buffers).await;
+            if ending.reset {
+                reset(&client);
+                reset(&stream);
+            }
+            worker.tell(|report| report.closed(flow, ending.end));
+        }
+        Err(Failed::Unserved(why)) => {
+            reset(&client);
+            let service = flow.service;
+            worker.tell(|report| report.push(FlowEvent::Unserved { service, why }));
+        }
+        Err(Failed::Cut) => reset(&client),
+    }
+}
+
+/// What the client has said already, and whether that was all.
+fn first_bytes(worker: &Worker, client: &TcpStream) -> io::Result<(Vec<u8>, bool)> {
+    let mut scratch = worker.buffers.scratch.borrow_mut();
+    // Not through tokio, which has not looked at this socket yet.
+    match io::Read::read(&mut &*SockRef::from(client), &mut scratch[..FIRST]) {
+        Ok(got) => Ok((scratch[..got].to_vec(), got == 0)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Vec::new(), false)),
+        Err(error) => Err(error),
+    }
+}

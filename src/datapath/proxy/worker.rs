@@ -1,0 +1,294 @@
+//! One worker: a thread with its own runtime, its own listeners and its own connections.
+//!
+//! A connection lives on the worker that accepted it. Workers share three things, each touched
+//! once or twice in a connection's life: the routes, the counts that limits and
+//! `least_connections` need, and the channel to the node.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use super::direction::Buffers;
+use super::flows::{Flow, Flows};
+use super::report::Report;
+use super::serve::serve;
+use super::shared::{Control, Seat, Shared};
+use crate::balance::flow::{FlowEnd, FlowEvent, Unserved};
+use crate::model::FlowId;
+
+/// Time between beats, and between parts of the sweep.
+const TICK: Duration = Duration::from_millis(100);
+/// Parts of a sweep: each connection is looked at once a second.
+const PARTS: usize = 10;
+/// How long events wait for company.
+const FLUSH: Duration = Duration::from_millis(8);
+/// Pause after an accept that failed for want of descriptors or memory.
+const AFTER_ERROR: Duration = Duration::from_millis(50);
+/// Time for the connections to be reset when the worker stops.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What the tasks of one worker share.
+#[derive(Debug)]
+pub(super) struct Worker {
+    index: u16,
+    pub(super) shared: Arc<Shared>,
+    control: Arc<Control>,
+    pub(super) flows: RefCell<Flows>,
+    pub(super) buffers: Buffers,
+    pub(super) rng: RefCell<fastrand::Rng>,
+    report: RefCell<Report>,
+    /// The report has its first event.
+    news: Notify,
+    accepted: Cell<u64>,
+}
+
+/// What a worker's thread begins with.
+pub(super) struct Setup {
+    pub(super) index: u16,
+    pub(super) shared: Arc<Shared>,
+    pub(super) control: Arc<Control>,
+    pub(super) report: Report,
+    pub(super) seed: u64,
+    /// With the place of their service in the configuration.
+    pub(super) listeners: Vec<(usize, StdTcpListener)>,
+    pub(super) runtime: Runtime,
+}
+
+/// The runtime of one worker.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+}
+
+/// The thread's life.
+pub(super) fn run(setup: Setup) {
+    let worker = Rc::new(Worker {
+        index: setup.index,
+        shared: setup.shared,
+        control: setup.control,
+        flows: RefCell::default(),
+        buffers: Buffers::new(),
+        rng: RefCell::new(fastrand::Rng::with_seed(setup.seed)),
+        report: RefCell::new(setup.report),
+        news: Notify::new(),
+        accepted: Cell::new(0),
+    });
+    let local = LocalSet::new();
+    let life = worker.live(setup.listeners);
+    if let Err(error) = local.block_on(&setup.runtime, life) {
+        tracing::error!(worker = setup.index, %error, "a listener cannot be registered");
+    }
+}
+
+type Listeners = Vec<(usize, Rc<TcpListener>)>;
+
+impl Worker {
+    async fn live(self: Rc<Self>, listeners: Vec<(usize, StdTcpListener)>) -> io::Result<()> {
+        let listeners: Listeners = listeners
+            .into_iter()
+            .map(|(service, listener)| Ok((service, Rc::new(TcpListener::from_std(listener)?))))
+            .collect::<io::Result<_>>()?;
+        let acceptors: Vec<JoinHandle<()>> = listeners
+            .iter()
+            .map(|(service, listener)| {
+                spawn_local(Rc::clone(&self).accept(*service, Rc::clone(listener)))
+            })
+            .collect();
+        spawn_local(Rc::clone(&self).send_reports());
+
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut part = 0;
+        let mut cuts = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.control.wake.notified() => {
+                    let asked = self.control.cuts.load(Ordering::Acquire);
+                    if asked != cuts {
+                        cuts = asked;
+                        self.cut_all(&listeners);
+                    }
+                    if self.control.stop.load(Ordering::Acquire) {
+                        break;
+                    }
+                }
+                _ = tick.tick() => {
+                    let now = self.shared.now();
+                    self.control.beat(now);
+                    let splices = self.buffers.pipes.borrow().lent();
+                    self.control.splices.store(splices, Ordering::Relaxed);
+                    self.sweep(part, now);
+                    part = (part + 1) % PARTS;
+                }
+            }
+        }
+        for acceptor in acceptors {
+            acceptor.abort();
+        }
+        self.cut_all(&listeners);
+        drop(listeners);
+        let deadline = Instant::now() + FAREWELL;
+        while !self.flows.borrow().is_empty() && Instant::now() < deadline {
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.report.borrow_mut().flush(&self.flows.borrow());
+        Ok(())
+    }
+
+    async fn accept(self: Rc<Self>, service: usize, listener: Rc<TcpListener>) {
+        let mut in_trouble = false;
+        loop {
+            match listener.accept().await {
+                Ok((client, address)) => {
+                    in_trouble = false;
+                    self.welcome(service, client, address);
+                }
+                // The client was faster than we were, and is gone (accept(2)).
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    // Said once; the clients wait in the kernel's queue meanwhile.
+                    if !in_trouble {
+                        tracing::warn!(worker = self.index, %error, "cannot accept clients; if files \
+                            are out, raise LimitNOFILE or lower proxy.max_connections");
+                    }
+                    in_trouble = true;
+                    sleep(AFTER_ERROR).await;
+                }
+            }
+        }
+    }
+
+    fn welcome(self: &Rc<Self>, service: usize, client: TcpStream, address: SocketAddr) {
+        let known = &self.shared.services[service];
+        let Some(seat) = Seat::take(&self.shared, service) else {
+            reset(&client);
+            let service = known.id;
+            let why = Unserved::Limit;
+            self.tell(|report| report.push(FlowEvent::Unserved { service, why }));
+            return;
+        };
+        let count = self.accepted.get();
+        self.accepted.set(count + 1);
+        let flow = Rc::new(Flow::new(
+            FlowId((u64::from(self.index) << 48) | (count & ((1 << 48) - 1))),
+            known.id,
+            address,
+            known.idle_timeout,
+        ));
+        let slot = self.flows.borrow_mut().insert(Rc::clone(&flow));
+        let guest = Guest {
+            worker: Rc::clone(self),
+            flow,
+            slot,
+            seat,
+        };
+        spawn_local(serve(guest, client));
+    }
+
+    /// Looks at one part of the connections: tells how far they are, ends the idle ones, and has
+    /// those that have just become quiet look at their sockets once more. Readiness is a matter of
+    /// edges: a read that urgent data cut short leaves bytes behind that are never announced.
+    fn sweep(&self, part: usize, now: Duration) {
+        for flow in self.flows.borrow().every(PARTS, part) {
+            let moved = flow.moved();
+            let (seen, since) = flow.seen.get();
+            if flow.opened.get().is_none() {
+                flow.seen.set((0, now));
+            } else if moved != seen {
+                flow.seen.set((moved, now));
+                flow.looked.set(false);
+                self.tell_later(|report| report.progress(flow));
+            } else if now.saturating_sub(since) >= flow.idle_timeout {
+                flow.cut(FlowEnd::Idle);
+            } else if !flow.looked.get() {
+                flow.look();
+            }
+        }
+        self.flush_if_full();
+    }
+
+    /// Resets every connection, and those that nobody has accepted yet.
+    fn cut_all(&self, listeners: &Listeners) {
+        for flow in self.flows.borrow().every(1, 0) {
+            flow.cut(FlowEnd::Dropped);
+        }
+        for (_, listener) in listeners {
+            while let Ok((client, _)) = SockRef::from(&**listener).accept() {
+                let _ = client.set_linger(Some(Duration::ZERO));
+            }
+        }
+    }
+
+    /// Adds to the report.
+    pub(super) fn tell(&self, say: impl FnOnce(&mut Report)) {
+        self.tell_later(say);
+        self.flush_if_full();
+    }
+
+    fn tell_later(&self, say: impl FnOnce(&mut Report)) {
+        let mut report = self.report.borrow_mut();
+        if report.is_empty() {
+            self.news.notify_one();
+        }
+        say(&mut report);
+    }
+
+    fn flush_if_full(&self) {
+        let mut report = self.report.borrow_mut();
+        if report.is_full() {
+            report.flush(&self.flows.borrow());
+        }
+    }
+
+    async fn send_reports(self: Rc<Self>) {
+        loop {
+            self.news.notified().await;
+            sleep(FLUSH).await;
+            let mut report = self.report.borrow_mut();
+            report.flush(&self.flows.borrow());
+            if !report.is_empty() {
+                self.news.notify_one();
+            }
+        }
+    }
+}
+
+/// A client that was let in. Leaves the worker's list, and its seat, when dropped.
+pub(super) struct Guest {
+    pub(super) worker: Rc<Worker>,
+    pub(super) flow: Rc<Flow>,
+    slot: u32,
+    seat: Seat,
+}
+
+impl Guest {
+    /// The place of the service in the configuration.
+    pub(super) const fn service(&self) -> usize {
+        self.seat.service()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.worker.flows.borrow_mut().remove(self.slot);
+    }
+}
+
+/// Closing this socket will reset the connection (`SO_LINGER` with zero, socket(7)).
+pub(super) fn reset(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}

@@ -1,0 +1,72 @@
+//! Short names for what the tests say over and over.
+
+use super::Replica;
+use crate::model::{BackendId, Epoch, FlowId, ServiceId};
+use crate::time::Mono;
+use crate::wire::replication::{AdminState, FlowRecord, Frame, HealthRecord, Item, Position};
+
+pub(super) const fn admin(backend: u32, state: AdminState) -> Item {
+    let backend = BackendId(backend);
+    Item::Admin { backend, state }
+}
+
+pub(super) fn health(backend: u32, good: u64) -> Item {
+    Item::Health {
+        backend: BackendId(backend),
+        record: HealthRecord {
+            good,
+            ..HealthRecord::default()
+        },
+    }
+}
+
+pub(super) fn open(flow: u64, backend: u32) -> Item {
+    Item::FlowOpen {
+        flow: FlowId(flow),
+        record: FlowRecord {
+            client: ([192, 0, 2, 1], 4_000).into(),
+            service: ServiceId(1),
+            backend: BackendId(backend),
+            since_unix_ms: 5,
+            up: 0,
+            down: 0,
+        },
+    }
+}
+
+pub(super) const fn bytes(flow: u64, count: u64) -> Item {
+    Item::FlowBytes {
+        flow: FlowId(flow),
+        up: count,
+        down: 2 * count,
+    }
+}
+
+pub(super) const fn close(flow: u64) -> Item {
+    Item::FlowClose { flow: FlowId(flow) }
+}
+
+pub(super) const fn at(epoch: u64, sequence: u64) -> Position {
+    Position {
+        epoch: Epoch(epoch),
+        sequence,
+    }
+}
+
+pub(super) const T0: Mono = Mono::from_millis(1_000);
+pub(super) fn replica_of(items: impl IntoIterator<Item = Item>) -> Replica {
+    let mut replica = Replica::default();
+    for item in items {
+        replica.apply(&item);
+    }
+    replica
+}
+
+pub(super) fn begin(position: Position, items: u64) -> Frame {
+    Frame::SnapshotBegin { position, items }
+}
+
+pub(super) fn update(after: Position, items: &[Item]) -> Frame {
+    let items = items.to_vec();
+    Frame::Update { after, items }
+}

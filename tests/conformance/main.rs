@@ -1,0 +1,312 @@
+//! Conformance: what a node does with what it is told, one folder a case.
+//!
+//! ```text
+//! cases/NAME/case.toml    says = "one sentence"; node, show, and changes to the configuration
+//! cases/NAME/in.jsonl     {"ms": 100, "hear": {"role": "master", "epoch": 3}}   one step a line
+//! cases/NAME/out.jsonl    what the node wants, in order, with the time
+//! ```
+//!
+//! A step is something said to the node at a time: `hear` (a heartbeat of the peer, sealed with its
+//! key here), `input` (an `Input` as it is), or nothing (time passes). Between steps the node's
+//! own deadlines are served. `show` names the kinds of output that `out.jsonl` holds.
+//! `TANDEM_BLESS=1 cargo test --test conformance` writes `out.jsonl` anew: read the difference.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tandem::config::Config;
+use tandem::model::{Epoch, Incarnation, NodeId, PathId, Priority, Role, Secret};
+use tandem::node::io::{Input, Output};
+use tandem::node::{Identity, Node};
+use tandem::time::Mono;
+use tandem::wire::codec;
+use tandem::wire::heartbeat::{Echo, Heartbeat};
+use tandem::wire::seal::{Opened, Opener, Sealer};
+
+const LIFE: Incarnation = Incarnation(1);
+const SECRET: Secret = Secret([7; 32]);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    /// What the case shows; its reason to be.
+    #[serde(rename = "says")]
+    _says: String,
+    /// Which node is under test.
+    #[serde(default = "lb2")]
+    node: String,
+    /// Kinds of output that are compared; `Heartbeat` stands for a sent datagram.
+    show: Vec<String>,
+    /// Text to replace in the configuration.
+    #[serde(default)]
+    replace: Vec<(String, String)>,
+}
+
+fn lb2() -> String {
+    "lb2".into()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    ms: u64,
+    hear: Option<Hear>,
+    input: Option<Input>,
+}
+
+/// A heartbeat of the peer; what is left out is as a healthy peer would say it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Hear {
+    life: u128,
+    path: u8,
+    role: Role,
+    epoch: u64,
+    hears_us: bool,
+    ownerships: u32,
+    in_sync: bool,
+    resigns: bool,
+    answer: bool,
+}
+
+impl Default for Hear {
+    fn default() -> Self {
+        Self {
+            life: 2,
+            path: 0,
+            role: Role::Backup,
+            epoch: 0,
+            hears_us: true,
+            ownerships: 0,
+            in_sync: true,
+            resigns: false,
+            answer: false,
+        }
+    }
+}
+
+const CONFIG: &str = r#"
+[cluster]
+name = "edge"
+key_file = "/etc/tandem/cluster.key"
+[[node]]
+name = "lb1"
+priority = 200
+addresses = ["192.0.2.11"]
+[[node]]
+name = "lb2"
+priority = 100
+addresses = ["192.0.2.12"]
+[election]
+heartbeat = "100ms"
+misses = 3
+preempt = false
+[[vip]]
+address = "192.0.2.100/24"
+interface = "eth0"
+[[service]]
+name = "web"
+listen = ["192.0.2.100:80"]
+[[service.backend]]
+name = "b1"
+address = "198.51.100.21:8080"
+[[service.backend]]
+name = "b2"
+address = "198.51.100.22:8080"
+"#;
+
+/// A node and its peer's voice.
+struct Bench {
+    node: Node,
+    me: NodeId,
+    config: Arc<Config>,
+    sealers: Vec<(u128, Sealer)>,
+    opener: Opener,
+    sequence: u64,
+    /// The newest time stamp of the node, and when it was sent.
+    stamp: Option<(u64, Mono)>,
+    show: Vec<String>,
+    lines: Vec<Value>,
+}
+
+impl Bench {
+    fn new(case: &Case) -> Self {
+        let mut text = CONFIG.to_owned();
+        for (from, to) in &case.replace {
+            assert!(text.contains(from), "the configuration has no {from:?}");
+            text = text.replace(from, to);
+        }
+        let config = Arc::new(Config::parse(&text).unwrap_or_else(|errors| panic!("{errors}")));
+        let me = config.node_named(&case.node).expect("node of the case");
+        let identity = Identity {
+            node: me,
+            incarnation: LIFE,
+            started_unix_ms: 0,
+        };
+        let node = Node::new(Arc::clone(&config), identity, &SECRET, 1, Mono::ZERO);
+        let mut bench = Self {
+            node,
+            me,
+            sealers: Vec::new(),
+            opener: Opener::new(&SECRET, &config.cluster.name, me),
+            config,
+            sequence: 0,
+            stamp: None,
+            show: case.show.clone(),
+            lines: Vec::new(),
+        };
+        bench.drain(Mono::ZERO);
+        bench
+    }
+
+    fn run(mut self, steps: &str) -> String {
+        for (number, line) in steps.lines().enumerate() {
+            let step: Step = serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("in.jsonl line {}: {error}", number + 1));
+            let now = Mono::from_millis(step.ms);
+            self.pass(now);
+            if let Some(hear) = step.hear {
+                let path = PathId(hear.path);
+                let bytes = self.heartbeat(&hear, now);
+                self.node.handle(Input::Datagram { path, bytes }, now);
+                self.drain(now);
+            }
+            if let Some(input) = step.input {
+                self.node.handle(input, now);
+                self.drain(now);
+            }
+        }
+        let lines = self.lines.iter().map(|line| format!("{line}\n"));
+        lines.collect()
+    }
+
+    /// Serves the node's deadlines up to `end`.
+    fn pass(&mut self, end: Mono) {
+        for _ in 0..1_000_000 {
+            let Some(at) = self.node.poll_timeout().filter(|at| *at <= end) else {
+                return;
+            };
+            self.node.handle_timeout(at);
+            self.drain(at);
+        }
+        panic!("the node's deadline does not move");
+    }
+
+    fn drain(&mut self, now: Mono) {
+        while let Some(output) = self.node.poll_output() {
+            let (kind, value) = self.describe(&output, now);
+            if self.show.contains(&kind) {
+                let ms = now.as_nanos() as f64 / 1e6;
+                self.lines.push(json!({ "ms": ms, kind: value }));
+            }
+        }
+    }
+
+    fn describe(&mut self, output: &Output, now: Mono) -> (String, Value) {
+        if let Output::Datagram { path, bytes } = output {
+            let opened = self.opener.open(bytes).expect("our own key");
+            let (Opened::Current { plain, .. } | Opened::Candidate { plain, .. }) = opened;
+            let beat = codec::decode_heartbeat(plain).expect("our own codec");
+            self.stamp = Some((beat.sent_at, now));
+            let value = json!({
+                "path": path.0, "role": beat.role, "epoch": beat.epoch, "answer": beat.answer,
+                "hears": beat.hears.map(|life| life.0 as u64), "resigns": beat.resigns,
+                "ownerships": beat.ownerships, "in_sync": beat.in_sync,
+            });
+            return ("Heartbeat".into(), value);
+        }
+        match serde_json::to_value(output).expect("outputs are plain data") {
+            Value::String(kind) => (kind, Value::Null),
+            Value::Object(fields) => {
+                let (kind, value) = fields.into_iter().next().expect("externally tagged");
+                (kind, value)
+            }
+            other => panic!("{other}"),
+        }
+    }
+
+    fn heartbeat(&mut self, hear: &Hear, now: Mono) -> Vec<u8> {
+        let peer = self.me.peer();
+        let config = &self.config;
+        let known = self.sealers.iter().position(|(life, _)| *life == hear.life);
+        let place = known.unwrap_or_else(|| {
+            let life = Incarnation(hear.life);
+            let sealer = Sealer::new(&SECRET, &config.cluster.name, peer, life);
+            self.sealers.push((hear.life, sealer));
+            self.sealers.len() - 1
+        });
+        self.sequence += 1;
+        let beat = Heartbeat {
+            path: PathId(hear.path),
+            path_sequence: self.sequence,
+            role: hear.role,
+            epoch: Epoch(hear.epoch),
+            priority: Priority(config.node(peer).priority.0),
+            interval: config.election.heartbeat,
+            config_hash: config.hash,
+            hears: hear.hears_us.then_some(LIFE),
+            ownerships: hear.ownerships,
+            in_sync: hear.in_sync,
+            resigns: hear.resigns,
+            answer: hear.answer,
+            sent_at: now.as_nanos(),
+            // A peer that hears us echoes the newest stamp that it got.
+            echo: self
+                .stamp
+                .filter(|_| hear.hears_us)
+                .map(|(sent_at, at)| Echo {
+                    sent_at,
+                    held: now.since(at).min(Duration::from_secs(1)).as_nanos() as u64,
+                }),
+        };
+        self.sealers[place].1.seal(&codec::encode_heartbeat(&beat))
+    }
+}
+
+fn run_case(folder: &Path, bless: bool) -> Result<(), String> {
+    let read =
+        |name: &str| fs::read_to_string(folder.join(name)).map_err(|e| format!("{name}: {e}"));
+    let case: Case = toml::from_str(&read("case.toml")?).map_err(|error| error.to_string())?;
+    let got = Bench::new(&case).run(&read("in.jsonl")?);
+    if bless {
+        return fs::write(folder.join("out.jsonl"), got).map_err(|error| error.to_string());
+    }
+    let wanted = read("out.jsonl")?;
+    let differs = wanted.lines().zip(got.lines()).position(|(a, b)| a != b);
+    let line = differs.unwrap_or_else(|| wanted.lines().count().min(got.lines().count()));
+    if wanted == got {
+        return Ok(());
+    }
+    Err(format!(
+        "out.jsonl line {}:\n  wanted {}\n  got    {}",
+        line + 1,
+        wanted.lines().nth(line).unwrap_or("the end"),
+        got.lines().nth(line).unwrap_or("the end"),
+    ))
+}
+
+#[test]
+fn every_case_holds() {
+    let bless = std::env::var_os("TANDEM_BLESS").is_some();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/cases");
+    let mut folders: Vec<_> = fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    folders.sort();
+    assert!(folders.len() >= 10, "only {} cases", folders.len());
+    let failures: Vec<String> = folders
+        .iter()
+        .filter_map(|folder| {
+            let name = folder.file_name().unwrap().to_string_lossy();
+            run_case(folder, bless)
+                .err()
+                .map(|why| format!("{name}: {why}"))
+        })
+        .collect();
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
