@@ -120,7 +120,7 @@ impl World {
             };
             let present = (process.node.role(), process.node.election().epoch());
             let (role, epoch) = process.seen;
-            if present.1 < epoch && !(role == Role::Master) && present.0 != Role::Master {
+            if present.1 < epoch && role != Role::Master && present.0 != Role::Master {
                 return Err(format!("epoch fell from {epoch} to {}", present.1));
             }
             let took_over = present.0 == Role::Master && role != Role::Master;
@@ -343,7 +343,7 @@ impl World {
             )),
             Kind::LinkFlap => both(Act::Link(machine, false), Act::Link(machine, true)),
             Kind::Kernel if self.rng.chance(50) => {
-                both(Act::Refuse(machine, true), Act::Refuse(machine, false))
+                both(Act::Refuse(machine, true), Act::Refuse(machine, false));
             }
             Kind::Kernel => acts.push((at, Act::RemoveAddress(machine))),
             Kind::Operator if self.rng.chance(50) => acts.push((at, Act::Failover(machine))),

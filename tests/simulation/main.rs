@@ -33,7 +33,7 @@ fn seconds() -> u64 {
 /// Runs one seed; on failure finds the fewest fault kinds that still fail.
 fn check(seed: u64, seconds: u64) -> Result<(), String> {
     let run = |faults: Faults| {
-        let mut world = World::new(seed, faults);
+        let mut world = Box::new(World::new(seed, faults));
         world.run(seconds).map_err(|broken| (broken, world))
     };
     let mut faults = Faults::of_seed(seed);

@@ -68,11 +68,6 @@ impl Network {
         }
     }
 
-    /// Whether datagrams pass this way on some path.
-    pub fn passes(&self, from: usize) -> bool {
-        self.links[from].iter().any(|link| !link.cut)
-    }
-
     /// The stream uses the first path.
     pub fn stream_passes(&self) -> bool {
         self.links.iter().all(|links| !links[0].cut)

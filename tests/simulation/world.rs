@@ -546,7 +546,7 @@ impl World {
                 machine,
                 life,
                 command,
-            } => self.kernel(machine, life, command),
+            } => self.kernel(machine, life, &command),
             Event::LanResolves => self.lan_resolves(),
             Event::Nature(act) => self.act(act),
             Event::Process {
@@ -624,7 +624,7 @@ impl World {
         }
     }
 
-    fn kernel(&mut self, machine: usize, life: Incarnation, command: KernelCommand) {
+    fn kernel(&mut self, machine: usize, life: Incarnation, command: &KernelCommand) {
         let now = self.now;
         let host = &mut self.machines[machine];
         let Some(process) = &host.process else { return };
@@ -632,7 +632,7 @@ impl World {
             return;
         }
         let kernel = &mut host.kernel;
-        let report = match command {
+        let report = match *command {
             KernelCommand::Hold { epoch, .. } => {
                 if epoch < kernel.newest
                     || kernel.released.is_some_and(|released| epoch <= released)
