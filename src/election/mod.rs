@@ -347,6 +347,8 @@ impl Election {
         heartbeat: &Heartbeat,
         now: Mono,
     ) {
+        // First, so that whatever follows is later than what the peer has seen.
+        self.known = self.known.max(heartbeat.epoch);
         let before = match &mut self.peer {
             Some(peer) if peer.incarnation == life => {
                 let before = peer.clone();
@@ -361,7 +363,6 @@ impl Election {
         }
         self.weigh_suspicion(heartbeat);
         self.judge(before.as_ref(), heartbeat, now);
-        self.known = self.known.max(heartbeat.epoch);
     }
 
     /// The replication session closed, or could not be kept.

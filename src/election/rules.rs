@@ -122,9 +122,14 @@ impl Election {
         let mine = (self.own, self.priority, self.wins_ties);
         let theirs = (heartbeat.epoch, heartbeat.priority, !self.wins_ties);
         if theirs > mine {
+            let even = mine.0 == theirs.0 && mine.1 == theirs.1;
             let text = format!(
-                "the peer is master too, and its claim (epoch {}, priority {}) is better than ours (epoch {}, priority {})",
-                heartbeat.epoch, heartbeat.priority.0, self.own, self.priority.0
+                "the peer is master too, and its claim (epoch {}, priority {}{}) is better than ours (epoch {}, priority {})",
+                heartbeat.epoch,
+                heartbeat.priority.0,
+                if even { ", the higher address" } else { "" },
+                self.own,
+                self.priority.0
             );
             self.leave(Role::Backup, Cause::Rival, text, now);
             return;

@@ -5,8 +5,8 @@ use tandem::status::{Cause, What};
 use tandem::wire::admin::{Request, Response};
 use tandem::wire::replication::AdminState;
 
-use super::checkers::Act;
 use super::faults::Faults;
+use super::nature::Act;
 use super::world::{MS, SECOND, World};
 
 const A: usize = 0;
