@@ -80,8 +80,9 @@ impl Election {
             }
             Role::Backup if master => self.listen_again(now),
             Role::Backup if heartbeat.resigns => {
+                // From the backlog of a pause it may be old news; then the silence decides.
                 let was_master = before.is_some_and(|before| before.role == Role::Master);
-                if was_master {
+                if was_master && now >= self.backlog_until {
                     self.take_over(Cause::Resigned, "the master resigned", None, now);
                 }
             }
@@ -163,7 +164,21 @@ impl Election {
                     now,
                 );
             }
-            Role::Master | Role::Fault => {}
+            Role::Master => {
+                // It may have taken over and told the neighbours before it fell silent.
+                self.actions.push_back(Action::Reannounce);
+                let text = "the peer is silent: nobody stands by";
+                self.actions.push_back(Action::Note(text.into()));
+            }
+            Role::Fault => {}
+        }
+    }
+
+    /// As master: notices when the peer falls silent.
+    pub(super) fn expect_the_next(&mut self, heartbeat: &Heartbeat, now: Mono) {
+        if self.role == Role::Master && !heartbeat.resigns {
+            let limit = self.silence_limit(heartbeat.interval);
+            self.timers.set(Timer::Down, now + limit);
         }
     }
 
@@ -220,6 +235,9 @@ impl Election {
                 now,
             );
         } else {
+            if self.role == Role::Master {
+                self.timers.stop(Timer::Down);
+            }
             let text = "the peer's process died: nobody listens on its heartbeat port";
             self.actions.push_back(Action::Note(text.into()));
         }

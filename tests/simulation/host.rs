@@ -10,7 +10,7 @@ use super::world::{Event, MS, SECOND, World};
 
 /// How long a LAN's host trusts its neighbour entry when nobody announces anything (measured: 24
 /// to 31 s).
-const NEIGHBOUR_TRUST: u64 = 30 * SECOND;
+pub const NEIGHBOUR_TRUST: u64 = 30 * SECOND;
 
 impl World {
     pub fn datagram(

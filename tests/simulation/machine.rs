@@ -83,6 +83,8 @@ pub struct Seen {
     pub commanded: Epoch,
     /// Where its copy stands, and the copy.
     pub position: Position,
+    /// The life whose log it copies.
+    pub source: Option<Incarnation>,
     pub replica: Replica,
     pub counters: Vec<u64>,
     /// Since when its health checks run without a pause.
@@ -114,6 +116,7 @@ impl Process {
                 heard: Epoch(0),
                 commanded: Epoch(0),
                 position: Position::default(),
+                source: None,
                 replica: Replica::default(),
                 counters: Vec::new(),
                 checks_since: born,

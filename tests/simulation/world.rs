@@ -145,6 +145,13 @@ impl World {
         self.run_until(seconds * SECOND)?;
         self.heal();
         self.run_until(seconds * SECOND + CALM)?;
+        // Facts arise at any time; look when none is on its way.
+        for _ in 0..20 {
+            if self.copies_are_level() {
+                break;
+            }
+            self.run_until(self.now + 5 * MS)?;
+        }
         self.check_order()
     }
 

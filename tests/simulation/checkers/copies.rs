@@ -63,9 +63,11 @@ impl Checkers {
         let (position, replica) = (node.position(), node.replica());
         let fresh = is_master(seen.role);
         if !fresh && position == seen.position {
-            return if *replica == seen.replica || self.has(process.session_life, position, replica)
-            {
-                process.seen.replica = replica.clone();
+            let of_session = self.has(process.session_life, position, replica);
+            if of_session {
+                (seen.replica, seen.source) = (replica.clone(), process.session_life);
+            }
+            return if of_session || *replica == seen.replica {
                 Ok(())
             } else {
                 Err(format!(
@@ -73,11 +75,13 @@ impl Checkers {
                 ))
             };
         }
-        if !fresh && position < seen.position {
+        let same = process.session_life == seen.source;
+        if !fresh && same && position < seen.position {
             let before = seen.position;
             return Err(format!("went back from {before:?} to {position:?}"));
         }
         (seen.position, seen.replica) = (position, replica.clone());
+        seen.source = process.session_life;
         if position == Position::default() || self.has(process.session_life, position, replica) {
             return Ok(());
         }
