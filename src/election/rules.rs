@@ -245,6 +245,8 @@ impl Election {
 
     pub(super) fn offer_was_not_taken(&mut self, now: Mono) {
         if let Some(offer) = self.offer.take() {
+            // It may have taken and announced the addresses, and died of it.
+            self.actions.push_back(Action::Reannounce);
             self.actions.push_back(Action::Note(format!(
                 "the peer did not take over with epoch {} in time",
                 offer.epoch

@@ -341,7 +341,11 @@ impl Node {
             let what = format!("interface {interface} is down");
             self.election.set_fault(&what, !up, now);
         }
-        self.vips.handle_report(report, now);
+        // Whoever takes what is offered announces it while it is still here.
+        let successor = self.election.handing_over();
+        if !(successor && matches!(report, KernelReport::Rival { .. })) {
+            self.vips.handle_report(report, now);
+        }
     }
 
     fn handle_flows(&mut self, events: &[FlowEvent], now: Mono) {

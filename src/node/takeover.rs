@@ -92,6 +92,7 @@ impl Node {
         }
         self.outputs.push_back(Output::DropFlows { epoch });
         if in_order {
+            self.vips.leave();
             self.timers.set(Timer::Release, now + RESET_TIME);
         }
         self.replication = Replication::Sink(Sink::new(self.take_replica()));

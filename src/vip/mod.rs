@@ -88,6 +88,8 @@ pub struct VipKeeper {
     last_announced: Option<Mono>,
     /// A rival claimed an address after the last answer.
     challenged: bool,
+    /// The addresses are on their way to the peer: nothing is announced any more.
+    leaving: bool,
     counts: BTreeMap<IpAddr, Counts>,
     timers: TimerTable<Timer>,
     commands: VecDeque<KernelCommand>,
@@ -106,6 +108,7 @@ impl VipKeeper {
             step: 0,
             last_announced: None,
             challenged: false,
+            leaving: false,
             counts: vips
                 .iter()
                 .map(|vip| (vip.ip(), Counts::default()))
@@ -140,8 +143,16 @@ impl VipKeeper {
     pub fn hold(&mut self, epoch: Epoch, now: Mono) {
         self.wanted = Some(epoch);
         self.held = false;
+        self.leaving = false;
         self.timers.set(Timer::Patience, now + PATIENCE);
         self.renew(epoch, now);
+    }
+
+    /// They are still wanted for a moment, but the peer has them already: nothing is announced any
+    /// more, and the peer's announcements are no rival's.
+    pub fn leave(&mut self) {
+        self.leaving = true;
+        self.timers.stop(Timer::Announce);
     }
 
     /// From now on they are not.
@@ -157,7 +168,7 @@ impl VipKeeper {
 
     /// Start the announcements again: somebody may have told the neighbours otherwise.
     pub fn reannounce(&mut self, now: Mono) {
-        if self.held() {
+        if self.held() && !self.leaving {
             self.step = 0;
             let at = self.last_announced.map_or(now, |last| last + MIN_GAP);
             self.timers.set(Timer::Announce, at.max(now));
@@ -190,7 +201,7 @@ impl VipKeeper {
                 self.notices.push_back(Notice::Restored(*vip));
                 self.reannounce(now);
             }
-            KernelReport::Rival { vip, mac } if current.is_some() => {
+            KernelReport::Rival { vip, mac } if current.is_some() && !self.leaving => {
                 self.counts.entry(*vip).or_default().rivals += 1;
                 self.notices.push_back(Notice::Rival(*vip, *mac));
                 if self.timers.at(Timer::Defend).is_none() {
