@@ -1,0 +1,3 @@
+//! x
+use super::Test;
+pub(crate) fn tests() -> Vec<Test> { vec![] }
