@@ -1,7 +1,6 @@
 //! What the tests of the main job share: programs on a host, a pair's standing, waiting.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -159,10 +158,11 @@ pub(crate) fn all_answered(record: &tandem::lab::Record) -> &tandem::lab::Record
 }
 
 /// Waits until this gives something; panics with what it was.
-pub(crate) async fn until<T, F>(what: &str, within: Duration, mut look: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Option<T>>,
-{
+pub(crate) async fn until<T>(
+    what: &str,
+    within: Duration,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let deadline = Instant::now() + within;
     loop {
         if let Some(found) = look().await {

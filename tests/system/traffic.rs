@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -15,7 +16,7 @@ use tokio::sync::{Barrier, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::tools::{all_answered, good, service, shows, vip, vip6, with};
+use super::tools::{all_answered, good, service, shows, until, vip, vip6, with};
 use super::{Test, test};
 
 /// Length of a long transfer.
@@ -182,10 +183,12 @@ async fn crowd() -> Result<(), LabError> {
 
     let all_open = Arc::new(Barrier::new(CROWD + 1));
     let all_done = Arc::new(Barrier::new(CROWD + 1));
+    let answered = Arc::new(AtomicUsize::new(0));
     let mut crowd = Vec::with_capacity(CROWD);
     let gate = Arc::new(Semaphore::new(100));
     for _ in 0..CROWD {
-        let (open, done, gate) = (all_open.clone(), all_done.clone(), gate.clone());
+        let (open, done) = (all_open.clone(), all_done.clone());
+        let (answered, gate) = (answered.clone(), gate.clone());
         let one = async move {
             let entry = gate.acquire_owned().await.expect("never closed");
             let mut stream = TcpStream::connect(vip(80)).await?;
@@ -193,6 +196,7 @@ async fn crowd() -> Result<(), LabError> {
             drop(entry);
             open.wait().await;
             let name = exchange(&mut stream).await?;
+            answered.fetch_add(1, Ordering::Relaxed);
             done.wait().await;
             Ok::<_, io::Error>(name)
         };
@@ -200,8 +204,12 @@ async fn crowd() -> Result<(), LabError> {
     }
     let patience = Duration::from_secs(30);
     timeout(patience, all_open.wait()).await.expect("all connect");
-    timeout(patience, all_done.wait()).await.expect("all are answered while all are open");
+    until("all are answered while all are open", patience, async || {
+        (answered.load(Ordering::Relaxed) == CROWD).then_some(())
+    })
+    .await;
     let while_open = descriptors(pid);
+    timeout(patience, all_done.wait()).await.expect("all go on");
     let mut counts = [0; BACKENDS];
     for one in crowd {
         let name = good("an exchange", one.await.expect("it does not panic"));
@@ -247,8 +255,9 @@ async fn ipv6_failover() -> Result<(), LabError> {
     .await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let record = load.stop().await;
-    let (_, outage) = record.outage(at).expect("it is answered again");
-    eprintln!("IPv6 failover after kill -9: outage {outage:.1?}, {:?}", record.failures());
+    let failures = record.failures();
+    let (_, outage) = record.outage(at).unwrap_or_else(|| panic!("no answer again: {failures:?}"));
+    eprintln!("IPv6 failover after kill -9: outage {outage:.1?}, {failures:?}");
     assert!(outage < Duration::from_secs(2), "{outage:?}");
     let settled = lab.clock().now();
     assert!(record.first_answer(at + outage).is_some_and(|at| at < settled));
