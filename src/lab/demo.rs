@@ -93,8 +93,8 @@ pub(super) async fn show(config: &LabConfig) -> Result<Outcome, LabError> {
     let record = load.stop().await;
     let settled = killed + SETTLING;
     let owners = watch.stop().owners_max(settled, lab.clock().now());
-    println!("\n{}", closing(&record, held.breaks(), owners));
-    let ok = new_master == Some(master.peer()) && now_master == master.peer();
+    println!("\n{}", closing(&record, killed, held.breaks(), owners));
+    let ok = new_master == Some(master.peer()) && now_master == master.peer() && owners < 2;
     Ok(Outcome::of(ok))
 }
 
@@ -206,7 +206,7 @@ fn timeline(scene: &Scene<'_>, new: NodeId) {
     }
 }
 
-fn closing(record: &Record, breaks: Breaks, owners: usize) -> Table {
+fn closing(record: &Record, killed: Mono, breaks: Breaks, owners: usize) -> Table {
     let mut table = Table::new();
     let failures = record.failures();
     let kinds: Vec<_> = failures
@@ -214,7 +214,7 @@ fn closing(record: &Record, breaks: Breaks, owners: usize) -> Table {
         .map(|(kind, n)| format!("{n} {kind:?}"))
         .collect();
     let outage = record
-        .outage()
+        .outage(killed)
         .map_or_else(|| "-".to_owned(), |(_, gap)| human(gap));
     let answers = record.answers();
     let shares: Vec<_> = answers
@@ -232,7 +232,7 @@ fn closing(record: &Record, breaks: Breaks, owners: usize) -> Table {
     table.add_row([
         format!("of {CONNECTIONS} connections kept open"),
         format!(
-            "{} ended with the node that carried them; all were open again after {}",
+            "{} broke; all open again after {}",
             breaks.broken,
             human(breaks.longest)
         ),

@@ -89,13 +89,13 @@ impl Record {
         )
     }
 
-    /// Longest time between two successive completed answers, and when it began.
-    pub fn outage(&self) -> Option<(Mono, Duration)> {
+    /// Longest time between two successive completed answers, of which the later came after
+    /// `from`; and when it began.
+    pub fn outage(&self, from: Mono) -> Option<(Mono, Duration)> {
         let mut ends: Vec<_> = self.successes().map(|attempt| attempt.end).collect();
         ends.sort_unstable();
-        let gaps = ends
-            .windows(2)
-            .map(|pair| (pair[0], pair[1].since(pair[0])));
+        let pairs = ends.windows(2).filter(|pair| pair[1] > from);
+        let gaps = pairs.map(|pair| (pair[0], pair[1].since(pair[0])));
         gaps.max_by_key(|(_, gap)| *gap)
     }
 
@@ -282,7 +282,13 @@ mod tests {
             ..answered(10, 11)
         });
         let expected = (Mono::from_millis(3), Duration::from_millis(28));
-        assert_eq!(record.outage(), Some(expected));
+        assert_eq!(record.outage(Mono::ZERO), Some(expected));
+        let later = record.outage(Mono::from_millis(31)).unwrap();
+        assert_eq!(
+            later.1,
+            Duration::from_millis(9),
+            "earlier gaps had another cause"
+        );
         let first = record.first_answer(Mono::from_millis(4));
         assert_eq!(first, Some(Mono::from_millis(31)));
         assert_eq!(record.failures(), BTreeMap::from([(Failure::Refused, 1)]));

@@ -29,6 +29,8 @@ pub struct NodeProcess {
     dir: PathBuf,
     binary: PathBuf,
     child: Option<Child>,
+    /// A signal was sent that may end it.
+    harmed: bool,
 }
 
 impl NodeProcess {
@@ -38,6 +40,7 @@ impl NodeProcess {
             dir: dir.to_owned(),
             binary: binary.to_owned(),
             child: None,
+            harmed: false,
         }
     }
 
@@ -71,6 +74,7 @@ impl NodeProcess {
         // signal when that thread ends, which is when the lab does.
         let child = host.run(async move { command.spawn() }).await;
         self.child = Some(child.map_err(LabError::io(what))?);
+        self.harmed = false;
         Ok(())
     }
 
@@ -101,6 +105,15 @@ impl NodeProcess {
         self.child.as_mut()?.try_wait().ok()?
     }
 
+    /// How it ended, if it did so although no signal was sent to it.
+    pub(super) fn ended_by_itself(&mut self) -> Option<String> {
+        let status = self.ended().filter(|_| !self.harmed)?;
+        Some(match status.signal() {
+            Some(signal) => format!("{} ended by signal {signal}", self.name()),
+            None => format!("{} ended with {status}", self.name()),
+        })
+    }
+
     /// Process id, while it runs.
     pub fn pid(&mut self) -> Option<u32> {
         self.is_running()
@@ -118,6 +131,7 @@ impl NodeProcess {
         let pid = self.pid().ok_or(io::ErrorKind::NotFound);
         let pid = pid.map_err(|kind| LabError::io(&*what)(kind.into()))?;
         let pid = Pid::from_raw(i32::try_from(pid).expect("process ids are positive i32"));
+        self.harmed |= signal != Signal::SIGCONT;
         kill(pid, signal).map_err(LabError::errno(what))
     }
 

@@ -59,6 +59,8 @@ pub struct Lab {
     network: Network,
     scratch: Scratch,
     clock: Clock,
+    /// Who was master when the last run ended.
+    pub(super) last_master: Option<NodeId>,
 }
 
 impl Lab {
@@ -88,6 +90,7 @@ impl Lab {
             network,
             scratch,
             clock,
+            last_master: None,
         })
     }
 
@@ -191,6 +194,12 @@ impl Lab {
         let statuses = self.statuses().await;
         let master = |id: &NodeId| role(&statuses[id.index()]) == Some(Role::Master);
         NodeId::BOTH.into_iter().filter(master).collect()
+    }
+
+    /// The nodes that ended although nobody ended them.
+    pub(super) fn ended_by_themselves(&mut self) -> Vec<String> {
+        let nodes = self.nodes.iter_mut();
+        nodes.filter_map(NodeProcess::ended_by_itself).collect()
     }
 
     /// Waits until one node is master and holds every VIP, the other is its backup and in sync,

@@ -136,6 +136,10 @@ pub(super) fn line(run: &Run) -> String {
         true => "ok".to_owned(),
         false => format!("NOT OK: {}", run.why_not.join("; ")),
     };
+    let verdict = match run.unprovoked.join("; ") {
+        nothing if nothing.is_empty() => verdict,
+        unprovoked => format!("{verdict} (unprovoked: {unprovoked})"),
+    };
     format!(
         "{:<12} run {}: {} -> {}, outage {:.1} ms, {} of {} requests failed: {verdict}",
         run.scenario,

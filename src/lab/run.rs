@@ -10,7 +10,7 @@ use super::report::Series;
 use super::scenario::Scenario;
 use super::verdict::{Evidence, Run};
 use crate::model::NodeId;
-use crate::status::Event;
+use crate::status::{Event, What};
 use crate::time::Mono;
 
 /// Load before the fault, so that there is something to interrupt.
@@ -26,15 +26,19 @@ impl Lab {
     /// If the pair does not settle, or the lab itself fails. A pair that behaves badly is no error
     /// but a [`Run`] that is not ok.
     pub async fn run(&mut self, scenario: Scenario, number: u32) -> Result<Run, LabError> {
+        let mut unprovoked = self.ended_by_themselves();
         self.start().await?;
         let master_before = self.settled().await?;
+        unprovoked.extend(self.unasked_move(master_before).await?);
         let watch = self.watch().await?;
         let load = self.load();
         sleep(WARM).await;
         let harm = self.harm(scenario, master_before).await?;
         let record = load.stop().await;
         let seen = watch.stop();
+        unprovoked.extend(self.ended_by_themselves());
         let masters = self.masters().await;
+        self.last_master = masters.first().copied();
         let events = match masters.first() {
             Some(master) => self.events_since(*master, harm.at).await?,
             None => Vec::new(),
@@ -47,8 +51,23 @@ impl Lab {
             master_before,
             masters: &masters,
             events: &events,
+            unprovoked,
         };
         Ok(Run::of(&evidence, number))
+    }
+
+    /// What the master says of its takeover, if it took over since the last run ended.
+    async fn unasked_move(&mut self, master: NodeId) -> Result<Option<String>, LabError> {
+        if self.last_master.is_none_or(|last| last == master) {
+            return Ok(None);
+        }
+        let status = self.node(master).status().await?;
+        let why = match status.last_transition.map(|event| event.what) {
+            Some(What::Transition { text, .. }) => text,
+            _ => "it does not say why".to_owned(),
+        };
+        let name = self.node(master).name();
+        Ok(Some(format!("{name} took over between the runs: {why}")))
     }
 
     /// A node's timeline from a moment on.

@@ -50,6 +50,7 @@ pub(super) struct Evidence<'a> {
     pub masters: &'a [NodeId],
     /// Timeline of the master at the end, from the fault on.
     pub events: &'a [Event],
+    pub unprovoked: Vec<String>,
 }
 
 /// One run's figures. Milliseconds are counted from the fault.
@@ -59,7 +60,7 @@ pub struct Run {
     pub scenario: Scenario,
     /// From 1.
     pub run: u32,
-    /// Longest time between two successive completed answers to new connections.
+    /// Longest time between two successive completed answers to new connections, from the fault on.
     pub outage_ms: f64,
     /// New connections attempted.
     pub requests_total: usize,
@@ -87,6 +88,10 @@ pub struct Run {
     pub masters_at_end: usize,
     /// Answers, by backend.
     pub answered_by: BTreeMap<String, u64>,
+    /// What happened before or during the run without being part of it: a node ended, or the
+    /// mastership moved. On a machine that stands still for long enough that is what must happen,
+    /// so it is told and not judged.
+    pub unprovoked: Vec<String>,
     /// Nothing is wrong.
     pub ok: bool,
     /// What is.
@@ -116,6 +121,7 @@ impl Run {
             master_before,
             masters,
             events,
+            unprovoked,
         } = evidence;
         let after = masters.first().copied();
         let takeover = after.and_then(|_| takeover(events));
@@ -126,7 +132,9 @@ impl Run {
         let mut run = Self {
             scenario: *scenario,
             run: number,
-            outage_ms: record.outage().map_or(f64::INFINITY, |(_, gap)| ms(gap)),
+            outage_ms: record
+                .outage(harm.at)
+                .map_or(f64::INFINITY, |(_, gap)| ms(gap)),
             requests_total: record.attempts.len(),
             requests_failed: record.failures(),
             detected_by: takeover.map(|it| it.0),
@@ -144,6 +152,7 @@ impl Run {
             master_after: after.map(|id| NODES[id.index()]),
             masters_at_end: masters.len(),
             answered_by: record.answers(),
+            unprovoked: unprovoked.clone(),
             ok: true,
             why_not: Vec::new(),
         };

@@ -70,6 +70,7 @@ impl Case {
             master_before: NodeId::First,
             masters: &self.masters,
             events: &[],
+            unprovoked: Vec::new(),
         };
         Run::of(&evidence, 1)
     }

@@ -3,6 +3,8 @@
 //! They need root or an unprivileged user namespace. Where the host allows neither, each test is
 //! listed as ignored, with the reason; none passes silently.
 
+mod http;
+mod pair;
 mod plumbing;
 
 use std::future::Future;
@@ -14,7 +16,8 @@ use tandem::lab::{self, LabError};
 fn main() -> ExitCode {
     // First of all: this is refused once there are threads.
     let rights = lab::enter().map_err(|error| error.to_string());
-    let tests = plumbing::tests().into_iter().map(|(name, test)| {
+    let tests = plumbing::tests().into_iter().chain(pair::tests());
+    let tests = tests.map(|(name, test)| {
         let refused = rights.clone().err();
         Trial::ignorable_test(name, move || match refused {
             Some(why) => Ok(Completion::ignored_with(why)),

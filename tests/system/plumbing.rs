@@ -1,6 +1,6 @@
 //! The lab itself: what it claims to do to a network, it does; what it claims to see, is there.
 
-use std::io::{ErrorKind, Result};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use tandem::lab::{
 };
 use tandem::model::NodeId;
 use tandem::net::clock::Clock;
+use tandem::time::Mono;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{sleep, timeout};
 
+use super::http::{get, talk};
 use super::{Test, test};
 
 const FIRST: NodeId = NodeId::First;
@@ -46,7 +48,7 @@ fn at(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(address.into(), port)
 }
 
-async fn wiring() -> std::result::Result<(), LabError> {
+async fn wiring() -> Result<(), LabError> {
     let network = Network::build().await?;
     let b1 = Server::start(&network.backends[0], "b1", at(backend_address(0), 80)).await?;
     for node in NodeId::BOTH {
@@ -64,7 +66,7 @@ async fn wiring() -> std::result::Result<(), LabError> {
     Ok(())
 }
 
-async fn backend_modes() -> std::result::Result<(), LabError> {
+async fn backend_modes() -> Result<(), LabError> {
     let network = Network::build().await?;
     let address = at(backend_address(1), 80);
     let mut server = Server::start(&network.backends[1], "b2", address).await?;
@@ -99,7 +101,7 @@ async fn backend_modes() -> std::result::Result<(), LabError> {
     Ok(())
 }
 
-async fn known_outage() -> std::result::Result<(), LabError> {
+async fn known_outage() -> Result<(), LabError> {
     let network = Network::build().await?;
     let host = network.node(FIRST);
     network.hold(host, VIP4.into()).await?;
@@ -115,7 +117,7 @@ async fn known_outage() -> std::result::Result<(), LabError> {
     sleep(Duration::from_millis(200)).await;
     let record = load.stop().await;
 
-    let (began, outage) = record.outage().expect("there were answers");
+    let (began, outage) = record.outage(Mono::ZERO).expect("there were answers");
     let known = after.since(before);
     assert!(outage >= Duration::from_millis(300), "{outage:?}");
     assert!(
@@ -132,7 +134,7 @@ async fn known_outage() -> std::result::Result<(), LabError> {
     Ok(())
 }
 
-async fn owners() -> std::result::Result<(), LabError> {
+async fn owners() -> Result<(), LabError> {
     let network = Network::build().await?;
     let clock = Clock::start();
     for vip in [VIP4.into(), VIP6.into()] {
@@ -161,7 +163,7 @@ async fn owners() -> std::result::Result<(), LabError> {
         answers.dedup();
         answers.len()
     };
-    let start = tandem::time::Mono::ZERO;
+    let start = Mono::ZERO;
     assert_eq!(seen.owners_max(start, one), 1);
     assert_eq!(answers(start, one), 2, "one owner in each family");
     assert_eq!(seen.owners_max(one, two), 2);
@@ -175,7 +177,7 @@ async fn owners() -> std::result::Result<(), LabError> {
     Ok(())
 }
 
-async fn one_way_cut() -> std::result::Result<(), LabError> {
+async fn one_way_cut() -> Result<(), LabError> {
     let network = Network::build().await?;
     let [first, second] = [network.node(FIRST), network.node(SECOND)];
     // A session that is open before the cut: the kernel keeps a route for it.
@@ -218,7 +220,7 @@ async fn one_way_cut() -> std::result::Result<(), LabError> {
     network.heal(SECOND).await
 }
 
-async fn detached_port() -> std::result::Result<(), LabError> {
+async fn detached_port() -> Result<(), LabError> {
     let network = Network::build().await?;
     let [a, b] = NodeId::BOTH.map(|node| node_addresses(node)[0]);
     let [first, second] = [network.node(FIRST), network.node(SECOND)];
@@ -235,7 +237,7 @@ async fn detached_port() -> std::result::Result<(), LabError> {
     Ok(())
 }
 
-async fn node_ends() -> std::result::Result<(), LabError> {
+async fn node_ends() -> Result<(), LabError> {
     let mut lab = Lab::build(&LabConfig::new("/bin/false")).await?;
     lab.start().await?;
     let error = lab.settled().await.unwrap_err().to_string();
@@ -287,25 +289,4 @@ async fn datagram(from: &Host, a: Ipv4Addr, to: &Host, b: Ipv4Addr) -> bool {
     .await;
     to.run(async move { timeout(CROSSING, receiver.recv(&mut [0; 8])).await.is_ok() })
         .await
-}
-
-async fn get(host: &Host, address: SocketAddr, path: &str) -> Result<Vec<u8>> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    talk(host, address, request.into_bytes(), false).await
-}
-
-/// Sends a request and gives everything that follows the first head of the answer.
-async fn talk(host: &Host, address: SocketAddr, request: Vec<u8>, close: bool) -> Result<Vec<u8>> {
-    host.run(async move {
-        let (mut read, mut write) = TcpStream::connect(address).await?.into_split();
-        write.write_all(&request).await?;
-        if close {
-            write.shutdown().await?;
-        }
-        let mut answer = Vec::new();
-        read.read_to_end(&mut answer).await?;
-        let head = answer.windows(4).position(|at| at == b"\r\n\r\n");
-        Ok(answer.split_off(head.expect("an answer has a head") + 4))
-    })
-    .await
 }
