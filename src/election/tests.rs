@@ -78,6 +78,7 @@ impl Bench {
         assert_eq!(bench.changes, [(Master, Cause::Alone)]);
         bench.hear(Backup, 0);
         bench.changes.clear();
+        bench.reannounced = 0;
         bench
     }
 
@@ -277,6 +278,16 @@ fn the_winner_announces_again_when_the_rival_gave_up_or_had_owned_the_address() 
     heartbeat.ownerships = 1;
     bench.give(&heartbeat);
     assert_eq!(bench.reannounced, 2);
+}
+
+#[test]
+fn a_master_outlives_what_its_peer_did_unheard() {
+    let mut bench = Bench::master();
+    let heartbeat = bench.heartbeat(Backup, 5);
+    bench.give_of(Incarnation(3), &heartbeat);
+    assert_eq!(bench.reannounced, 1, "the old life may have announced");
+    assert_eq!(bench.changes, [(Master, Cause::EpochRaised)]);
+    assert_eq!(bench.election.epoch(), Epoch(6));
 }
 
 #[test]

@@ -66,8 +66,7 @@ pub enum PeerFault {
     /// More items in one frame than `MAX_BATCH`.
     #[error("{0} items in one frame")]
     BatchTooLong(usize),
-    /// A snapshot that lies before the state that it would replace: of an older epoch, or earlier
-    /// in the same one.
+    /// A snapshot that lies before the state that it would replace, within one epoch.
     #[error("a snapshot at {got:?}, but the state here is at {have:?}")]
     OldSnapshot {
         /// The snapshot's position.

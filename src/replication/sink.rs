@@ -103,6 +103,13 @@ impl Sink {
     }
 
     fn begin(&mut self, position: Position, items: u64) -> Result<(), PeerFault> {
+        if position.epoch < self.position.epoch {
+            // The sender has yet to hear that its epoch is old; it will begin anew under a later
+            // one, or end. Asking now would only bring the same again.
+            self.stage = Stage::Lost { asked: true };
+            self.due = None;
+            return Ok(());
+        }
         if position < self.position {
             return Err(PeerFault::OldSnapshot {
                 got: position,

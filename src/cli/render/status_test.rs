@@ -352,10 +352,9 @@ fn the_verdict_names_every_way_to_be_unhealthy() {
         ),
         (
             |status| {
-                status.services[0]
-                    .backends
-                    .iter_mut()
-                    .for_each(|b| b.admin = AdminState::Drain)
+                for backend in &mut status.services[0].backends {
+                    backend.admin = AdminState::Drain;
+                }
             },
             "CRITICAL: service web: no backend takes new connections",
         ),

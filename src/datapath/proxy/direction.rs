@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
+use std::mem::take;
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
@@ -85,6 +86,8 @@ pub(super) struct Direction {
     pipe: Option<Pipe>,
     /// Bytes thrown away.
     discarded: usize,
+    /// The next read does not ask whether the source is ready.
+    look: bool,
 }
 
 impl Direction {
@@ -100,6 +103,7 @@ impl Direction {
             at: sent,
             pipe: None,
             discarded: 0,
+            look: false,
         }
     }
 
@@ -112,6 +116,15 @@ impl Direction {
     pub(super) fn discard(&mut self, buffers: &Buffers) {
         self.how = How::Discard;
         self.release(buffers);
+    }
+
+    /// Reads once more even if the source does not seem to have anything.
+    pub(super) fn look(&mut self) {
+        self.look = true;
+        if self.how == How::Splice {
+            self.how = How::Copy;
+            self.streak = 0;
+        }
     }
 
     /// Lets go of the buffers.
@@ -226,6 +239,17 @@ impl Direction {
         source: &mut ReadHalf<'_>,
         scratch: &mut [u8],
     ) -> Poll<Result<usize, Fault>> {
+        if take(&mut self.look) {
+            match io::Read::read(&mut &*SockRef::from(source.as_ref()), scratch) {
+                Ok(got) => {
+                    self.ended = got == 0;
+                    self.look = got == scratch.len();
+                    return Poll::Ready(Ok(got));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(Err(Fault::Source)),
+            }
+        }
         let mut got = ready!(poll_recv(cx, source, scratch))?;
         if got == 0 {
             self.ended = true;
@@ -263,8 +287,9 @@ impl Direction {
         }
         buffers.pipes.borrow_mut().give_back(pipe);
         match result {
+            // The end, or urgent data, at which a splice stops for good: a read can tell.
             Ok(_) => {
-                self.ended = true;
+                self.look();
                 Poll::Ready(Ok(()))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

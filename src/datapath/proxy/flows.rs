@@ -27,6 +27,9 @@ pub(super) struct Flow {
     pub(super) seen: Cell<(u64, Duration)>,
     /// The report's generation in which its opening was told; 0 is none.
     pub(super) told: Cell<u32>,
+    /// Its task was told to look at both sockets since bytes moved last.
+    pub(super) looked: Cell<bool>,
+    look: Cell<bool>,
     cut: Cell<Option<FlowEnd>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -48,6 +51,8 @@ impl Flow {
             down: Cell::new(0),
             seen: Cell::new((0, Duration::ZERO)),
             told: Cell::new(0),
+            looked: Cell::new(false),
+            look: Cell::new(false),
             cut: Cell::new(None),
             waker: RefCell::new(None),
         }
@@ -64,6 +69,20 @@ impl Flow {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    /// Has its task look at both sockets, whatever their readiness says.
+    pub(super) fn look(&self) {
+        self.looked.set(true);
+        self.look.set(true);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether the task should look; true once.
+    pub(super) const fn should_look(&self) -> bool {
+        self.look.replace(false)
     }
 
     /// Whether it was cut. If not, the task is woken when it is.

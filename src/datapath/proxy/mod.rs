@@ -60,6 +60,10 @@ impl Proxy {
     /// # Errors
     ///
     /// A listener that cannot be opened, or a thread that cannot be started.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "the caller keeps no sender: events end with us"
+    )]
     pub fn start(
         config: &Config,
         events: Sender<Vec<FlowEvent>>,

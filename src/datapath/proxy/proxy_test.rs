@@ -9,7 +9,8 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc;
 
 use super::rig::{
-    LONG, Rig, accept, assert_reset, backend, config, echo, id, listener, live, nobody, ping,
+    LONG, Rig, accept, assert_reset, backend, config, echo, id, listener, live, nobody, patient,
+    ping,
 };
 use super::serve::serve;
 use super::*;
@@ -174,7 +175,7 @@ fn an_idle_connection_is_reset_and_a_busy_one_is_not() {
     ping(&mut idle);
     for _ in 0..16 {
         ping(&mut busy);
-        std::thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(200));
     }
     assert_reset(&mut idle);
     ping(&mut busy);
@@ -213,7 +214,7 @@ fn a_connection_that_still_looks_for_a_backend_is_dropped_too() {
     // Nobody answers there (RFC 5737), or the host says so at once.
     let mut rig = Rig::new(&["192.0.2.77:9".parse().unwrap()]);
     let mut client = rig.connect();
-    std::thread::sleep(Duration::from_millis(50));
+    thread::sleep(Duration::from_millis(50));
     rig.proxy.drop_flows();
     assert_reset(&mut client);
     rig.until("nothing", |seen| live(seen) == 0);
@@ -302,7 +303,7 @@ fn events_that_nobody_takes_are_lost_aloud_and_the_live_are_told_again() {
     let proxy = Proxy::start(&config, sender, 1).unwrap();
     proxy.publish(&BTreeSet::from([id(0)]));
     let address = proxy.addresses()[0].1;
-    let connect = || super::rig::patient(TcpStream::connect(address).unwrap());
+    let connect = || patient(TcpStream::connect(address).unwrap());
     let mut held: Vec<_> = (0..20).map(|_| connect()).collect();
     held.iter_mut().for_each(ping);
     // Nobody reads: one batch in the channel, a thousand events in the worker, then a loss.
@@ -311,8 +312,7 @@ fn events_that_nobody_takes_are_lost_aloud_and_the_live_are_told_again() {
     }
     let mut known = BTreeSet::new();
     let mut lost = 0;
-    let deadline = std::time::Duration::as_millis(&LONG) / 5;
-    for _ in 0..deadline {
+    for _ in 0..LONG.as_millis() / 5 {
         while let Ok(batch) = events.try_recv() {
             for event in batch {
                 match event {
@@ -330,7 +330,7 @@ fn events_that_nobody_takes_are_lost_aloud_and_the_live_are_told_again() {
         if lost > 0 && known.len() == held.len() {
             return;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
     panic!("lost {lost}, known {}", known.len());
 }

@@ -122,6 +122,10 @@ impl Pump<'_> {
         if let Some(end) = self.flow.is_cut(cx) {
             return reset(end);
         }
+        if self.flow.should_look() {
+            self.up.look();
+            self.down.look();
+        }
         match self.poll_up(cx) {
             Poll::Ready(Err(Fault::Source)) => return reset(FlowEnd::ClientError),
             Poll::Ready(Err(Fault::Target)) => return reset(FlowEnd::BackendError),

@@ -5,8 +5,6 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::rig::{
     Rig, abort, accept, assert_reset, backend, echo, listener, patient, ping, read_out,
 };
@@ -63,47 +61,47 @@ fn a_backend_that_has_said_all_still_listens() {
     assert_eq!(rig.ends(1), [(FlowEnd::Complete, 12, 5)]);
 }
 
+/// Bytes that do not repeat within a pipe's size.
 fn pattern(seed: u64) -> Vec<u8> {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| rng.u64(..).to_le_bytes())
-        .take(BULK / 8)
-        .flatten()
-        .collect()
+    let mut bytes = vec![0; 1_000_003];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    let mut bytes = bytes.repeat(BULK / bytes.len() + 1);
+    bytes.truncate(BULK);
+    bytes
 }
 
-fn digest(mut stream: TcpStream) -> (u64, usize) {
-    let (mut hash, mut total) = (Xxh3::new(), 0);
+/// Reads to the end and compares on the way.
+fn compare(mut stream: TcpStream, expected: &[u8]) {
+    let mut total = 0;
     let mut buffer = vec![0; 1 << 18];
     loop {
-        match stream.read(&mut buffer).unwrap() {
-            0 => return (hash.digest(), total),
-            got => {
-                hash.update(&buffer[..got]);
-                total += got;
-            }
+        let got = stream.read(&mut buffer).unwrap();
+        if got == 0 {
+            break;
         }
+        assert!(buffer[..got] == expected[total..total + got], "at {total}");
+        total += got;
     }
+    assert_eq!(total, expected.len());
 }
 
 #[test]
 fn bulk_goes_through_pipes_both_ways_at_once_and_arrives_whole() {
     let (listener, address) = listener();
     let mut rig = Rig::new(&[address]);
+    let (up, down) = (pattern(1), pattern(2));
     let client = rig.connect();
     let server = accept(&listener);
-    let send = |mut stream: TcpStream, seed| {
-        thread::spawn(move || {
-            let bytes = pattern(seed);
-            stream.write_all(&bytes).unwrap();
-            stream.shutdown(Shutdown::Write).unwrap();
-            xxhash_rust::xxh3::xxh3_64(&bytes)
-        })
+    let send = |mut stream: &TcpStream, bytes: &[u8]| {
+        stream.write_all(bytes).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
     };
-    let up = send(client.try_clone().unwrap(), 1);
-    let down = send(server.try_clone().unwrap(), 2);
-    let at_server = thread::spawn(move || digest(server));
-    assert_eq!(digest(client), (down.join().unwrap(), BULK));
-    assert_eq!(at_server.join().unwrap(), (up.join().unwrap(), BULK));
+    thread::scope(|scope| {
+        scope.spawn(|| send(&client, &up));
+        scope.spawn(|| send(&server, &down));
+        scope.spawn(|| compare(client.try_clone().unwrap(), &down));
+        scope.spawn(|| compare(server.try_clone().unwrap(), &up));
+    });
     let bulk = BULK as u64;
     assert_eq!(rig.ends(1), [(FlowEnd::Complete, bulk, bulk)]);
     // Brought up to date by the worker's beat.
@@ -261,4 +259,48 @@ fn many_connections_at_once() {
     drop(clients);
     let ends = rig.ends(200);
     assert!(ends.iter().all(|end| *end == (FlowEnd::Complete, 8, 8)));
+}
+
+#[test]
+fn urgent_data_cuts_reads_but_loses_nothing_of_the_rest() {
+    let mut rig = Rig::new(&[echo()]);
+    for end in [true, false] {
+        let mut client = rig.connect();
+        ping(&mut client);
+        // The byte sent as urgent is read apart by those who ask for it; nobody does here.
+        let socket = socket2::SockRef::from(&client);
+        socket.send_out_of_band(b"abc").unwrap();
+        socket.send(b"def").unwrap();
+        if end {
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_out(&mut client), (b"abdef".to_vec(), false));
+        } else {
+            let mut answer = [0; 5];
+            client.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"abdef");
+        }
+    }
+    rig.ends(2);
+}
+
+#[test]
+fn urgent_data_within_bulk_loses_nothing_of_the_rest() {
+    let (listener, address) = listener();
+    let mut rig = Rig::new(&[address]);
+    let client = rig.connect();
+    let server = accept(&listener);
+    let bulk = &pattern(4)[..8 << 20];
+    let expected = [bulk, b"ab", b"def", bulk].concat();
+    thread::scope(|scope| {
+        scope.spawn(|| compare(server.try_clone().unwrap(), &expected));
+        (&client).write_all(bulk).unwrap();
+        socket2::SockRef::from(&client)
+            .send_out_of_band(b"abc")
+            .unwrap();
+        (&client).write_all(b"def").unwrap();
+        (&client).write_all(bulk).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+    });
+    drop(server);
+    assert_eq!(rig.ends(1), [(FlowEnd::Complete, expected.len() as u64, 0)]);
 }

@@ -150,13 +150,22 @@ impl Worker {
     }
 
     async fn accept(self: Rc<Self>, service: usize, listener: Rc<TcpListener>) {
+        let mut in_trouble = false;
         loop {
             match listener.accept().await {
-                Ok((client, address)) => self.welcome(service, client, address),
+                Ok((client, address)) => {
+                    in_trouble = false;
+                    self.welcome(service, client, address);
+                }
                 // The client was faster than we were, and is gone (accept(2)).
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!(worker = self.index, %error, "cannot accept; raise LimitNOFILE?");
+                    // Said once; the clients wait in the kernel's queue meanwhile.
+                    if !in_trouble {
+                        tracing::warn!(worker = self.index, %error, "cannot accept clients; if files \
+                            are out, raise LimitNOFILE or lower proxy.max_connections");
+                    }
+                    in_trouble = true;
                     sleep(AFTER_ERROR).await;
                 }
             }
@@ -190,7 +199,9 @@ impl Worker {
         spawn_local(serve(guest, client));
     }
 
-    /// Looks at one part of the connections: tells how far they are, and ends the idle ones.
+    /// Looks at one part of the connections: tells how far they are, ends the idle ones, and has
+    /// those that have just become quiet look at their sockets once more. Readiness is a matter of
+    /// edges: a read that urgent data cut short leaves bytes behind that are never announced.
     fn sweep(&self, part: usize, now: Duration) {
         for flow in self.flows.borrow().every(PARTS, part) {
             let moved = flow.moved();
@@ -199,9 +210,12 @@ impl Worker {
                 flow.seen.set((0, now));
             } else if moved != seen {
                 flow.seen.set((moved, now));
+                flow.looked.set(false);
                 self.tell_later(|report| report.progress(flow));
             } else if now.saturating_sub(since) >= flow.idle_timeout {
                 flow.cut(FlowEnd::Idle);
+            } else if !flow.looked.get() {
+                flow.look();
             }
         }
         self.flush_if_full();

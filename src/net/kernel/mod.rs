@@ -24,6 +24,7 @@
 
 mod addresses;
 mod inbox;
+mod monitor;
 mod neighbours;
 mod netlink;
 mod outbox;

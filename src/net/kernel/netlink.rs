@@ -1,13 +1,11 @@
 //! Route netlink (rtnetlink(7)) over plain sockets: addresses, links, one route.
 //!
 //! Requests wait for their answer on a socket of their own; the kernel carries them out within the
-//! send, so the answer is there at once. What changes by somebody else's hand arrives on a second
-//! socket, the monitor.
+//! send, so the answer is there at once.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroI32;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -29,17 +27,13 @@ use rtnetlink::sys::{Socket, SocketAddr};
 
 /// A receive takes one datagram; the kernel makes none longer for a reader with this much room
 /// (`NLMSG_GOODSIZE` is at most 8 KiB, dumps grow to 32 KiB).
-const DATAGRAM: usize = 64 * 1024;
+pub(super) const DATAGRAM: usize = 64 * 1024;
 /// The answer of the kernel; it waits for nothing but a lock.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Room for changes that wait for us; what does not fit is an overrun, after which we read anew.
-const MONITOR_ROOM: usize = 1 << 20;
-/// Datagrams taken from the monitor at once, so that a storm cannot keep us from commands.
-const AT_ONCE: usize = 64;
 /// `ip route get` to here names the default gateway. Nothing is sent to it.
 const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(1, 0, 0, 0);
 
-type Message = NetlinkMessage<RouteNetlinkMessage>;
+pub(super) type Message = NetlinkMessage<RouteNetlinkMessage>;
 
 /// Asks and tells the kernel.
 #[derive(Debug)]
@@ -268,7 +262,13 @@ impl Netlink {
                     _ => {}
                 }
             })
-            .map_err(Trouble::Socket)?;
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => Trouble::Socket(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the kernel did not answer in time",
+                )),
+                _ => Trouble::Socket(error),
+            })?;
             match end {
                 Some(None) => return Ok(()),
                 Some(Some(code)) => {
@@ -289,94 +289,20 @@ enum Trouble {
     Socket(io::Error),
 }
 
-/// Hears what changes.
-#[derive(Debug)]
-pub(super) struct Monitor {
-    socket: Socket,
-    buffer: Vec<u8>,
-}
-
-/// What changed.
-#[derive(Debug)]
-pub(super) enum Change {
-    /// A link is there, or is otherwise than it was.
-    Link(LinkMessage),
-    /// A link is gone.
-    LinkGone(u32),
-    /// An address left this device.
-    AddressGone(u32),
-    /// The kernel had more to say than fitted.
-    Overrun,
-}
-
-impl Monitor {
-    pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.set_non_blocking(true)?;
-        // Over the host's limit where that is permitted.
-        if setsockopt(&socket, sockopt::RcvBufForce, &MONITOR_ROOM).is_err() {
-            socket.set_rx_buf_sz(MONITOR_ROOM as libc::c_int)?;
-        }
-        socket.bind_auto()?;
-        for group in [
-            libc::RTNLGRP_LINK,
-            libc::RTNLGRP_IPV4_IFADDR,
-            libc::RTNLGRP_IPV6_IFADDR,
-        ] {
-            socket.add_membership(group)?;
-        }
-        Ok(Self {
-            socket,
-            buffer: Vec::with_capacity(DATAGRAM),
-        })
-    }
-
-    /// Takes what waits.
-    pub(super) fn drain(&mut self, changes: &mut Vec<Change>) {
-        for _ in 0..AT_ONCE {
-            let received = receive(&self.socket, &mut self.buffer, |message| {
-                changes.extend(change(message));
-            });
-            match received {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => changes.push(Change::Overrun),
-            }
-        }
-    }
-}
-
-impl AsFd for Monitor {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-fn change(message: Message) -> Option<Change> {
-    match message.payload {
-        // Of another family: what a bridge says of its port, not what the link is.
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
-        ) if link.header.interface_family != AddressFamily::Unspec => None,
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-            Some(Change::Link(link))
-        }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
-            Some(Change::LinkGone(link.header.index))
-        }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelAddress(address)) => {
-            Some(Change::AddressGone(address.header.index))
-        }
-        NetlinkPayload::Overrun(_) => Some(Change::Overrun),
-        _ => None,
-    }
-}
-
 /// One datagram, message by message. What cannot be read is an error like a lost datagram.
-fn receive(socket: &Socket, buffer: &mut Vec<u8>, mut each: impl FnMut(Message)) -> io::Result<()> {
-    buffer.clear();
-    let (length, from) = socket.recv_from(buffer, libc::MSG_TRUNC)?;
+pub(super) fn receive(
+    socket: &Socket,
+    buffer: &mut Vec<u8>,
+    mut each: impl FnMut(Message),
+) -> io::Result<()> {
+    let (length, from) = loop {
+        buffer.clear();
+        match socket.recv_from(buffer, libc::MSG_TRUNC) {
+            // A receive with a time limit is not restarted after a signal (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => break result?,
+        }
+    };
     let unreadable = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     if length > buffer.len() {
         return Err(unreadable("netlink datagram longer than the buffer"));

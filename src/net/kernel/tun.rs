@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
 
@@ -16,6 +17,9 @@ use super::KernelError;
 use super::netlink::Netlink;
 
 const CLONE_DEVICE: &str = "/dev/net/tun";
+/// How often, and how far apart, the start is tried while the name is taken.
+const ATTEMPTS: u32 = 25;
+const ATTEMPT: Duration = Duration::from_millis(20);
 /// Packets thrown away at once.
 const AT_ONCE: usize = 64;
 
@@ -29,6 +33,22 @@ pub(super) struct Tun {
 }
 
 impl Tun {
+    /// Like [`create`](Self::create), but waits for a device of that name to go: our own of the
+    /// life before, say, whose process the kernel is still taking apart.
+    pub(super) fn create_patiently(
+        netlink: &mut Netlink,
+        name: &str,
+        ipv6: bool,
+    ) -> Result<Self, KernelError> {
+        for _ in 0..ATTEMPTS {
+            match Self::create(netlink, name, ipv6) {
+                Err(KernelError::DeviceExists { .. }) => std::thread::sleep(ATTEMPT),
+                result => return result,
+            }
+        }
+        Self::create(netlink, name, ipv6)
+    }
+
     /// Makes the device and brings it up.
     pub(super) fn create(
         netlink: &mut Netlink,
@@ -88,6 +108,7 @@ impl Tun {
         let mut packet = [0; 2_048];
         for _ in 0..AT_ONCE {
             match self.file.read(&mut packet) {
+                Ok(0) => return false,
                 Ok(_) => {}
                 Err(error) => {
                     return matches!(

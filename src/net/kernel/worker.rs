@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 use super::KernelError;
 use super::addresses::Addresses;
 use super::inbox::Inbox;
+use super::monitor::{Change, Monitor};
 use super::neighbours::Neighbours;
-use super::netlink::{Change, Monitor, Netlink};
+use super::netlink::Netlink;
 use super::outbox::Outbox;
 use super::packet;
 use super::tun::Tun;
@@ -97,7 +98,7 @@ impl Worker {
         neighbours.serve(&vips, &mut outbox);
         // Last, so that its descriptor is the highest of ours and closes first; see `mod.rs`.
         let ipv6 = vips.iter().any(|vip| vip.ip().is_ipv6());
-        let tun = Tun::create(&mut netlink, &device, ipv6)?;
+        let tun = Tun::create_patiently(&mut netlink, &device, ipv6)?;
         Ok(Self {
             addresses: Addresses::new(device, ipv6, tun),
             neighbours,

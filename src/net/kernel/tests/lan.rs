@@ -87,13 +87,31 @@ impl Lan {
             let far = far.build();
             self.at_node.link().set(far).execute().await.unwrap();
         });
-        self.link(NODE, true);
-        self.link(NEIGHBOUR, true);
         for (name, ips) in [
-            (NODE, [("192.0.2.1", 24), ("2001:db8::1", 64)]),
-            (NEIGHBOUR, [("192.0.2.9", 24), ("2001:db8::9", 64)]),
+            (
+                NODE,
+                [("192.0.2.1", 24), ("2001:db8::1", 64), ("fe80::1", 64)],
+            ),
+            (
+                NEIGHBOUR,
+                [("192.0.2.9", 24), ("2001:db8::9", 64), ("fe80::9", 64)],
+            ),
         ] {
             let index = self.index(name);
+            // A generated link-local address would be checked for duplicates for two seconds, and
+            // until then the kernel asks no neighbour.
+            let quiet = || {
+                Netlink::open()
+                    .unwrap()
+                    .no_generated_addresses(index)
+                    .unwrap();
+            };
+            if name == NEIGHBOUR {
+                self.as_neighbour(quiet);
+            } else {
+                quiet();
+            }
+            self.link(name, true);
             for (ip, prefix) in ips {
                 self.add(name, index, ip.parse().unwrap(), prefix);
             }

@@ -1,0 +1,285 @@
+//! The command line as clap sees it. No logic.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Where the node's configuration is, unless said otherwise.
+pub(super) const CONFIG: &str = "/etc/tandem/tandem.toml";
+/// Where the node listens for operators, unless said otherwise.
+pub(super) const CONTROL: &str = "/run/tandem/control.sock";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done
+   1  the node refused, or it did not happen in time
+  64  wrong usage, or a mistake in the configuration or the key file
+  69  no node answers on the control socket
+  70  a fault of the program itself
+  77  no permission
+
+Environment:
+  TANDEM_CONTROL  path of the control socket, in place of --control
+  TANDEM_LOG      what `tandem run` logs: error, warn, info (default), debug or
+                  trace; of one part only: info,tandem::net=debug
+  NO_COLOR        any value: no colours
+
+Start here: `sudo tandem lab` shows a whole pair failing over on this machine.";
+
+/// A pair of TCP balancers that own a floating address.
+#[derive(Debug, Parser)]
+#[command(name = "tandem", version, after_help = EXIT_CODES, max_term_width = 80)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node, in the foreground.
+    #[command(after_help = "Example:\n  tandem run --config tandem.toml --node lb1")]
+    Run(Run),
+
+    /// Check a configuration and its key file; say everything that is wrong with them.
+    #[command(after_help = "Example:\n  tandem check /etc/tandem/tandem.toml")]
+    Check(File),
+
+    /// Make a new key for a pair, in a file that only its owner can read.
+    #[command(after_help = "\
+The key must be the same on both nodes. An existing file is never overwritten.
+
+Example:
+  tandem keygen cluster.key")]
+    Keygen(File),
+
+    /// Show this node and its peer: roles, addresses, paths, backends.
+    #[command(after_help = "\
+Example:
+  tandem status
+  tandem status --json | jq -r .role")]
+    Status(Query),
+
+    /// Show what happened and why, oldest first. Times are UTC.
+    #[command(after_help = "\
+Example:
+  tandem events | tail
+  tandem events --json | jq '.[] | select(.event == \"transition\")'")]
+    Events(Query),
+
+    /// Switch the roles of the two nodes, in order. Works on either node.
+    #[command(after_help = "\
+Waits until the switchover is done, for up to 10 s. Established connections are
+reset; new ones go to the new master.
+
+Example:
+  tandem failover")]
+    Failover(Failover),
+
+    /// Give a backend no new connections; those that it has go on. On the master.
+    #[command(after_help = "Example:\n  tandem drain web/b1")]
+    Drain(BackendArgs),
+
+    /// Give a backend new connections again. On the master.
+    #[command(after_help = "Example:\n  tandem enable web/b1")]
+    Enable(BackendArgs),
+
+    /// Run a whole pair on this machine, in network namespaces, and break it. Needs root.
+    #[command(after_help = "\
+Nothing outside the namespaces is touched, and they end with the program.
+Exits with 1 if the pair did not do what it should have, 130 if interrupted.
+
+Example:
+  sudo tandem lab
+  sudo tandem lab --scenario kill9 --runs 5")]
+    Lab(Lab),
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    pub config: PathBuf,
+
+    /// Which `[[node]]` of the configuration this host is. Default: the one that has the host's
+    /// name.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+
+    /// Where the other commands reach this node.
+    #[command(flatten)]
+    pub control: Control,
+}
+
+/// One file.
+#[derive(Args, Debug)]
+pub struct File {
+    /// The file.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// The control socket.
+#[derive(Args, Debug)]
+pub struct Control {
+    /// The node's control socket.
+    #[arg(long = "control", value_name = "SOCKET", env = "TANDEM_CONTROL", default_value = CONTROL)]
+    pub path: PathBuf,
+}
+
+/// A question to the node.
+#[derive(Args, Debug)]
+pub struct Query {
+    /// One JSON document instead of text.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Which node.
+    #[command(flatten)]
+    pub control: Control,
+}
+
+/// Arguments of `failover`.
+#[derive(Args, Debug)]
+pub struct Failover {
+    /// Return when the switchover has begun, instead of when it is done.
+    #[arg(long)]
+    pub no_wait: bool,
+
+    /// Which node.
+    #[command(flatten)]
+    pub control: Control,
+}
+
+/// Arguments of `drain` and `enable`.
+#[derive(Args, Debug)]
+pub struct BackendArgs {
+    /// The service and its backend.
+    #[arg(value_name = "SERVICE/BACKEND")]
+    pub backend: BackendName,
+
+    /// Which node.
+    #[command(flatten)]
+    pub control: Control,
+}
+
+/// `SERVICE/BACKEND`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BackendName {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the backend.
+    pub backend: String,
+}
+
+impl FromStr for BackendName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((service, backend))
+                if !service.is_empty() && !backend.is_empty() && !backend.contains('/') =>
+            {
+                Ok(Self {
+                    service: service.into(),
+                    backend: backend.into(),
+                })
+            }
+            _ => Err("write the service, a slash and the backend, for example web/b1"),
+        }
+    }
+}
+
+/// Arguments of `lab`.
+#[derive(Args, Debug)]
+pub struct Lab {
+    /// What to break, and measure. Default: a demonstration.
+    #[arg(long, value_name = "NAME", value_parser = SCENARIOS)]
+    pub scenario: Option<String>,
+
+    /// How many times to break it. Default: 5 or 3, by scenario.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: Option<u32>,
+
+    /// One JSON document instead of text. Without a scenario: of all.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Only build the pair, say how to look into it, and stay until interrupted.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// What `lab` can break.
+const SCENARIOS: [&str; 8] = [
+    "kill9",
+    "switchover",
+    "hang",
+    "poweroff",
+    "cut",
+    "partition",
+    "backend-down",
+    "all",
+];
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string);
+            let example = format!("tandem {}", command.get_name());
+            assert!(
+                help.is_some_and(|help| help.contains(&example)),
+                "{example}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_lab_knows_its_scenarios() {
+        let known = crate::lab::Scenario::ALL.map(crate::lab::Scenario::name);
+        let (all, named) = SCENARIOS.split_last().unwrap();
+        assert_eq!((named, *all), (known.as_slice(), "all"));
+    }
+
+    #[test]
+    fn help_fits_80_columns() {
+        let mut tree = Cli::command();
+        tree.build();
+        let names: Vec<String> = tree
+            .get_subcommands()
+            .map(|command| command.get_name().to_owned())
+            .collect();
+        let mut pages = vec![tree.render_long_help().to_string()];
+        for name in names {
+            let command = tree.find_subcommand_mut(&name).unwrap();
+            pages.push(command.render_long_help().to_string());
+        }
+        for line in pages.iter().flat_map(|page| page.lines()) {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_backend_is_named_by_two_words() {
+        let name = |text: &str| text.parse::<BackendName>();
+        assert_eq!(name("web/b1").unwrap().service, "web");
+        assert_eq!(name("web/b1").unwrap().backend, "b1");
+        for bad in ["", "web", "web/", "/b1", "web/b1/x"] {
+            assert!(name(bad).is_err(), "{bad}");
+        }
+    }
+}
