@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::peer::Suspicion;
+use super::peer::{PROBE_GAP, Suspicion};
 use super::{Action, Change, Election, Peer, Timer, cause_of};
 use crate::model::{Epoch, Role};
 use crate::status::Cause;
@@ -170,14 +170,21 @@ impl Election {
         }
     }
 
+    /// A peer that lives answers a probe within a round trip; a refusal that comes later than that
+    /// after another one, with no answer between them, was not overtaken by it.
+    pub(super) fn refusals_apart(&self) -> Duration {
+        PROBE_GAP.max(self.paths.worst_rtt() * 2)
+    }
+
     pub(super) fn probe(&mut self, now: Mono) {
         if self.live_peer(now).is_none() {
             self.suspicion = None;
         }
+        let apart = self.refusals_apart();
         let Some(suspicion) = &mut self.suspicion else {
             return;
         };
-        let next = suspicion.probed();
+        let next = suspicion.probed(apart);
         self.timers.set(Timer::Probe, now + next);
         for (path, _) in self.paths.iter() {
             self.actions.push_back(Action::Send {
