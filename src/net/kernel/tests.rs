@@ -152,7 +152,8 @@ fn the_lease_ends_by_itself_and_is_taken_for_no_removal() {
         adapter.expect_silence();
         let until = tokio::time::Instant::now() + Duration::from_millis(2_500);
         // From here on nobody renews. We stop speaking for it before the kernel ends it.
-        std::thread::sleep(super::addresses::TRUST - RENEWAL);
+        // The margin is for a busy machine, where the last command is carried out late.
+        std::thread::sleep(super::addresses::TRUST - RENEWAL + Duration::from_millis(200));
         assert!(!answers(&ear, mac, Duration::from_millis(50)).contains(&VIP6.into()));
         lan.eventually("the kernel ends the lease", || lan.on_device().is_empty());
         assert!(tokio::time::Instant::now() < until);
