@@ -81,28 +81,30 @@ fn a_mastership_from_beginning_to_end() {
         adapter.hold(1);
         adapter.expect_held(1);
         assert_eq!(lan.on_device(), ips());
-        assert_eq!(answers(&ear, mac, LONG), ips());
-
-        // Known to the neighbour's kernel by our answers alone.
-        for (ip, port) in ips().into_iter().zip([7001, 7002]) {
-            let stream = lan.as_neighbour(|| {
-                TcpStream::connect_timeout(&SocketAddr::new(ip, port), LONG).unwrap()
-            });
-            assert_eq!(stream.peer_addr().unwrap().ip(), ip);
-        }
+        adapter.kept(1, || {
+            assert_eq!(answers(&ear, mac, LONG), ips());
+            // Known to the neighbour's kernel by our answers alone.
+            for (ip, port) in ips().into_iter().zip([7001, 7002]) {
+                let stream = lan.as_neighbour(|| {
+                    TcpStream::connect_timeout(&SocketAddr::new(ip, port), LONG).unwrap()
+                });
+                assert_eq!(stream.peer_addr().unwrap().ip(), ip);
+            }
+        });
         drop(listeners);
 
-        adapter.hold(1);
-        adapter.announce(1);
         let mut expected = vec![
             announce::gratuitous_request(VIP4, mac).to_vec(),
             announce::gratuitous_reply(VIP4, mac).to_vec(),
             announce::who_has(GATEWAY.parse().unwrap(), VIP4, mac).to_vec(),
             announce::advert(VIP6, mac).to_vec(),
         ];
-        lan.eventually("announced", || {
-            ear.drain(|frame| expected.retain(|expected| expected != frame));
-            expected.is_empty()
+        adapter.kept(1, || {
+            adapter.announce(1);
+            lan.eventually("announced", || {
+                ear.drain(|frame| expected.retain(|expected| expected != frame));
+                expected.is_empty()
+            });
         });
 
         adapter.release(1);
@@ -132,7 +134,7 @@ fn a_probe_for_duplicates_is_answered() {
             heard.iter().any(|heard| heard.claim == claim)
         };
         let both = |heard: &[Heard]| ips().into_iter().all(|ip| claimed(heard, ip));
-        let heard = listen(&ear, LONG, both);
+        let heard = adapter.kept(1, || listen(&ear, LONG, both));
         assert!(both(&heard), "{heard:?}");
     });
 }
@@ -241,7 +243,8 @@ fn links_are_followed_through_down_and_gone_and_back() {
         adapter.expect_link(true);
         adapter.hold(1);
         adapter.expect_held(1);
-        assert_eq!(answers(&lan.ear(), lan.mac(NODE), LONG), ips());
+        let (mac, ear) = (lan.mac(NODE), lan.ear());
+        adapter.kept(1, || assert_eq!(answers(&ear, mac, LONG), ips()));
     });
 }
 
@@ -256,7 +259,8 @@ fn an_interface_that_comes_later_is_served_then() {
         lan.plug_in();
         adapter.expect_link(true);
         adapter.hold(1);
-        assert_eq!(answers(&lan.ear(), lan.mac(NODE), LONG), ips());
+        let (mac, ear) = (lan.mac(NODE), lan.ear());
+        adapter.kept(1, || assert_eq!(answers(&ear, mac, LONG), ips()));
     });
 }
 
