@@ -208,19 +208,22 @@ impl Election {
     }
 
     pub(super) fn peer_died(&mut self, now: Mono) {
-        self.suspicion = None;
+        let doubted = self
+            .suspicion
+            .take()
+            .map_or(now, |suspicion| suspicion.since);
         self.timers.stop(Timer::Probe);
         let Some(peer) = &mut self.peer else { return };
         peer.dead = true;
         let (was_master, last_heard) = (peer.role == Role::Master, peer.last_heard);
         self.stood_down = false;
         if self.role == Role::Backup && was_master {
-            self.take_over(
-                Cause::ProcessDied,
-                "the master's host says that nobody listens on its heartbeat port",
-                Some(last_heard),
-                now,
+            let text = format!(
+                "the master's host says that nobody listens on its heartbeat port; proved {:.1} ms \
+                 after the session closed or the host first said so",
+                now.since(doubted).as_secs_f64() * 1e3
             );
+            self.take_over(Cause::ProcessDied, &text, Some(last_heard), now);
         } else {
             let text = "the peer's process died: nobody listens on its heartbeat port";
             self.actions.push_back(Action::Note(text.into()));
