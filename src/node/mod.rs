@@ -301,7 +301,9 @@ impl Node {
             moved = true;
             match notice {
                 Notice::Held => self.addresses_held(now),
-                Notice::Released => {
+                Notice::Released(epoch) => {
+                    // Clients may have come until now; nothing of theirs can be answered any more.
+                    self.outputs.push_back(Output::DropFlows { epoch });
                     if self.stopping {
                         self.stopped();
                     }

@@ -34,6 +34,8 @@ const ANNOUNCEMENTS: [Duration; 5] = [
 /// A schedule that is started again keeps this distance from the last announcement, so that two
 /// masters cannot answer each other in a storm.
 const MIN_GAP: Duration = Duration::from_millis(10);
+/// A claim that is heard so soon after the takeover is the former owner's, and no rival's.
+const SUCCESSION: Duration = Duration::from_secs(1);
 /// If the kernel has not got the addresses after this long, the node is unfit.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -51,8 +53,8 @@ pub enum Notice {
     Held,
     /// Somebody else claims an address.
     Rival(IpAddr, Mac),
-    /// The addresses are gone.
-    Released,
+    /// The addresses of this mastership are gone.
+    Released(Epoch),
     /// Somebody had removed an address; it is back.
     Restored(IpAddr),
     /// The kernel does not give us the addresses.
@@ -75,6 +77,8 @@ pub struct Counts {
 pub struct VipKeeper {
     vips: Arc<[Vip]>,
     wanted: Option<Epoch>,
+    /// When they began to be wanted.
+    since: Mono,
     held: bool,
     ownerships: u32,
     last_error: String,
@@ -92,6 +96,7 @@ impl VipKeeper {
         Self {
             vips: vips.into(),
             wanted: None,
+            since: Mono::ZERO,
             held: false,
             ownerships: 0,
             last_error: String::new(),
@@ -130,6 +135,7 @@ impl VipKeeper {
     /// From now on the addresses are wanted.
     pub fn hold(&mut self, epoch: Epoch, now: Mono) {
         self.wanted = Some(epoch);
+        self.since = now;
         self.held = false;
         self.timers.set(Timer::Patience, now + PATIENCE);
         self.renew(epoch, now);
@@ -180,12 +186,15 @@ impl VipKeeper {
                 self.reannounce(now);
             }
             KernelReport::Rival { vip, mac } if current.is_some() => {
-                self.counts.entry(*vip).or_default().rivals += 1;
-                self.notices.push_back(Notice::Rival(*vip, *mac));
+                // Whoever had the address may answer for it until it has heard of us.
+                if now.since(self.since) > SUCCESSION {
+                    self.counts.entry(*vip).or_default().rivals += 1;
+                    self.notices.push_back(Notice::Rival(*vip, *mac));
+                }
                 self.reannounce(now);
             }
-            KernelReport::Released { .. } if current.is_none() => {
-                self.notices.push_back(Notice::Released);
+            KernelReport::Released { epoch } if current.is_none() => {
+                self.notices.push_back(Notice::Released(*epoch));
             }
             // Reports on a mastership that has ended meanwhile; links are the node's business.
             _ => {}

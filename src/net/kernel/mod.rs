@@ -17,7 +17,7 @@
 //! # Order of closing
 //!
 //! The kernel closes the files of a dying process from the highest descriptor down (measured, see
-//! [`CloseOrder`](super::CloseOrder)). Start this adapter before any listener or connection of the
+//! `net::CloseOrder`). Start this adapter before any listener or connection of the
 //! data path: then clients that wait are told (FIN) while the address can still send, and the
 //! address goes after them, some milliseconds later. Within the adapter the device is opened last,
 //! since closing a packet socket takes milliseconds, for which the address would stay.
@@ -121,7 +121,7 @@ impl Kernel {
     /// Opens the device, netlink and the raw sockets, and tells the state of every interface that
     /// carries an address ([`KernelReport::Link`]). No address is added yet.
     ///
-    /// The thread gets the calling thread's real-time priority less one.
+    /// The thread takes a real-time priority below the turn loop's, where the host permits it.
     ///
     /// # Errors
     ///
@@ -153,7 +153,6 @@ impl Kernel {
             inbox: Arc::clone(&inbox),
             wake: woken,
             outbox: Outbox::new(reports, Arc::clone(&dropped)),
-            priority: super::guard::priority(),
         };
         let (ready, outcome) = oneshot::channel();
         let thread = thread::Builder::new()
