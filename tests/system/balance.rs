@@ -75,7 +75,11 @@ async fn shares(
     let told = shows(&mut lab, master, "all are counted", SOON, |status| {
         status.services[0].total == MANY && status.services[0].connections == 0
     });
-    let told = told.await.services[0].backends.iter().map(|b| b.total).collect::<Vec<_>>();
+    let told = told.await.services[0]
+        .backends
+        .iter()
+        .map(|b| b.total)
+        .collect::<Vec<_>>();
     assert_eq!(told, expected);
     Ok(())
 }
@@ -83,7 +87,9 @@ async fn shares(
 /// One page on a connection of its own.
 async fn page() -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(vip(80)).await?;
-    stream.write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").await?;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        .await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     if !answer.starts_with(b"HTTP/1.1 200 ") {
@@ -93,7 +99,11 @@ async fn page() -> io::Result<Vec<u8>> {
 }
 
 async fn two_refuse() -> Result<(), LabError> {
-    let mut lab = Lab::up(&with(default_but("interval = \"250ms\"", "interval = \"5s\""))).await?;
+    let mut lab = Lab::up(&with(default_but(
+        "interval = \"250ms\"",
+        "interval = \"5s\"",
+    )))
+    .await?;
     let master = lab.settled().await?;
     let load = lab.load();
     sleep(Duration::from_millis(200)).await;
@@ -103,11 +113,26 @@ async fn two_refuse() -> Result<(), LabError> {
     sleep(Duration::from_secs(1)).await;
     let record = load.stop().await;
     all_answered(&record);
-    assert!(record.answers()["b3"] > record.answers()["b1"], "{:?}", record.answers());
+    assert!(
+        record.answers()["b3"] > record.answers()["b1"],
+        "{:?}",
+        record.answers()
+    );
     let status = lab.node(master).status().await?;
-    let failures: Vec<u64> = web(&status).backends.iter().map(|b| b.connect_failures).collect();
-    assert!(failures[0] > 0 && failures[1] > 0 && failures[2] == 0, "{failures:?}");
-    assert_eq!(web(&status).failed, 0, "no connection went without a backend");
+    let failures: Vec<u64> = web(&status)
+        .backends
+        .iter()
+        .map(|b| b.connect_failures)
+        .collect();
+    assert!(
+        failures[0] > 0 && failures[1] > 0 && failures[2] == 0,
+        "{failures:?}"
+    );
+    assert_eq!(
+        web(&status).failed,
+        0,
+        "no connection went without a backend"
+    );
     Ok(())
 }
 
@@ -133,7 +158,9 @@ async fn all_refuse() -> Result<(), LabError> {
         let began = clock.now();
         let answer = lab.network().client.run(timeout(SOON, page())).await;
         let took = clock.now().since(began);
-        let error = answer.expect("an answer, and be it a reset").expect_err("nobody is there");
+        let error = answer
+            .expect("an answer, and be it a reset")
+            .expect_err("nobody is there");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "known: {known}");
         assert!(took < Duration::from_millis(500), "{took:?}");
         eprintln!("all backends refuse (known: {known}): reset after {took:.1?}");
@@ -170,7 +197,10 @@ async fn limit() -> Result<(), LabError> {
         web(status).connections < LIMIT as u64
     })
     .await;
-    good("there is room again", lab.network().client.run(page()).await);
+    good(
+        "there is room again",
+        lab.network().client.run(page()).await,
+    );
     Ok(())
 }
 
@@ -210,7 +240,10 @@ async fn drain_and_enable() -> Result<(), LabError> {
     let drained = ask(&mut lab, master, &["drain", "web/b1"]).await;
     assert!(drained.status.success(), "{drained:?}");
     shares_of(&lab, [0, 15, 15]).await;
-    let answered = lab.network().client.run(async move { again(&mut on_first).await });
+    let answered = lab
+        .network()
+        .client
+        .run(async move { again(&mut on_first).await });
     assert_eq!(good("the connection lives on", answered.await), 1);
 
     let drained = |status: &Status| {
@@ -220,7 +253,14 @@ async fn drain_and_enable() -> Result<(), LabError> {
     shows(&mut lab, master.peer(), "the backup knows", SOON, drained).await;
     lab.node(master).signal(Signal::SIGKILL)?;
     taken_over(&mut lab, master.peer()).await;
-    shows(&mut lab, master.peer(), "the new master knows", SOON, drained).await;
+    shows(
+        &mut lab,
+        master.peer(),
+        "the new master knows",
+        SOON,
+        drained,
+    )
+    .await;
     shares_of(&lab, [0, 15, 15]).await;
 
     lab.start().await?;
@@ -232,9 +272,13 @@ async fn drain_and_enable() -> Result<(), LabError> {
 }
 
 async fn taken_over(lab: &mut Lab, node: NodeId) {
-    shows(lab, node, "it takes over", Duration::from_secs(5), |status| {
-        status.vips.iter().all(|vip| vip.held)
-    })
+    shows(
+        lab,
+        node,
+        "it takes over",
+        Duration::from_secs(5),
+        |status| status.vips.iter().all(|vip| vip.held),
+    )
     .await;
 }
 
@@ -244,6 +288,8 @@ async fn shares_of(lab: &Lab, expected: [u64; BACKENDS]) {
     for _ in 0..expected.iter().sum::<u64>() {
         good("a page", lab.network().client.run(page()).await);
     }
-    let got: Vec<u64> = (0..BACKENDS).map(|n| lab.backend(n).served() - before[n]).collect();
+    let got: Vec<u64> = (0..BACKENDS)
+        .map(|n| lab.backend(n).served() - before[n])
+        .collect();
     assert_eq!(got, expected);
 }

@@ -8,15 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tandem::lab::{
-    Lab, LabError, VIP4, VIP6, default_config, node_addresses, node_mac,
-};
+use tandem::lab::{Lab, LabError, VIP4, VIP6, default_config, node_addresses, node_mac};
 use tandem::model::{Mac, NodeId};
 use tandem::status::Counters;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::packets::{Datagram, ETH0, Segment, Wire, segment, speaks_for};
 use super::tools::{FIRST, SECOND, all_answered, good, shows, standing, status, vip, vip6, with};
@@ -24,6 +22,13 @@ use super::{Test, test};
 
 /// How much of it.
 const MILLION: usize = 1_000_000;
+
+/// The same, of what costs an unoptimised node 40 us each: in such a build a quarter of it, unless
+/// `TANDEM_FULL` is set.
+fn million() -> usize {
+    let whole = !cfg!(debug_assertions) || std::env::var_os("TANDEM_FULL").is_some();
+    if whole { MILLION } else { MILLION / 4 }
+}
 /// Datagrams a second: more would show how fast the lab's switch is.
 const RATE: usize = 250_000;
 /// Heartbeats and sessions.
@@ -36,14 +41,16 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test(
             "garbage_1_000_000_random_datagrams_from_the_peer_s_address",
-            || datagrams(b""),
+            || datagrams(b"", MILLION),
         ),
+        test("garbage_datagrams_that_begin_like_heartbeats", || {
+            datagrams(b"TDM1", million())
+        }),
         test(
-            "garbage_1_000_000_datagrams_that_begin_like_heartbeats",
-            || datagrams(b"TDM1"),
+            "garbage_1_000_000_messages_on_the_replication_port",
+            messages,
         ),
-        test("garbage_1_000_000_messages_on_the_replication_port", messages),
-        test("garbage_1_000_000_lines_on_the_control_socket", lines),
+        test("garbage_lines_on_the_control_socket", lines),
         test("garbage_a_forged_reset_of_the_session_moves_nothing", reset),
         test(
             "garbage_a_dead_master_sends_no_frame_in_the_vip_s_name",
@@ -60,7 +67,10 @@ async fn unmoved(
     let mut lab = Lab::up(&with(default_config())).await?;
     let master = lab.settled().await?;
     let counters = async |lab: &mut Lab| {
-        [status(lab, FIRST).await.counters, status(lab, SECOND).await.counters]
+        [
+            status(lab, FIRST).await.counters,
+            status(lab, SECOND).await.counters,
+        ]
     };
     let (before, counted) = (standing(&mut lab).await, counters(&mut lab).await);
     let load = lab.load();
@@ -82,7 +92,7 @@ async fn unmoved(
     Ok(())
 }
 
-async fn datagrams(prefix: &'static [u8]) -> Result<(), LabError> {
+async fn datagrams(prefix: &'static [u8], count: usize) -> Result<(), LabError> {
     let harm = async |lab: &mut Lab, master: NodeId| {
         // From the watch host: the client's thread is busy with clients.
         let wire = Wire::tap(&lab.network().watch, ETH0).await;
@@ -92,13 +102,13 @@ async fn datagrams(prefix: &'static [u8]) -> Result<(), LabError> {
             from: (peer, PORT),
             to: (own[0], PORT),
         };
-        let flood = spawn_blocking(move || wire.flood(&datagram, prefix, MILLION, RATE));
+        let flood = spawn_blocking(move || wire.flood(&datagram, prefix, count, RATE));
         flood.await.expect("the flood ends");
     };
     unmoved(harm, |master, before, after| {
         let [before, after] = [&before, &after].map(|c| c[master.index()].heartbeats_rejected);
-        eprintln!("rejected {} of {MILLION}", after - before);
-        assert!(after - before >= MILLION as u64 / 2, "{before} -> {after}");
+        eprintln!("rejected {} of {count}", after - before);
+        assert!(after - before >= count as u64 / 2, "{before} -> {after}");
     })
     .await
 }
@@ -156,7 +166,7 @@ async fn lines() -> Result<(), LabError> {
         let socket = lab.node(master).socket();
         let clients: Vec<_> = (0..CLIENTS)
             .map(|n| {
-                let mutter = mutter(socket.clone(), MILLION / CLIENTS, n as u64);
+                let mutter = mutter(socket.clone(), million() / CLIENTS, n as u64);
                 lab.network().watch.spawn(mutter)
             })
             .collect();
@@ -166,7 +176,7 @@ async fn lines() -> Result<(), LabError> {
     };
     unmoved(harm, |master, before, after| {
         let [before, after] = [&before, &after].map(|c| c[master.index()].control_rejected);
-        assert_eq!(after - before, MILLION as u64);
+        assert_eq!(after - before, million() as u64);
     })
     .await
 }
@@ -238,9 +248,13 @@ async fn reset() -> Result<(), LabError> {
             }
         });
         forge.await.expect("the forger ends");
-        shows(lab, FIRST, "a session was cut and there is a new one", SOON, |status| {
-            sessions(status) > before && status.replication.in_sync
-        })
+        shows(
+            lab,
+            FIRST,
+            "a session was cut and there is a new one",
+            SOON,
+            |status| sessions(status) > before && status.replication.in_sync,
+        )
         .await;
     };
     unmoved(harm, |_, before, after| {
@@ -283,21 +297,31 @@ async fn silence() -> Result<(), LabError> {
         status.vips.iter().all(|vip| vip.held)
     })
     .await;
-    // Its clients go on reading what they were sent, and so acknowledge it.
-    for stream in &slow {
-        let _ = stream.try_read(&mut vec![0; 1 << 20]);
+    // What its clients got does not look complete to them.
+    for mut stream in slow.drain(..) {
+        let rest = lab
+            .network()
+            .client
+            .run(async move { timeout(SOON, stream.read_to_end(&mut Vec::new())).await });
+        let error = rest
+            .await
+            .expect("in time")
+            .expect_err("it was not all there was");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
     let (frames, last) = listening.await.expect("the ear does not panic");
     let last = last.expect("it spoke while it lived");
     let after = last.since(killed);
     eprintln!("{frames} frames in the VIP's name, the last {after:.1?} after the kill");
-    assert!(frames > slow.len(), "{frames}");
+    assert!(frames > 20, "{frames}");
     assert!(after < GHOST, "{after:?}");
     Ok(())
 }
 
 async fn ask(vip: SocketAddr) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(vip).await?;
-    stream.write_all(b"GET /bytes/100000000 HTTP/1.1\r\n\r\n").await?;
+    stream
+        .write_all(b"GET /bytes/100000000 HTTP/1.1\r\n\r\n")
+        .await?;
     Ok(stream)
 }

@@ -49,7 +49,11 @@ impl Wire {
             nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::ReceiveTimeout, &wait)?;
             Ok(fd)
         };
-        Self(host.run(async move { open() }).await.expect("a packet socket"))
+        Self(
+            host.run(async move { open() })
+                .await
+                .expect("a packet socket"),
+        )
     }
 
     /// The next frame, if one comes within 50 ms.
@@ -116,9 +120,8 @@ fn send_all(socket: &OwnedFd, frames: &[Vec<u8>]) -> io::Result<()> {
         let rest = &mut messages[sent..];
         // SAFETY: each message points to one part, each part to one frame, and all outlive the
         // call, which only reads the frames.
-        let done = unsafe {
-            libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, 0)
-        };
+        let done =
+            unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, 0) };
         match Errno::result(done) {
             Ok(done) => sent += done as usize,
             // The interface's queue is full for a moment.

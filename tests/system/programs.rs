@@ -26,7 +26,10 @@ pub(crate) fn tests() -> Vec<(Test, Needed)> {
             &["wrk"],
         ),
         (
-            test("tls_is_passed_through_with_the_backend_s_own_certificate", tls),
+            test(
+                "tls_is_passed_through_with_the_backend_s_own_certificate",
+                tls,
+            ),
             &["openssl"],
         ),
         (
@@ -65,10 +68,18 @@ async fn wrk() -> Result<(), LabError> {
     assert!(!text.contains("Socket errors"), "{text}");
     assert!(!text.contains("Non-2xx"), "{text}");
     let (requests, _) = text.split_once(" requests in ").expect(&text);
-    let requests: u64 = requests.rsplit([' ', '\n']).next().unwrap().parse().expect(&text);
+    let requests: u64 = requests
+        .rsplit([' ', '\n'])
+        .next()
+        .unwrap()
+        .parse()
+        .expect(&text);
     let served: Vec<u64> = (0..BACKENDS).map(|n| lab.backend(n).served()).collect();
     assert!(served.iter().all(|n| *n > 0), "{served:?}");
-    assert!(served.iter().sum::<u64>() >= requests, "{served:?} of {requests}");
+    assert!(
+        served.iter().sum::<u64>() >= requests,
+        "{served:?} of {requests}"
+    );
     eprintln!("wrk: {requests} requests in 3 s, backends {served:?}");
     Ok(())
 }
@@ -80,14 +91,36 @@ async fn tls() -> Result<(), LabError> {
     let dir = lab.dir().display().to_string();
     let (key, certificate) = (format!("{dir}/tls.key"), format!("{dir}/tls.pem"));
     let make = [
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
-        "2", "-subj", "/CN=shop.example", "-addext", "subjectAltName=DNS:shop.example", "-keyout",
-        &key, "-out", &certificate,
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=shop.example",
+        "-addext",
+        "subjectAltName=DNS:shop.example",
+        "-keyout",
+        &key,
+        "-out",
+        &certificate,
     ];
     printed(&lab.network().client, command("openssl", &make)).await;
     let accept = format!("{backend}:443");
     let server = [
-        "s_server", "-accept", &accept, "-key", &key, "-cert", &certificate, "-www", "-quiet",
+        "s_server",
+        "-accept",
+        &accept,
+        "-key",
+        &key,
+        "-cert",
+        &certificate,
+        "-www",
+        "-quiet",
     ];
     let _server = serve(&lab.network().backends[1], command("openssl", &server)).await;
     lab.start().await?;
@@ -95,14 +128,26 @@ async fn tls() -> Result<(), LabError> {
 
     let connect = vip(443).to_string();
     let client = [
-        "s_client", "-connect", &connect, "-servername", "shop.example", "-CAfile", &certificate,
-        "-verify_return_error", "-verify_hostname", "shop.example", "-brief",
+        "s_client",
+        "-connect",
+        &connect,
+        "-servername",
+        "shop.example",
+        "-CAfile",
+        &certificate,
+        "-verify_return_error",
+        "-verify_hostname",
+        "shop.example",
+        "-brief",
     ];
     let ended = output(&lab.network().client, command("openssl", &client)).await;
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(ended.status.success(), "{said}");
     assert!(said.contains("Verification: OK"), "{said}");
-    assert!(said.contains("CN = shop.example") || said.contains("CN=shop.example"), "{said}");
+    assert!(
+        said.contains("CN = shop.example") || said.contains("CN=shop.example"),
+        "{said}"
+    );
     // The verification can fail: another name is refused.
     let mut other = client;
     other[9] = "bank.example";
@@ -118,8 +163,18 @@ async fn redis() -> Result<(), LabError> {
     let mut lab = Lab::build(&with(config)).await?;
     let (dir, address) = (lab.dir().display().to_string(), backend.to_string());
     let server = [
-        "--bind", &address, "--port", "6379", "--save", "", "--appendonly", "no", "--dir", &dir,
-        "--protected-mode", "no",
+        "--bind",
+        &address,
+        "--port",
+        "6379",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        &dir,
+        "--protected-mode",
+        "no",
     ];
     let _server = serve(&lab.network().backends[0], command("redis-server", &server)).await;
     lab.start().await?;
@@ -127,13 +182,17 @@ async fn redis() -> Result<(), LabError> {
 
     let talk = lab.network().client.run(async {
         let (mut read, mut write) = TcpStream::connect(vip(6379)).await?.into_split();
-        let sets: String = (0..KEYS).map(|n| format!("SET key{n} value{n}\r\n")).collect();
+        let sets: String = (0..KEYS)
+            .map(|n| format!("SET key{n} value{n}\r\n"))
+            .collect();
         let gets: String = (0..KEYS).map(|n| format!("GET key{n}\r\n")).collect();
         let pings = "PING\r\n".repeat(KEYS);
         let mut answers = Vec::new();
         let (sent, got) = tokio::join!(
             async move {
-                write.write_all((sets + &gets + &pings + "QUIT\r\n").as_bytes()).await?;
+                write
+                    .write_all((sets + &gets + &pings + "QUIT\r\n").as_bytes())
+                    .await?;
                 // Kept open: the server ends the connection.
                 Ok::<_, std::io::Error>(write)
             },
@@ -148,18 +207,35 @@ async fn redis() -> Result<(), LabError> {
         let value = format!("value{n}");
         format!("${}\r\n{value}\r\n", value.len())
     });
-    let expected =
-        "+OK\r\n".repeat(KEYS) + &values.collect::<String>() + &"+PONG\r\n".repeat(KEYS) + "+OK\r\n";
-    assert!(answers == expected, "{} bytes of {}", answers.len(), expected.len());
+    let expected = "+OK\r\n".repeat(KEYS)
+        + &values.collect::<String>()
+        + &"+PONG\r\n".repeat(KEYS)
+        + "+OK\r\n";
+    assert!(
+        answers == expected,
+        "{} bytes of {}",
+        answers.len(),
+        expected.len()
+    );
 
     let size = command("redis-cli", &["-h", &vip(6379).ip().to_string(), "dbsize"]);
     let size = printed(&lab.network().client, size).await;
     assert_eq!(size.trim(), KEYS.to_string());
     let told = |status: &tandem::status::Status| {
-        let redis = status.services.iter().find(|service| service.name == "redis");
+        let redis = status
+            .services
+            .iter()
+            .find(|service| service.name == "redis");
         redis.is_some_and(|redis| (redis.connections, redis.total) == (0, 2))
     };
-    shows(&mut lab, master, "both connections are over", Duration::from_secs(3), told).await;
+    shows(
+        &mut lab,
+        master,
+        "both connections are over",
+        Duration::from_secs(3),
+        told,
+    )
+    .await;
     Ok(())
 }
 
@@ -173,7 +249,11 @@ async fn ssh() -> Result<(), LabError> {
         let make = ["-q", "-t", "ed25519", "-N", "", "-f", &path(key)];
         printed(&lab.network().client, command("ssh-keygen", &make)).await;
     }
-    write(&dir, "authorized", &fs::read_to_string(dir.join("user.pub")).unwrap());
+    write(
+        &dir,
+        "authorized",
+        &fs::read_to_string(dir.join("user.pub")).unwrap(),
+    );
     let public = fs::read_to_string(dir.join("host.pub")).unwrap();
     write(&dir, "known", &format!("{} {public}", vip(22).ip()));
     let settings = format!(
@@ -191,11 +271,26 @@ async fn ssh() -> Result<(), LabError> {
     lab.settled().await?;
 
     let known = format!("UserKnownHostsFile={}", path("known"));
-    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid())
+        .unwrap()
+        .unwrap()
+        .name;
     let target = format!("{user}@{}", vip(22).ip());
     let run = [
-        "-F", "/dev/null", "-o", &known, "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes",
-        "-o", "ConnectTimeout=5", "-i", &path("user"), &target, "echo $SSH_CONNECTION; wc -c",
+        "-F",
+        "/dev/null",
+        "-o",
+        &known,
+        "-o",
+        "StrictHostKeyChecking=yes",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "ConnectTimeout=5",
+        "-i",
+        &path("user"),
+        &target,
+        "echo $SSH_CONNECTION; wc -c",
     ];
     write(&dir, "input", &"x".repeat(1_000_000));
     let mut client = command("ssh", &run);

@@ -64,7 +64,8 @@ pub(crate) fn vip6(port: u16) -> SocketAddr {
 pub(crate) fn find(program: impl AsRef<Path>) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let all = std::env::split_paths(&path).chain(SBIN.map(PathBuf::from));
-    all.map(|dir| dir.join(&program)).find(|file| file.is_file())
+    all.map(|dir| dir.join(&program))
+        .find(|file| file.is_file())
 }
 
 /// Why a test that needs these programs cannot run here.

@@ -45,7 +45,9 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 /// A pair with a service whose backend does this with its one connection.
-async fn alone<F, T>(serve: impl FnOnce(TcpStream) -> F + Send + 'static) -> (Lab, JoinHandle<io::Result<T>>)
+async fn alone<F, T>(
+    serve: impl FnOnce(TcpStream) -> F + Send + 'static,
+) -> (Lab, JoinHandle<io::Result<T>>)
 where
     F: Future<Output = io::Result<T>> + Send + 'static,
     T: Send + 'static,
@@ -123,10 +125,20 @@ async fn long(down: bool) -> Result<(), LabError> {
     let took = clock.now().since(began);
     assert_eq!(if down { received } else { kept }, LONG);
     let rate = LONG as f64 * 8e-9 / took.as_secs_f64();
-    eprintln!("2 GB {}: {took:.2?}, {rate:.1} Gbit/s", if down { "down" } else { "up" });
+    eprintln!(
+        "2 GB {}: {took:.2?}, {rate:.1} Gbit/s",
+        if down { "down" } else { "up" }
+    );
     let moved = |status: &tandem::status::Status| status.services[1].connections == 0;
     let master = lab.masters().await[0];
-    shows(&mut lab, master, "the connection is over", Duration::from_secs(3), moved).await;
+    shows(
+        &mut lab,
+        master,
+        "the connection is over",
+        Duration::from_secs(3),
+        moved,
+    )
+    .await;
     Ok(())
 }
 
@@ -170,7 +182,9 @@ async fn server_closes_first() -> Result<(), LabError> {
 
 /// Descriptors of a process.
 fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count()
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("the process runs")
+        .count()
 }
 
 async fn crowd() -> Result<(), LabError> {
@@ -203,10 +217,14 @@ async fn crowd() -> Result<(), LabError> {
         crowd.push(lab.network().client.spawn(one));
     }
     let patience = Duration::from_secs(30);
-    timeout(patience, all_open.wait()).await.expect("all connect");
-    until("all are answered while all are open", patience, async || {
-        (answered.load(Ordering::Relaxed) == CROWD).then_some(())
-    })
+    timeout(patience, all_open.wait())
+        .await
+        .expect("all connect");
+    until(
+        "all are answered while all are open",
+        patience,
+        async || (answered.load(Ordering::Relaxed) == CROWD).then_some(()),
+    )
     .await;
     let while_open = descriptors(pid);
     timeout(patience, all_done.wait()).await.expect("all go on");
@@ -223,16 +241,24 @@ async fn crowd() -> Result<(), LabError> {
     let patience = Duration::from_secs(10);
     let after = shows(&mut lab, master, "all are closed", patience, over).await;
     assert_eq!(after.services[0].total, CROWD as u64);
-    assert_eq!((after.services[0].failed, after.services[0].refused), (0, 0));
+    assert_eq!(
+        (after.services[0].failed, after.services[0].refused),
+        (0, 0)
+    );
     let left = descriptors(pid);
-    assert!(left < before + 100, "descriptors are given back: {before} -> {left}");
+    assert!(
+        left < before + 100,
+        "descriptors are given back: {before} -> {left}"
+    );
     eprintln!("5000 at once: descriptors {before} -> {while_open} -> {left}");
     Ok(())
 }
 
 /// One page on a connection that stays open; the last letter of the backend's name.
 async fn exchange(stream: &mut TcpStream) -> io::Result<u8> {
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await?;
     let mut answer = Vec::new();
     while !answer.ends_with(b"\n") || answer.ends_with(b"\r\n") {
         if stream.read_buf(&mut answer).await? == 0 {
@@ -249,18 +275,28 @@ async fn ipv6_failover() -> Result<(), LabError> {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let at = lab.clock().now();
     lab.node(master).signal(Signal::SIGKILL)?;
-    shows(&mut lab, master.peer(), "the other takes over", Duration::from_secs(5), |status| {
-        status.vips.iter().all(|vip| vip.held)
-    })
+    shows(
+        &mut lab,
+        master.peer(),
+        "the other takes over",
+        Duration::from_secs(5),
+        |status| status.vips.iter().all(|vip| vip.held),
+    )
     .await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let record = load.stop().await;
     let failures = record.failures();
-    let (_, outage) = record.outage(at).unwrap_or_else(|| panic!("no answer again: {failures:?}"));
+    let (_, outage) = record
+        .outage(at)
+        .unwrap_or_else(|| panic!("no answer again: {failures:?}"));
     eprintln!("IPv6 failover after kill -9: outage {outage:.1?}, {failures:?}");
     assert!(outage < Duration::from_secs(2), "{outage:?}");
     let settled = lab.clock().now();
-    assert!(record.first_answer(at + outage).is_some_and(|at| at < settled));
+    assert!(
+        record
+            .first_answer(at + outage)
+            .is_some_and(|at| at < settled)
+    );
     lab.start().await?;
     lab.settled().await?;
     let load = Load::start(&lab.network().client, vip6(80), lab.clock());

@@ -18,7 +18,7 @@
 //!
 //! The kernel closes the files of a dying process from the highest descriptor down (measured, see
 //! `net::CloseOrder`). Start this adapter before any listener or connection of the
-//! data path: then clients that wait are told (FIN) while the address can still send, and the
+//! data path: then clients that wait are told (reset) while the address can still send, and the
 //! address goes after them, some milliseconds later. Within the adapter the device is opened last,
 //! since closing a packet socket takes milliseconds, for which the address would stay.
 
