@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tandem::lab::{Lab, LabError, VIP4, VIP6, default_config, node_addresses, node_mac};
+use tandem::lab::{Lab, LabError, Lan, VIP4, VIP6, default_config, node_addresses, node_mac};
 use tandem::model::{Mac, NodeId};
 use tandem::status::Counters;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +31,8 @@ fn million() -> usize {
 }
 /// Datagrams a second: more would show how fast the lab's switch is.
 const RATE: usize = 250_000;
+/// Whoever sends the forged frames.
+const ATTACKER: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
 /// Heartbeats and sessions.
 const PORT: u16 = 7373;
 const SOON: Duration = Duration::from_secs(5);
@@ -41,11 +43,15 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test(
             "garbage_1_000_000_random_datagrams_from_the_peer_s_address",
-            || datagrams(b"", MILLION),
+            || datagrams(Target::Master, b"", MILLION),
         ),
         test("garbage_datagrams_that_begin_like_heartbeats", || {
-            datagrams(b"TDM1", million())
+            datagrams(Target::Master, b"TDM1", million())
         }),
+        test(
+            "garbage_like_heartbeats_on_both_paths_of_the_backup",
+            || datagrams(Target::Backup, b"TDM1", million()),
+        ),
         test(
             "garbage_1_000_000_messages_on_the_replication_port",
             messages,
@@ -92,21 +98,54 @@ async fn unmoved(
     Ok(())
 }
 
-async fn datagrams(prefix: &'static [u8], count: usize) -> Result<(), LabError> {
+/// Where a flood goes.
+#[derive(Clone, Copy)]
+enum Target {
+    /// The master's path on the clients' LAN.
+    Master,
+    /// Both paths of the backup, which must not take the flood for its master's silence.
+    Backup,
+}
+
+async fn datagrams(target: Target, prefix: &'static [u8], count: usize) -> Result<(), LabError> {
+    let victim = |master: NodeId| match target {
+        Target::Master => master,
+        Target::Backup => master.peer(),
+    };
     let harm = async |lab: &mut Lab, master: NodeId| {
-        // From the watch host: the client's thread is busy with clients.
-        let wire = Wire::tap(&lab.network().watch, ETH0).await;
-        let [own, [peer, _]] = [node_addresses(master), node_addresses(master.peer())];
-        let datagram = Datagram {
-            macs: (Mac([2, 0, 0, 0, 0, 13]), node_mac(master)),
-            from: (peer, PORT),
-            to: (own[0], PORT),
+        let victim = victim(master);
+        let network = lab.network();
+        // Not from the client: its thread is busy with clients.
+        let ways = [
+            (&network.watch, Lan::Front),
+            (&network.backends[2], Lan::Back),
+        ];
+        let ways = match target {
+            Target::Master => &ways[..1],
+            Target::Backup => &ways[..],
         };
-        let flood = spawn_blocking(move || wire.flood(&datagram, prefix, count, RATE));
-        flood.await.expect("the flood ends");
+        let mut floods = Vec::new();
+        for (path, (host, lan)) in ways.iter().enumerate() {
+            let wire = Wire::tap(host, ETH0).await;
+            let mut mac = node_mac(victim);
+            mac.0[4] = *lan as u8;
+            let datagram = Datagram {
+                macs: (ATTACKER, mac),
+                from: (node_addresses(victim.peer())[path], PORT),
+                to: (node_addresses(victim)[path], PORT),
+            };
+            let (count, rate) = (count / ways.len(), RATE / ways.len());
+            floods.push(spawn_blocking(move || {
+                wire.flood(&datagram, prefix, count, rate)
+            }));
+        }
+        for flood in floods {
+            flood.await.expect("the flood ends");
+        }
     };
     unmoved(harm, |master, before, after| {
-        let [before, after] = [&before, &after].map(|c| c[master.index()].heartbeats_rejected);
+        let [before, after] =
+            [&before, &after].map(|c| c[victim(master).index()].heartbeats_rejected);
         eprintln!("rejected {} of {count}", after - before);
         assert!(after - before >= count as u64 / 2, "{before} -> {after}");
     })
@@ -237,7 +276,7 @@ async fn reset() -> Result<(), LabError> {
                 let seen = eyes.frame().as_deref().and_then(segment);
                 if let Some(seen) = seen.filter(theirs) {
                     let packet = Datagram {
-                        macs: (Mac([2, 0, 0, 0, 0, 13]), node_mac(FIRST)),
+                        macs: (ATTACKER, node_mac(FIRST)),
                         from: seen.from,
                         to: seen.to,
                     };
