@@ -185,6 +185,16 @@ impl Kernel {
     }
 }
 
+/// Removes the device of the floating addresses, and them with it, if a process that died left it
+/// behind. False: there is nothing to remove, as it should be.
+///
+/// # Errors
+///
+/// The device is of another kind, or the kernel refuses.
+pub fn remove_left_over(device: &str) -> Result<bool, KernelError> {
+    tun::remove_left_over(device)
+}
+
 impl Drop for Kernel {
     fn drop(&mut self) {
         // The thread reads the end and ends.
