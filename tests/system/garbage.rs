@@ -136,7 +136,7 @@ async fn datagrams(target: Target, prefix: &'static [u8], count: usize) -> Resul
             };
             let (count, rate) = (count / ways.len(), RATE / ways.len());
             floods.push(spawn_blocking(move || {
-                wire.flood(&datagram, prefix, count, rate)
+                wire.flood(&datagram, prefix, count, rate);
             }));
         }
         for flood in floods {

@@ -193,6 +193,13 @@ pub(crate) async fn shows(
     }
 }
 
+/// Starts a node again that was told to end, once it is gone: that takes the kernel a while.
+pub(crate) async fn restart(lab: &mut Lab, node: NodeId) -> Result<(), LabError> {
+    let patience = Duration::from_secs(10);
+    until("it is gone", patience, async || lab.node(node).ended()).await;
+    lab.start_node(node).await
+}
+
 /// The result of a task on a host that does IO.
 pub(crate) fn good<T>(what: &str, result: io::Result<T>) -> T {
     result.unwrap_or_else(|error| panic!("{what}: {error}"))
