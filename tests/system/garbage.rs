@@ -37,7 +37,7 @@ const ATTACKER: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
 const PORT: u16 = 7373;
 const SOON: Duration = Duration::from_secs(5);
 /// How long a process may take to die on a busy machine.
-const GHOST: Duration = Duration::from_millis(100);
+const GHOST: Duration = Duration::from_millis(500);
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![

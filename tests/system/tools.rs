@@ -1,6 +1,7 @@
 //! What the tests of the main job share: programs on a host, a pair's standing, waiting.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -71,7 +72,13 @@ pub(crate) fn find(program: impl AsRef<Path>) -> Option<PathBuf> {
 /// Why a test that needs these programs cannot run here.
 pub(crate) fn missing(programs: &[&str]) -> Option<String> {
     let absent = programs.iter().find(|program| find(program).is_none());
-    absent.map(|program| format!("{program} is not installed"))
+    if let Some(program) = absent {
+        return Some(format!("{program} is not installed"));
+    }
+    // It changes to a user of its own, and a user namespace of ours has only one.
+    let alone = || fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.ends_with(" 1\n"));
+    let refused = programs.contains(&"sshd") && alone();
+    refused.then(|| "sshd needs more users than an unprivileged user namespace has".to_owned())
 }
 
 /// A program, to be started by [`serve`] or [`output`].
