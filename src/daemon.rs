@@ -17,7 +17,6 @@
 
 mod turn;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -33,7 +32,7 @@ use crate::model::{NodeId, Secret};
 use crate::net::clock::{self, Clock};
 use crate::net::guard::{self, DeadMan};
 use crate::net::heartbeat::Heartbeats;
-use crate::net::kernel::{self, Kernel};
+use crate::net::kernel::{Kernel, KernelError};
 use crate::net::key;
 use crate::net::session::{Session, Settings};
 use crate::node::{Identity, Node};
@@ -87,7 +86,7 @@ pub enum Fatal {
     Key(#[from] key::KeyError),
     /// The kernel.
     #[error(transparent)]
-    Kernel(#[from] kernel::KernelError),
+    Kernel(#[from] KernelError),
     /// The configuration has no node of this name.
     #[error("no [[node]] is named {name:?}; there are {known}: name this node with --node")]
     Nameless {
@@ -111,6 +110,11 @@ impl Fatal {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::ConfigFile { .. } | Self::Key(_) | Self::Nameless { .. } => 64,
+            Self::Kernel(
+                KernelError::NoNetAdmin(_)
+                | KernelError::NoNetRaw(_)
+                | KernelError::TunForbidden(_),
+            ) => 77,
             Self::Control(_) | Self::Datapath(_) | Self::Kernel(_) | Self::System { .. } => 70,
         }
     }
@@ -293,10 +297,4 @@ fn start_control(
         .spawn(move || runtime.block_on(server.serve(asks, rejected)))
         .map_err(system("start the control thread"))?;
     Ok(prober)
-}
-
-impl fmt::Display for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.config.display())
-    }
 }

@@ -138,8 +138,10 @@ const fn gcd(a: u32, b: u32) -> u32 {
 pub struct Picks {
     /// The connection's number, drawn at the first pick.
     ticket: Option<u64>,
-    /// Places in the pool.
-    tried: Vec<u16>,
+    /// The place that was picked last.
+    last: Option<u16>,
+    /// The places before it. Needs no memory as long as the first backend takes the connection.
+    failed: Vec<u16>,
 }
 
 impl Picks {
@@ -147,38 +149,35 @@ impl Picks {
     pub const fn new() -> Self {
         Self {
             ticket: None,
-            tried: Vec::new(),
+            last: None,
+            failed: Vec::new(),
         }
     }
 
     /// The next choice among those not tried yet, as a place in `route.pool()`; none when all were
     /// tried. Always ask the same route.
     pub fn next(&mut self, route: &Route, rng: &mut fastrand::Rng) -> Option<usize> {
-        let backends = route.pool().len();
-        if self.tried.len() >= backends {
+        self.failed.extend(self.last.take());
+        let tried = self.failed.len();
+        if tried >= route.pool().len() {
             return None;
         }
         let ticket = *self.ticket.get_or_insert_with(|| route.ticket());
         let place = match route.scheduler() {
-            Scheduler::RoundRobin => route.rotation().at(ticket + self.tried.len() as u64),
-            Scheduler::WeightedRoundRobin if self.tried.is_empty() => route.rotation().at(ticket),
+            Scheduler::RoundRobin => route.rotation().at(ticket + tried as u64),
+            Scheduler::WeightedRoundRobin if tried == 0 => route.rotation().at(ticket),
             Scheduler::WeightedRoundRobin => self.heaviest(route, ticket),
             Scheduler::LeastConnections => self.least_loaded(route, ticket),
             Scheduler::Random => self.drawn(route, rng),
         };
-        self.tried.push(place as u16);
+        self.last = Some(place as u16);
         Some(place)
-    }
-
-    /// How many were tried.
-    pub fn tried(&self) -> usize {
-        self.tried.len()
     }
 
     /// Places that were not tried, in the order of the pool.
     fn untried<'a>(&'a self, route: &'a Route) -> impl Iterator<Item = usize> + Clone + 'a {
-        let tried = |place: usize| self.tried.contains(&(place as u16));
-        (0..route.pool().len()).filter(move |place| !tried(*place))
+        let failed = |place: usize| self.failed.contains(&(place as u16));
+        (0..route.pool().len()).filter(move |place| !failed(*place))
     }
 
     fn heaviest(&self, route: &Route, ticket: u64) -> usize {

@@ -385,7 +385,7 @@ impl Election {
         if self.suspicion.is_none() {
             self.suspect(now);
         }
-        let apart = peer::PROBE_GAP.max(self.paths.worst_rtt() * 2);
+        let apart = self.refusals_apart();
         let proved = self
             .suspicion
             .as_mut()

@@ -6,9 +6,9 @@ use crate::model::{ConfigHash, Epoch, Incarnation, Priority, Role};
 use crate::time::Mono;
 use crate::wire::heartbeat::{Echo, Heartbeat};
 
-/// Probes that follow each other by [`PROBE_GAP`] before the slower rhythm.
+/// Probes that follow each other quickly before the slower rhythm.
 const FAST_PROBES: u32 = 4;
-/// Between the first probes. Two refusals must lie this far apart.
+/// Least distance between two refusals, and between the first probes.
 pub(super) const PROBE_GAP: Duration = Duration::from_millis(1);
 /// Between later probes: hosts limit the rate of ICMP errors (Linux `icmp_ratelimit`).
 const SLOW_PROBE_GAP: Duration = Duration::from_millis(50);
@@ -106,13 +106,14 @@ impl Suspicion {
         }
     }
 
-    /// Counts a probe and gives the time until the next.
-    pub(super) const fn probed(&mut self) -> Duration {
+    /// Counts a probe and gives the time until the next. Refusals must lie `apart`, and so must the
+    /// probes that bring them; a little more, since a refusal may come late.
+    pub(super) fn probed(&mut self, apart: Duration) -> Duration {
         self.probes += 1;
         if self.probes < FAST_PROBES {
-            PROBE_GAP
+            apart + apart / 8
         } else {
-            SLOW_PROBE_GAP
+            SLOW_PROBE_GAP.max(apart)
         }
     }
 

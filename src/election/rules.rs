@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::peer::Suspicion;
+use super::peer::{PROBE_GAP, Suspicion};
 use super::{Action, Change, Election, Peer, Timer, cause_of};
 use crate::model::{Epoch, Role};
 use crate::status::Cause;
@@ -190,14 +190,21 @@ impl Election {
         }
     }
 
+    /// A peer that lives answers a probe within a round trip; a refusal that comes later than that
+    /// after another one, with no answer between them, was not overtaken by it.
+    pub(super) fn refusals_apart(&self) -> Duration {
+        PROBE_GAP.max(self.paths.worst_rtt() * 2)
+    }
+
     pub(super) fn probe(&mut self, now: Mono) {
         if self.live_peer(now).is_none() {
             self.suspicion = None;
         }
+        let apart = self.refusals_apart();
         let Some(suspicion) = &mut self.suspicion else {
             return;
         };
-        let next = suspicion.probed();
+        let next = suspicion.probed(apart);
         self.timers.set(Timer::Probe, now + next);
         for (path, _) in self.paths.iter() {
             self.actions.push_back(Action::Send {
@@ -221,19 +228,22 @@ impl Election {
     }
 
     pub(super) fn peer_died(&mut self, now: Mono) {
-        self.suspicion = None;
+        let doubted = self
+            .suspicion
+            .take()
+            .map_or(now, |suspicion| suspicion.since);
         self.timers.stop(Timer::Probe);
         let Some(peer) = &mut self.peer else { return };
         peer.dead = true;
         let (was_master, last_heard) = (peer.role == Role::Master, peer.last_heard);
         self.stood_down = false;
         if self.role == Role::Backup && was_master {
-            self.take_over(
-                Cause::ProcessDied,
-                "the master's host says that nobody listens on its heartbeat port",
-                Some(last_heard),
-                now,
+            let text = format!(
+                "the master's host says that nobody listens on its heartbeat port; proved {:.1} ms \
+                 after the session closed or the host first said so",
+                now.since(doubted).as_secs_f64() * 1e3
             );
+            self.take_over(Cause::ProcessDied, &text, Some(last_heard), now);
         } else {
             if self.role == Role::Master {
                 self.timers.stop(Timer::Down);
@@ -245,12 +255,12 @@ impl Election {
 
     pub(super) fn offer_was_not_taken(&mut self, now: Mono) {
         if let Some(offer) = self.offer.take() {
-            // It may have taken and announced the addresses, and died of it.
-            self.actions.push_back(Action::Reannounce);
             self.actions.push_back(Action::Note(format!(
                 "the peer did not take over with epoch {} in time",
                 offer.epoch
             )));
+            // It may have taken and announced the addresses, and died of it.
+            self.actions.push_back(Action::Reannounce);
             if self.stopping {
                 self.leave(Role::Initialize, Cause::Stop, "stopping".into(), now);
             }

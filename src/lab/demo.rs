@@ -89,7 +89,6 @@ pub(super) async fn show(config: &LabConfig) -> Result<Outcome, LabError> {
         human(again.elapsed()),
     );
     ticker.show(&load, REJOINED).await;
-    println!();
     let record = load.stop().await;
     let settled = killed + SETTLING;
     let owners = watch.stop().owners_max(settled, lab.clock().now());
@@ -222,12 +221,13 @@ fn closing(record: &Record, killed: Mono, breaks: Breaks, owners: usize) -> Tabl
         .map(|(name, n)| format!("{name} {n}"))
         .collect();
     let failed: u64 = failures.values().sum();
+    let kinds = match failed {
+        0 => "none".to_owned(),
+        _ => format!("{failed}: {}", kinds.join(", ").to_lowercase()),
+    };
     table.set_header(["new connections", &record.attempts.len().to_string()]);
     table.add_row(["answered by".to_owned(), shares.join(", ")]);
-    table.add_row([
-        "failed".to_owned(),
-        format!("{failed} {}", kinds.join(", ").to_lowercase()),
-    ]);
+    table.add_row(["failed".to_owned(), kinds]);
     table.add_row(["longest time without an answer".to_owned(), outage]);
     table.add_row([
         format!("of {CONNECTIONS} connections kept open"),

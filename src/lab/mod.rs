@@ -5,8 +5,8 @@
 //! and watch. Never: touches the host's network, or looks into a node other than through its
 //! control socket, as any operator would.
 //!
-//! Invariants: everything that the lab made ends with it, also when it is interrupted or killed;
-//! addresses come only from the ranges for documentation (RFC 5737, RFC 3849).
+//! Invariants: processes and namespaces end with the lab, also when it is killed (only its directory
+//! is left then); addresses come only from the ranges for documentation (RFC 5737, RFC 3849).
 
 mod backend;
 mod config;

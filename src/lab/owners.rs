@@ -62,7 +62,7 @@ pub struct Sighting {
 pub struct Sightings(pub Vec<Sighting>);
 
 impl Sightings {
-    /// The largest number of hosts that answered for one address within [`WINDOW`], looking at the
+    /// The largest number of hosts that answered for one address within 20 ms, looking at the
     /// time from `from` to `until`.
     pub fn owners_max(&self, from: Mono, until: Mono) -> usize {
         let inside = |family| {

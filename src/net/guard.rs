@@ -175,19 +175,6 @@ pub fn real_time(priority: i32) -> Result<(), String> {
     })
 }
 
-/// The calling thread's real-time priority; `None` if it has ordinary scheduling.
-pub(crate) fn priority() -> Option<i32> {
-    // SAFETY: takes no pointer; 0 is the calling thread.
-    let policy = unsafe { libc::sched_getscheduler(0) };
-    if policy & !libc::SCHED_RESET_ON_FORK != libc::SCHED_FIFO {
-        return None;
-    }
-    let mut param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the pointer is to a live value.
-    let got = unsafe { libc::sched_getparam(0, &raw mut param) };
-    (got == 0).then_some(param.sched_priority)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
@@ -218,6 +205,19 @@ mod tests {
             .stdout(Stdio::null())
             .spawn()
             .unwrap()
+    }
+
+    /// The calling thread's real-time priority; `None` if it has ordinary scheduling.
+    fn priority() -> Option<i32> {
+        // SAFETY: takes no pointer; 0 is the calling thread.
+        let policy = unsafe { libc::sched_getscheduler(0) };
+        if policy & !libc::SCHED_RESET_ON_FORK != libc::SCHED_FIFO {
+            return None;
+        }
+        let mut param = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the pointer is to a live value.
+        let got = unsafe { libc::sched_getparam(0, &raw mut param) };
+        (got == 0).then_some(param.sched_priority)
     }
 
     fn part() -> Option<String> {

@@ -313,7 +313,9 @@ impl Node {
             moved = true;
             match notice {
                 Notice::Held => self.addresses_held(now),
-                Notice::Released => {
+                Notice::Released(epoch) => {
+                    // Clients may have come until now; nothing of theirs can be answered any more.
+                    self.outputs.push_back(Output::DropFlows { epoch });
                     if self.stopping {
                         self.stopped();
                     }
@@ -341,11 +343,7 @@ impl Node {
             let what = format!("interface {interface} is down");
             self.election.set_fault(&what, !up, now);
         }
-        // Whoever takes what is offered announces it while it is still here.
-        let successor = self.election.handing_over();
-        if !(successor && matches!(report, KernelReport::Rival { .. })) {
-            self.vips.handle_report(report, now);
-        }
+        self.vips.handle_report(report, now);
     }
 
     fn handle_flows(&mut self, events: &[FlowEvent], now: Mono) {

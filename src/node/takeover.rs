@@ -92,7 +92,6 @@ impl Node {
         }
         self.outputs.push_back(Output::DropFlows { epoch });
         if in_order {
-            self.vips.leave();
             self.timers.set(Timer::Release, now + RESET_TIME);
         }
         self.replication = Replication::Sink(Sink::new(self.take_replica()));
@@ -155,6 +154,7 @@ impl Node {
         }
         self.handover = None;
         if let Some(epoch) = self.election.offer(cause, now) {
+            self.vips.hush();
             self.send_frame(Frame::Handover { epoch, cause });
         }
     }

@@ -38,6 +38,8 @@ const MIN_GAP: Duration = Duration::from_millis(10);
 /// (RFC 5227, 2.4, `DEFEND_INTERVAL`): two masters that hear each other's announcements but not
 /// their heartbeats would otherwise pull the clients to and fro.
 const DEFENCE_GAP: Duration = Duration::from_secs(10);
+/// A claim that is heard so soon after the takeover is the former owner's, and no rival's.
+const SUCCESSION: Duration = Duration::from_secs(1);
 /// If the kernel has not got the addresses after this long, the node is unfit.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -57,8 +59,8 @@ pub enum Notice {
     Held,
     /// Somebody else claims an address.
     Rival(IpAddr, Mac),
-    /// The addresses are gone.
-    Released,
+    /// The addresses of this mastership are gone.
+    Released(Epoch),
     /// Somebody had removed an address; it is back.
     Restored(IpAddr),
     /// The kernel does not give us the addresses.
@@ -81,6 +83,10 @@ pub struct Counts {
 pub struct VipKeeper {
     vips: Arc<[Vip]>,
     wanted: Option<Epoch>,
+    /// When they began to be wanted.
+    since: Mono,
+    /// Somebody else is about to announce the addresses, in order: no word against it.
+    hushed: bool,
     held: bool,
     ownerships: u32,
     last_error: String,
@@ -88,8 +94,6 @@ pub struct VipKeeper {
     last_announced: Option<Mono>,
     /// A rival claimed an address after the last answer.
     challenged: bool,
-    /// The addresses are on their way to the peer: nothing is announced any more.
-    leaving: bool,
     counts: BTreeMap<IpAddr, Counts>,
     timers: TimerTable<Timer>,
     commands: VecDeque<KernelCommand>,
@@ -102,13 +106,14 @@ impl VipKeeper {
         Self {
             vips: vips.into(),
             wanted: None,
+            since: Mono::ZERO,
+            hushed: false,
             held: false,
             ownerships: 0,
             last_error: String::new(),
             step: 0,
             last_announced: None,
             challenged: false,
-            leaving: false,
             counts: vips
                 .iter()
                 .map(|vip| (vip.ip(), Counts::default()))
@@ -142,17 +147,13 @@ impl VipKeeper {
     /// From now on the addresses are wanted.
     pub fn hold(&mut self, epoch: Epoch, now: Mono) {
         self.wanted = Some(epoch);
+        self.since = now;
+        self.hushed = false;
         self.held = false;
-        self.leaving = false;
+        self.challenged = false;
+        self.timers.stop(Timer::Defend);
         self.timers.set(Timer::Patience, now + PATIENCE);
         self.renew(epoch, now);
-    }
-
-    /// They are still wanted for a moment, but the peer has them already: nothing is announced any
-    /// more, and the peer's announcements are no rival's.
-    pub fn leave(&mut self) {
-        self.leaving = true;
-        self.timers.stop(Timer::Announce);
     }
 
     /// From now on they are not.
@@ -166,9 +167,19 @@ impl VipKeeper {
         }
     }
 
+    /// The addresses are being handed over: announce no more, and let the successor announce.
+    /// `reannounce` takes it back.
+    pub fn hush(&mut self) {
+        self.hushed = true;
+        self.challenged = false;
+        self.timers.stop(Timer::Announce);
+        self.timers.stop(Timer::Defend);
+    }
+
     /// Start the announcements again: somebody may have told the neighbours otherwise.
     pub fn reannounce(&mut self, now: Mono) {
-        if self.held() && !self.leaving {
+        self.hushed = false;
+        if self.held() {
             self.step = 0;
             let at = self.last_announced.map_or(now, |last| last + MIN_GAP);
             self.timers.set(Timer::Announce, at.max(now));
@@ -199,19 +210,24 @@ impl VipKeeper {
             KernelReport::Restored { vip } if current.is_some() => {
                 self.counts.entry(*vip).or_default().restored += 1;
                 self.notices.push_back(Notice::Restored(*vip));
-                self.reannounce(now);
+                if !self.hushed {
+                    self.reannounce(now);
+                }
             }
-            KernelReport::Rival { vip, mac } if current.is_some() && !self.leaving => {
-                self.counts.entry(*vip).or_default().rivals += 1;
-                self.notices.push_back(Notice::Rival(*vip, *mac));
+            KernelReport::Rival { vip, mac } if current.is_some() && !self.hushed => {
+                // Whoever had the address may answer for it until it has heard of us.
+                if now.since(self.since) > SUCCESSION {
+                    self.counts.entry(*vip).or_default().rivals += 1;
+                    self.notices.push_back(Notice::Rival(*vip, *mac));
+                }
                 if self.timers.at(Timer::Defend).is_none() {
                     self.defend(now);
                 } else {
                     self.challenged = true;
                 }
             }
-            KernelReport::Released { .. } if current.is_none() => {
-                self.notices.push_back(Notice::Released);
+            KernelReport::Released { epoch } if current.is_none() => {
+                self.notices.push_back(Notice::Released(*epoch));
             }
             // Reports on a mastership that has ended meanwhile; links are the node's business.
             _ => {}
@@ -356,6 +372,28 @@ mod tests {
         let burst = |at: u64| [0, 10, 100, 1_100, 5_000].map(|after| at + after);
         let bursts = [10_000, 20_000, 30_000, 40_000].map(burst);
         assert_eq!(announced, bursts.as_flattened()[..19]);
+    }
+
+    #[test]
+    fn the_successor_of_a_handover_is_not_contradicted() {
+        let mut keeper = keeper();
+        keeper.hold(Epoch(1), Mono::ZERO);
+        keeper.handle_report(&held(1), Mono::ZERO);
+        run(&mut keeper, 0, 2_000);
+        keeper.notices.clear();
+        keeper.hush();
+        let rival = KernelReport::Rival {
+            vip: "192.0.2.100".parse().unwrap(),
+            mac: Mac([2; 6]),
+        };
+        keeper.handle_report(&rival, Mono::from_millis(2_000));
+        assert_eq!(run(&mut keeper, 2_000, 9_000).0, [0; 0]);
+        assert_eq!(keeper.poll_notice(), None);
+        // The successor did not come: everything as before.
+        keeper.reannounce(Mono::from_millis(9_000));
+        assert_eq!(run(&mut keeper, 9_000, 9_200).0, [9_000, 9_010, 9_100]);
+        keeper.handle_report(&rival, Mono::from_millis(9_200));
+        assert!(matches!(keeper.poll_notice(), Some(Notice::Rival(..))));
     }
 
     #[test]

@@ -48,7 +48,11 @@ impl World {
             return;
         }
         self.lan = Some((machine, self.now));
-        // The other machine's kernel thread hears a rival, if it holds the address itself.
+        // The other machine's kernel thread hears a rival, if it holds the address itself; or a
+        // report is lost on the way.
+        if self.faults.has(Kind::Kernel) && !self.calm && self.rng.chance(50) {
+            return;
+        }
         let (rival, other) = (1 - machine, &self.machines[1 - machine]);
         if let (Some(process), true) = (&other.process, other.kernel.holds(self.now))
             && other.powered()

@@ -11,7 +11,11 @@ mod verdict;
 mod words;
 
 #[cfg(test)]
+mod samples_test;
+#[cfg(test)]
 mod status_test;
+#[cfg(test)]
+mod verdict_test;
 
 use std::io::{self, Write};
 

@@ -236,6 +236,9 @@ fn mark(bad: bool) -> String {
     if bad { ATTENTION.into() } else { String::new() }
 }
 
+/// Each life of the peer is met with a few heartbeats before it has proved to be present.
+const USUAL_UNCONFIRMED: u64 = 16;
+
 /// What is not zero, of what should be.
 fn rare(counters: &Counters) -> Vec<(String, String)> {
     // Named one by one, so that a new counter cannot be forgotten here.
@@ -252,6 +255,11 @@ fn rare(counters: &Counters) -> Vec<(String, String)> {
         control_rejected,
         flow_events_lost,
     } = *counters;
+    let usual = USUAL_UNCONFIRMED.saturating_mul(sessions.max(1));
+    let unconfirmed = match heartbeats_unconfirmed > usual {
+        true => heartbeats_unconfirmed,
+        false => 0,
+    };
     [
         (
             heartbeats_rejected,
@@ -262,7 +270,7 @@ fn rare(counters: &Counters) -> Vec<(String, String)> {
             "heartbeats that came twice or too late",
         ),
         (
-            heartbeats_unconfirmed,
+            unconfirmed,
             "heartbeats of a life that has not proved to be present",
         ),
         (session_faults, "sessions ended by a fault of the peer"),

@@ -180,8 +180,7 @@ impl Addresses {
         if let Some(there) = self.there(netlink) {
             let missing = self.missing(&there);
             if !missing.is_empty() {
-                self.put(netlink, outbox, &missing);
-                self.tell_restored(outbox, &missing);
+                self.put_back(netlink, outbox, &missing);
             }
         }
     }
@@ -238,6 +237,19 @@ impl Addresses {
     fn missing(&self, there: &[IpAddr]) -> Vec<IpAddr> {
         let present = self.holding.iter().flat_map(|holding| &holding.present);
         present.filter(|ip| !there.contains(ip)).copied().collect()
+    }
+
+    /// Puts these back. If the device turns out to be gone, all of them go on a new one.
+    fn put_back(&mut self, netlink: &mut Netlink, outbox: &mut Outbox, missing: &[IpAddr]) {
+        let device = self.tun.as_ref().map(Tun::index);
+        self.put(netlink, outbox, missing);
+        if self.tun.as_ref().map(Tun::index) == device {
+            self.tell_restored(outbox, missing);
+        } else if let Some(holding) = &self.holding {
+            let wanted = holding.wanted.clone();
+            self.put(netlink, outbox, &wanted);
+            self.tell_restored(outbox, &wanted);
+        }
     }
 
     /// Adds or renews these, and says how it went.

@@ -17,8 +17,8 @@
 //! # Order of closing
 //!
 //! The kernel closes the files of a dying process from the highest descriptor down (measured, see
-//! [`CloseOrder`](super::CloseOrder)). Start this adapter before any listener or connection of the
-//! data path: then clients that wait are told (FIN) while the address can still send, and the
+//! `net::CloseOrder`). Start this adapter before any listener or connection of the
+//! data path: then clients that wait are told (reset) while the address can still send, and the
 //! address goes after them, some milliseconds later. Within the adapter the device is opened last,
 //! since closing a packet socket takes milliseconds, for which the address would stay.
 
@@ -121,7 +121,7 @@ impl Kernel {
     /// Opens the device, netlink and the raw sockets, and tells the state of every interface that
     /// carries an address ([`KernelReport::Link`]). No address is added yet.
     ///
-    /// The thread gets the calling thread's real-time priority less one.
+    /// The thread takes a real-time priority below the turn loop's, where the host permits it.
     ///
     /// # Errors
     ///
@@ -153,7 +153,6 @@ impl Kernel {
             inbox: Arc::clone(&inbox),
             wake: woken,
             outbox: Outbox::new(reports, Arc::clone(&dropped)),
-            priority: super::guard::priority(),
         };
         let (ready, outcome) = oneshot::channel();
         let thread = thread::Builder::new()
@@ -184,6 +183,16 @@ impl Kernel {
     pub fn dropped(&self) -> u64 {
         self.inbox.superseded() + self.dropped.load(Ordering::Relaxed)
     }
+}
+
+/// Removes the device of the floating addresses, and them with it, if a process that died left it
+/// behind. False: there is nothing to remove, as it should be.
+///
+/// # Errors
+///
+/// The device is of another kind, or the kernel refuses.
+pub fn remove_left_over(device: &str) -> Result<bool, KernelError> {
+    tun::remove_left_over(device)
 }
 
 impl Drop for Kernel {

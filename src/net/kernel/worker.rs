@@ -29,6 +29,9 @@ use crate::net::guard;
 use crate::time::Mono;
 use crate::vip::kernel::KernelCommand;
 
+/// Real-time priority, below the turn loop's, so that a storm of questions cannot keep heartbeats
+/// waiting.
+const PRIORITY: i32 = 20;
 /// Pause before the turn loop is offered again what did not fit.
 const OUTBOX_RETRY: Duration = Duration::from_millis(5);
 
@@ -40,17 +43,13 @@ pub(super) struct Start {
     pub(super) inbox: Arc<Inbox>,
     pub(super) wake: UnixStream,
     pub(super) outbox: Outbox,
-    /// Real-time priority of the turn loop, if it has one.
-    pub(super) priority: Option<i32>,
 }
 
 /// The thread's main function.
 pub(super) fn run(start: Start, ready: oneshot::Sender<Result<(), KernelError>>) {
-    if let Some(priority) = start.priority
-        // Below the turn loop, so that a storm of questions cannot keep heartbeats waiting.
-        && let Err(text) = guard::real_time((priority - 1).max(1))
-    {
-        tracing::warn!("kernel thread: {text}");
+    // Where that is not permitted, the turn loop says so for the whole process.
+    if let Err(text) = guard::real_time(PRIORITY) {
+        tracing::debug!("kernel thread: {text}");
     }
     match Worker::open(start) {
         // If nobody waits for the news, the wake socket is closed too and the loop ends.
@@ -85,7 +84,6 @@ impl Worker {
             inbox,
             wake,
             mut outbox,
-            ..
         } = start;
         let mut netlink =
             Netlink::open().map_err(|error| KernelError::io("open netlink", error))?;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -276,6 +277,26 @@ impl Adapter<'_> {
         self.kernel.command(KernelCommand::Release {
             epoch: Epoch(epoch),
         });
+    }
+
+    /// Does something while the lease is renewed, as often as it takes.
+    pub(super) fn kept<T>(&self, epoch: u64, act: impl FnOnce() -> T) -> T {
+        let (kernel, vips) = (&self.kernel, &self.vips);
+        let (done, ended) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let pause = Duration::from_millis(100);
+                while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                    kernel.command(KernelCommand::Hold {
+                        epoch: Epoch(epoch),
+                        vips: vips.clone().into(),
+                    });
+                }
+            });
+            // Also if it panics.
+            let _done = done;
+            act()
+        })
     }
 
     pub(super) fn report(&mut self) -> KernelReport {

@@ -1,12 +1,13 @@
 //! What goes wrong on the host: removals, refusals, deaths.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
 use tokio::sync::mpsc;
 
 use super::super::netlink::Netlink;
-use super::super::{Kernel, KernelError};
-use super::lan::{DEVICE, NODE, on_a_lan};
+use super::super::tun::Tun;
+use super::super::{Kernel, KernelError, remove_left_over};
+use super::lan::{Adapter, DEVICE, LONG, NODE, on_a_lan};
 use super::{VIP4, VIP6, ips, vips};
 use crate::model::Epoch;
 use crate::vip::RENEWAL;
@@ -58,25 +59,39 @@ fn what_a_killed_process_held_goes_with_it() {
 
 #[test]
 fn what_somebody_else_removes_comes_back() {
-    on_a_lan(|lan| {
+    // Carried out before anything is removed; what is removed in the middle of a renewal comes back
+    // with it, unnoticed.
+    let renew = |adapter: &Adapter<'_>| {
+        adapter.hold(1);
+        std::thread::sleep(RENEWAL / 4);
+    };
+    on_a_lan(move |lan| {
         let mut adapter = lan.start(&vips());
         adapter.expect_link(true);
         adapter.hold(1);
         adapter.expect_held(1);
         for vip in ips() {
-            adapter.hold(1);
+            renew(&adapter);
             let mut netlink = Netlink::open().unwrap();
             netlink.remove(lan.index(DEVICE), &[vip]).unwrap();
             adapter.expect(&KernelReport::Restored { vip });
             assert_eq!(lan.on_device(), ips());
         }
         // The kernel removes IPv6 addresses from a device that goes down.
-        adapter.hold(1);
+        renew(&adapter);
         lan.link(DEVICE, false);
         adapter.expect(&KernelReport::Restored { vip: VIP6.into() });
         lan.eventually("up again", || lan.on_device() == ips());
+        let listener = TcpListener::bind("[::]:7003").unwrap();
+        for vip in ips() {
+            let at = SocketAddr::new(vip, 7003);
+            adapter.kept(1, || {
+                lan.as_neighbour(|| TcpStream::connect_timeout(&at, LONG).unwrap())
+            });
+        }
+        drop(listener);
         // The whole device.
-        adapter.hold(1);
+        renew(&adapter);
         let before = lan.index(DEVICE);
         lan.delete(DEVICE);
         for vip in ips() {
@@ -89,6 +104,24 @@ fn what_somebody_else_removes_comes_back() {
         adapter.hold(1);
         lan.eventually("no strays", || lan.on_device() == ips());
         adapter.expect_silence();
+    });
+}
+
+/// As `tandem release` does it, when something that the dead process started holds the descriptor.
+#[test]
+fn a_device_that_was_left_behind_is_removed_and_nothing_else_is() {
+    on_a_lan(|lan| {
+        assert!(!remove_left_over(DEVICE).unwrap());
+        assert!(matches!(
+            remove_left_over(NODE),
+            Err(KernelError::DeviceExists { .. })
+        ));
+        let mut netlink = Netlink::open().unwrap();
+        let _held = Tun::create(&mut netlink, DEVICE, true).unwrap();
+        lan.add(DEVICE, lan.index(DEVICE), VIP4.into(), 32);
+        assert!(remove_left_over(DEVICE).unwrap());
+        assert!(nix::net::if_::if_nametoindex(DEVICE).is_err());
+        assert!(nix::net::if_::if_nametoindex(NODE).is_ok());
     });
 }
 
