@@ -86,6 +86,15 @@ Example:
     #[command(after_help = "Example:\n  tandem enable web/b1")]
     Enable(BackendArgs),
 
+    /// Remove the floating addresses that a dead process of this node left behind.
+    #[command(after_help = "\
+The addresses vanish with the process; this is for the case that something that
+it started still holds their device. Refuses while the node runs.
+
+Example:
+  tandem release --config /etc/tandem/tandem.toml")]
+    Release(Release),
+
     /// Run a whole pair on this machine, in network namespaces, and break it. Needs root.
     #[command(after_help = "\
 Nothing outside the namespaces is touched, and they end with the program.
@@ -111,6 +120,18 @@ pub struct Run {
     pub node: Option<String>,
 
     /// Where the other commands reach this node.
+    #[command(flatten)]
+    pub control: Control,
+}
+
+/// Arguments of `release`.
+#[derive(Args, Debug)]
+pub struct Release {
+    /// The configuration, which names the device.
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    pub config: PathBuf,
+
+    /// Which node.
     #[command(flatten)]
     pub control: Control,
 }

@@ -236,6 +236,7 @@ impl Election {
                 "the peer did not take over with epoch {} in time",
                 offer.epoch
             )));
+            self.actions.push_back(Action::Reannounce);
             if self.stopping {
                 self.leave(Role::Initialize, Cause::Stop, "stopping".into(), now);
             }

@@ -113,8 +113,34 @@ impl Lab {
     /// If one cannot be started.
     pub async fn start(&mut self) -> Result<(), LabError> {
         for id in NodeId::BOTH {
-            self.nodes[id.index()].start(self.network.node(id)).await?;
+            self.start_node(id).await?;
         }
+        Ok(())
+    }
+
+    /// Starts this node, unless it runs.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub async fn start_node(&mut self, id: NodeId) -> Result<(), LabError> {
+        self.nodes[id.index()].start(self.network.node(id)).await
+    }
+
+    /// Gives one node a configuration of its own, from its next start on. `@DIR@` stands for the
+    /// lab's directory.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn configure(&mut self, id: NodeId, text: &str) -> Result<(), LabError> {
+        let node = &mut self.nodes[id.index()];
+        let file = format!("{}.toml", node.name());
+        let dir = self.scratch.path();
+        let text = text.replace(DIR, &dir.display().to_string());
+        let written = std::fs::write(dir.join(&file), text);
+        written.map_err(LabError::io(format!("write {file}")))?;
+        node.read_from(&file);
         Ok(())
     }
 

@@ -146,6 +146,11 @@ impl Network {
             ],
             switch: Host::start("switch").await?,
         };
+        // The hosts have been up for a while: for a second after its start an interface looks for
+        // duplicates of its link-local address and asks for no neighbour in IPv6.
+        for host in network.hosts() {
+            host.sysctl("ipv6/conf/default/accept_dad", "0").await;
+        }
         for lan in Lan::BOTH {
             network.bridge(lan).await?;
         }
@@ -291,6 +296,23 @@ impl Network {
     pub async fn hold(&self, host: &Host, address: IpAddr) -> Result<(), LabError> {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         add_address(host, ETH0, address, prefix).await
+    }
+
+    /// Takes an address away from a host, wherever it has it, as an operator's slip would. Whether
+    /// it was there.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub async fn strip(&self, host: &Host, address: IpAddr) -> Result<bool, LabError> {
+        let what = || LabError::network(format!("take {address} from {}", host.name()));
+        let addresses = host.netlink().address();
+        let mut found = addresses.get().set_address_filter(address).execute();
+        let Some(message) = found.try_next().await.map_err(what())? else {
+            return Ok(false);
+        };
+        addresses.del(message).execute().await.map_err(what())?;
+        Ok(true)
     }
 
     /// From now on `to` loses every packet that the other node sends it from its own addresses, on

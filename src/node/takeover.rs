@@ -153,6 +153,7 @@ impl Node {
         }
         self.handover = None;
         if let Some(epoch) = self.election.offer(cause, now) {
+            self.vips.hush();
             self.send_frame(Frame::Handover { epoch, cause });
         }
     }

@@ -79,6 +79,8 @@ pub struct VipKeeper {
     wanted: Option<Epoch>,
     /// When they began to be wanted.
     since: Mono,
+    /// Somebody else is about to announce the addresses, in order: no word against it.
+    hushed: bool,
     held: bool,
     ownerships: u32,
     last_error: String,
@@ -97,6 +99,7 @@ impl VipKeeper {
             vips: vips.into(),
             wanted: None,
             since: Mono::ZERO,
+            hushed: false,
             held: false,
             ownerships: 0,
             last_error: String::new(),
@@ -136,6 +139,7 @@ impl VipKeeper {
     pub fn hold(&mut self, epoch: Epoch, now: Mono) {
         self.wanted = Some(epoch);
         self.since = now;
+        self.hushed = false;
         self.held = false;
         self.timers.set(Timer::Patience, now + PATIENCE);
         self.renew(epoch, now);
@@ -150,8 +154,16 @@ impl VipKeeper {
         }
     }
 
+    /// The addresses are being handed over: announce no more, and let the successor announce.
+    /// `reannounce` takes it back.
+    pub fn hush(&mut self) {
+        self.hushed = true;
+        self.timers.stop(Timer::Announce);
+    }
+
     /// Start the announcements again: somebody may have told the neighbours otherwise.
     pub fn reannounce(&mut self, now: Mono) {
+        self.hushed = false;
         if self.held() {
             self.step = 0;
             let at = self.last_announced.map_or(now, |last| last + MIN_GAP);
@@ -183,9 +195,11 @@ impl VipKeeper {
             KernelReport::Restored { vip } if current.is_some() => {
                 self.counts.entry(*vip).or_default().restored += 1;
                 self.notices.push_back(Notice::Restored(*vip));
-                self.reannounce(now);
+                if !self.hushed {
+                    self.reannounce(now);
+                }
             }
-            KernelReport::Rival { vip, mac } if current.is_some() => {
+            KernelReport::Rival { vip, mac } if current.is_some() && !self.hushed => {
                 // Whoever had the address may answer for it until it has heard of us.
                 if now.since(self.since) > SUCCESSION {
                     self.counts.entry(*vip).or_default().rivals += 1;
@@ -328,6 +342,28 @@ mod tests {
             announced += run(&mut keeper, ms, ms + 1).0.len();
         }
         assert!((50..=100).contains(&announced), "{announced}");
+    }
+
+    #[test]
+    fn the_successor_of_a_handover_is_not_contradicted() {
+        let mut keeper = keeper();
+        keeper.hold(Epoch(1), Mono::ZERO);
+        keeper.handle_report(&held(1), Mono::ZERO);
+        run(&mut keeper, 0, 2_000);
+        keeper.notices.clear();
+        keeper.hush();
+        let rival = KernelReport::Rival {
+            vip: "192.0.2.100".parse().unwrap(),
+            mac: Mac([2; 6]),
+        };
+        keeper.handle_report(&rival, Mono::from_millis(2_000));
+        assert_eq!(run(&mut keeper, 2_000, 9_000).0, [0; 0]);
+        assert_eq!(keeper.poll_notice(), None);
+        // The successor did not come: everything as before.
+        keeper.reannounce(Mono::from_millis(9_000));
+        assert_eq!(run(&mut keeper, 9_000, 9_200).0, [9_000, 9_010, 9_100]);
+        keeper.handle_report(&rival, Mono::from_millis(9_200));
+        assert!(matches!(keeper.poll_notice(), Some(Notice::Rival(..))));
     }
 
     #[test]

@@ -1,4 +1,9 @@
 //! One connection's life, from its acceptance to its end.
+//!
+//! Both sockets are born to be reset when they close (`SO_LINGER` with zero, socket(7)), and only
+//! an orderly end takes that back. So when the process dies in the middle, neither side takes what
+//! it got for all there was, and nothing is left in the kernel that would go on speaking in the
+//! VIP's name while another node owns it.
 
 use std::io;
 
@@ -8,7 +13,7 @@ use tokio::net::TcpStream;
 use super::connect::{Connected, Failed, connect};
 use super::direction::Direction;
 use super::pump;
-use super::worker::{Guest, Worker, reset};
+use super::worker::{Guest, Worker};
 use crate::balance::flow::FlowEvent;
 
 /// Bytes that are read before there is a backend to take them.
@@ -34,19 +39,23 @@ pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
             worker.tell(|report| report.opened(flow));
             let up = Direction::new(first, sent, ended);
             let ending = pump::run(&mut client, &mut stream, up, flow, &worker.buffers).await;
-            if ending.reset {
-                reset(&client);
-                reset(&stream);
+            if !ending.reset {
+                close_in_order(&client);
+                close_in_order(&stream);
             }
             worker.tell(|report| report.closed(flow, ending.end));
         }
         Err(Failed::Unserved(why)) => {
-            reset(&client);
             let service = flow.service;
             worker.tell(|report| report.push(FlowEvent::Unserved { service, why }));
         }
-        Err(Failed::Cut) => reset(&client),
+        Err(Failed::Cut) => {}
     }
+}
+
+/// Closing this socket will send what waits and then the end.
+fn close_in_order(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(None);
 }
 
 /// What the client has said already, and whether that was all.
