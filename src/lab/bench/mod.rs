@@ -71,8 +71,9 @@ struct Bench {
     _servers: Vec<Server>,
     network: Network,
     block: Block,
-    cubic: bool,
-    _scratch: Scratch,
+    /// Everybody's, if it could be chosen.
+    congestion_control: Option<&'static str>,
+    scratch: Scratch,
 }
 
 /// Measures. `note` is told what is being done.
@@ -124,7 +125,7 @@ pub(super) async fn run(
             haproxy,
             rounds,
             window_ms: WINDOW.as_millis(),
-            cubic: bench.cubic,
+            congestion_control: bench.congestion_control,
             load: [load, Conditions::load_average()],
         },
     })
@@ -183,10 +184,7 @@ impl Bench {
         written.map_err(LabError::io(format!("write {CONFIG_FILE}")))?;
         let network = Network::build().await?;
         network.plug_client_into_back().await?;
-        let mut cubic = true;
-        for host in network.hosts() {
-            cubic &= host.sysctl("ipv4/tcp_congestion_control", "cubic").await;
-        }
+        let congestion_control = unpaced(&network).await;
         let block = Block::new().map_err(LabError::io("make a file in memory"))?;
         let mut servers = Vec::new();
         let mut backends = Vec::new();
@@ -217,15 +215,15 @@ impl Bench {
             _servers: servers,
             network,
             block,
-            cubic,
-            _scratch: scratch,
+            congestion_control,
+            scratch,
         };
         if haproxy {
             let address = node_addresses(lb2)[0];
             for (kind, port) in [(Kind::Haproxy, PORT), (Kind::Tuned, TUNED_PORT)] {
                 let (haproxy, rival) = Haproxy::start(
                     kind,
-                    bench._scratch.path(),
+                    bench.scratch.path(),
                     bench.network.node(lb2),
                     &bench.network.client,
                     SocketAddr::new(address.into(), port),
@@ -282,6 +280,21 @@ impl Bench {
         sleep(WINDOW / 2).await;
         Ok(after.saturating_sub(before) as f64 / IDLE as f64)
     }
+}
+
+/// Has everybody use a congestion control that does not pace, if one is permitted: pacing (bbr) has
+/// timers set the speed, not the balancers. Which.
+async fn unpaced(network: &Network) -> Option<&'static str> {
+    for name in ["cubic", "reno"] {
+        let mut all = true;
+        for host in network.hosts() {
+            all &= host.sysctl("ipv4/tcp_congestion_control", name).await;
+        }
+        if all {
+            return Some(name);
+        }
+    }
+    None
 }
 
 /// Waits until the node is master, holds the addresses and has its backends.

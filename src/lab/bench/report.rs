@@ -1,6 +1,7 @@
 //! What the benchmark prints.
 
 use comfy_table::Table;
+use comfy_table::presets::ASCII_MARKDOWN;
 use serde::Serialize;
 
 use super::rivals::Kind;
@@ -27,8 +28,8 @@ pub(super) struct Conditions {
     pub(super) haproxy: Option<String>,
     pub(super) rounds: u32,
     pub(super) window_ms: u128,
-    /// Everybody's congestion control is cubic; false: the host's default.
-    pub(super) cubic: bool,
+    /// Everybody's; none: the host's default.
+    pub(super) congestion_control: Option<&'static str>,
     /// The host's load average over a minute, before and after.
     pub(super) load: [f64; 2],
 }
@@ -55,11 +56,8 @@ impl Conditions {
             self.version,
             self.kernel,
             self.cpus,
-            if self.cubic {
-                "cubic"
-            } else {
-                "default congestion control"
-            },
+            self.congestion_control
+                .unwrap_or("default congestion control"),
             self.rounds,
             self.window_ms,
             self.load[0],
@@ -118,14 +116,14 @@ impl Row {
 
 pub(in crate::lab) fn table(report: &Report) -> String {
     let mut table = Table::new();
+    table.load_style(ASCII_MARKDOWN);
     table.set_header([
         "",
         "unit",
-        "better",
         "direct",
         "tandem",
         "haproxy",
-        "haproxy tuned",
+        "tuned",
         "to haproxy",
         "to tuned",
     ]);
@@ -135,7 +133,6 @@ pub(in crate::lab) fn table(report: &Report) -> String {
         table.add_row([
             row.what.to_owned(),
             row.unit.to_owned(),
-            if row.more { "more" } else { "less" }.to_owned(),
             number(row.direct),
             number(row.tandem),
             number(row.haproxy),
@@ -144,7 +141,7 @@ pub(in crate::lab) fn table(report: &Report) -> String {
             ratio(row.to_tuned),
         ]);
     }
-    format!("{table}\n{}", report.conditions.line())
+    format!("{table}\n\n{}", report.conditions.line())
 }
 
 /// Three digits or so.
