@@ -8,6 +8,7 @@
 use std::io;
 
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::connect::{Connected, Failed, connect};
@@ -26,7 +27,9 @@ pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
         // Reset by the client before it said anything.
         return;
     };
-    match connect(worker, guest.service(), flow, &first).await {
+    // Boxed, because a connection spends a moment here and should not carry that for life.
+    let connected = Box::pin(connect(worker, guest.service(), flow, &first)).await;
+    match connected {
         Ok(connected) => {
             let Connected {
                 mut stream,
@@ -62,9 +65,20 @@ fn close_in_order(stream: &TcpStream) {
 fn first_bytes(worker: &Worker, client: &TcpStream) -> io::Result<(Vec<u8>, bool)> {
     let mut scratch = worker.buffers.scratch.borrow_mut();
     // Not through tokio, which has not looked at this socket yet.
-    match io::Read::read(&mut &*SockRef::from(client), &mut scratch[..FIRST]) {
-        Ok(got) => Ok((scratch[..got].to_vec(), got == 0)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Vec::new(), false)),
-        Err(error) => Err(error),
+    let (got, ended) = match io::Read::read(&mut &*SockRef::from(client), &mut scratch[..FIRST]) {
+        Ok(got) => (got, got == 0),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, false),
+        Err(error) => return Err(error),
+    };
+    if got < FIRST {
+        empty(client);
     }
+    Ok((scratch[..got].to_vec(), ended))
+}
+
+/// Tells tokio that there is nothing to read (yet). It takes every accepted socket for readable and
+/// would try, in vain. What has come since then, the end included, epoll will still say.
+fn empty(client: &TcpStream) {
+    let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+    let _ = client.try_io(Interest::READABLE, nothing);
 }

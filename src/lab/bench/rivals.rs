@@ -67,14 +67,14 @@ impl Rival {
         cpu(pid).map_err(what())
     }
 
-    /// Bytes of memory of its own, shared pages by share.
+    /// Bytes of memory that it has written to: program and libraries do not count.
     pub(super) fn memory(&self) -> Result<u64, LabError> {
         let Some(pid) = self.pid else {
             return Ok(0);
         };
         let what = || LabError::io(format!("read the memory of {}", self.kind.name()));
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(what())?;
-        pss(&text).ok_or_else(|| what()(ErrorKind::InvalidData.into()))
+        anonymous(&text).ok_or_else(|| what()(ErrorKind::InvalidData.into()))
     }
 }
 
@@ -88,8 +88,9 @@ fn cpu(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_nanos(sum))
 }
 
-fn pss(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+fn anonymous(text: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix("Anonymous:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
@@ -193,9 +194,9 @@ mod tests {
 
     #[test]
     fn the_kernels_words_are_read() {
-        let text = "55d0-7ffd ---p 00000000 00:00 0 [rollup]\nRss:   9 kB\nPss:    12 kB\n";
-        assert_eq!(pss(text), Some(12 << 10));
-        assert_eq!(pss("Rss: 1 kB\n"), None);
+        let text = "55d0-7ffd ---p 00000000 00:00 0 [rollup]\nRss:  19 kB\nAnonymous:    12 kB\n";
+        assert_eq!(anonymous(text), Some(12 << 10));
+        assert_eq!(anonymous("Rss: 1 kB\n"), None);
         let mine = std::process::id();
         assert!(cpu(mine).unwrap() > Duration::ZERO);
     }
