@@ -146,8 +146,7 @@ impl Network {
             ],
             switch: Host::start("switch").await?,
         };
-        // The hosts have been up for a while: for a second after its start an interface looks for
-        // duplicates of its link-local address and asks for no neighbour in IPv6.
+        // For its first second an interface looks for duplicates and asks for no IPv6 neighbour.
         for host in network.hosts() {
             host.sysctl("ipv6/conf/default/accept_dad", "0").await;
         }

@@ -37,7 +37,7 @@ const ATTACKER: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
 const PORT: u16 = 7373;
 const SOON: Duration = Duration::from_secs(5);
 /// How long a process may take to die on a busy machine.
-const GHOST: Duration = Duration::from_millis(100);
+const GHOST: Duration = Duration::from_millis(500);
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -136,7 +136,7 @@ async fn datagrams(target: Target, prefix: &'static [u8], count: usize) -> Resul
             };
             let (count, rate) = (count / ways.len(), RATE / ways.len());
             floods.push(spawn_blocking(move || {
-                wire.flood(&datagram, prefix, count, rate)
+                wire.flood(&datagram, prefix, count, rate);
             }));
         }
         for flood in floods {
@@ -177,20 +177,25 @@ async fn messages() -> Result<(), LabError> {
     .await
 }
 
-/// Sends random messages on one connection after another, each until it is full or closed.
+/// Sends half a million random messages, on one connection after another, each until it is full
+/// or closed.
 async fn shout(to: SocketAddr) -> io::Result<()> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut bytes = vec![0; MESSAGE * MESSAGES];
-    for _ in 0..CONNECTIONS {
+    let mut left = MILLION / 2 * MESSAGE;
+    while left > 0 {
         random.fill(&mut bytes);
         let stream = TcpStream::connect(to).await?;
         // All at once, so that all is on its way before the node can close the connection.
         socket2::SockRef::from(&stream).set_send_buffer_size(1 << 20)?;
-        let mut left = &bytes[..];
-        while !left.is_empty() {
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
             stream.writable().await?;
-            match stream.try_write(left) {
-                Ok(count) => left = &left[count..],
+            match stream.try_write(rest) {
+                Ok(count) => {
+                    rest = &rest[count..];
+                    left = left.saturating_sub(count);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_closed) => break,
             }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::http::get;
 use super::tools::{
-    FIRST, SECOND, all_answered, ask, good, notes, shows, standing, until, vip, vip6, with,
+    FIRST, SECOND, all_answered, ask, good, notes, restart, shows, standing, until, vip, vip6, with,
 };
 use super::{Test, test};
 
@@ -97,8 +97,7 @@ async fn another_key() -> Result<(), LabError> {
     // The right key, and all is well without a hand on lb1.
     lab.configure(SECOND, &default_config())?;
     lab.node(SECOND).signal(Signal::SIGTERM)?;
-    until("lb2 stops", SOON, async || lab.node(SECOND).ended()).await;
-    lab.start_node(SECOND).await?;
+    restart(&mut lab, SECOND).await?;
     assert_eq!(lab.settled().await?, FIRST, "the one that stayed is master");
     let watch = lab.watch().await?;
     let load = lab.load();
@@ -194,11 +193,10 @@ async fn bad_file() -> Result<(), LabError> {
     let master = lab.settled().await?;
     let backup = master.peer();
     lab.node(backup).signal(Signal::SIGTERM)?;
-    until("the backup stops", SOON, async || lab.node(backup).ended()).await;
     let bad = default_config().replace("round_robin", "round_robbin");
     lab.configure(backup, &bad)?;
     let load = lab.load();
-    lab.start_node(backup).await?;
+    restart(&mut lab, backup).await?;
     let ended = until("it gives up", SOON, async || lab.node(backup).ended()).await;
     assert_eq!(ended.code(), Some(64), "{ended}");
     let log = fs::read_to_string(lab.node(backup).log()).unwrap();

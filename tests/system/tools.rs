@@ -1,15 +1,17 @@
 //! What the tests of the main job share: programs on a host, a pair's standing, waiting.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use tandem::lab::{Host, Lab, LabConfig, LabError, VIP4, VIP6, default_config};
+use tandem::lab::{Host, Lab, LabConfig, LabError, Rights, VIP4, VIP6, default_config};
 use tandem::model::{NodeId, Role};
 use tandem::status::{Event, Status, What};
 use tokio::process::{Child, Command};
@@ -30,9 +32,16 @@ pub(crate) fn tandem() -> &'static Path {
 /// A pair with this configuration.
 pub(crate) fn with(config: String) -> LabConfig {
     let mut lab = LabConfig::new(tandem());
-    lab.config = config;
+    lab.config = match RIGHTS.get() {
+        Some(Rights::UserNamespace) => config.replace("misses = 3", "misses = 6"),
+        _ => config,
+    };
     lab
 }
+
+/// How the tests came by their rights. Without root there is no real-time priority, and on a busy
+/// machine a node may stand still for longer than its dead-man timer allows with the lab's 300 ms.
+pub(crate) static RIGHTS: OnceLock<Rights> = OnceLock::new();
 
 /// The lab's configuration with this replaced, which must be there.
 pub(crate) fn default_but(old: &str, new: &str) -> String {
@@ -71,7 +80,13 @@ pub(crate) fn find(program: impl AsRef<Path>) -> Option<PathBuf> {
 /// Why a test that needs these programs cannot run here.
 pub(crate) fn missing(programs: &[&str]) -> Option<String> {
     let absent = programs.iter().find(|program| find(program).is_none());
-    absent.map(|program| format!("{program} is not installed"))
+    if let Some(program) = absent {
+        return Some(format!("{program} is not installed"));
+    }
+    // It changes to a user of its own, and a user namespace of ours has only one.
+    let alone = || fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.ends_with(" 1\n"));
+    let refused = programs.contains(&"sshd") && alone();
+    refused.then(|| "sshd needs more users than an unprivileged user namespace has".to_owned())
 }
 
 /// A program, to be started by [`serve`] or [`output`].
@@ -191,6 +206,13 @@ pub(crate) async fn shows(
         }
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Starts a node again that was told to end, once it is gone: that takes the kernel a while.
+pub(crate) async fn restart(lab: &mut Lab, node: NodeId) -> Result<(), LabError> {
+    let patience = Duration::from_secs(10);
+    until("it is gone", patience, async || lab.node(node).ended()).await;
+    lab.start_node(node).await
 }
 
 /// The result of a task on a host that does IO.

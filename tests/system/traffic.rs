@@ -16,7 +16,7 @@ use tokio::sync::{Barrier, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::tools::{all_answered, good, service, shows, until, vip, vip6, with};
+use super::tools::{all_answered, good, restart, service, shows, until, vip, vip6, with};
 use super::{Test, test};
 
 /// Length of a long transfer.
@@ -297,7 +297,7 @@ async fn ipv6_failover() -> Result<(), LabError> {
             .first_answer(at + outage)
             .is_some_and(|at| at < settled)
     );
-    lab.start().await?;
+    restart(&mut lab, master).await?;
     lab.settled().await?;
     let load = Load::start(&lab.network().client, vip6(80), lab.clock());
     tokio::time::sleep(Duration::from_millis(300)).await;
