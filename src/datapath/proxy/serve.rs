@@ -11,7 +11,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::connect::{Connected, Failed, connect};
+use super::connect::{Failed, connect};
 use super::direction::Direction;
 use super::pump;
 use super::worker::{Guest, Worker};
@@ -29,31 +29,26 @@ pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
     };
     // Boxed, because a connection spends a moment here and should not carry that for life.
     let connected = Box::pin(connect(worker, guest.service(), flow, &first)).await;
-    match connected {
-        Ok(connected) => {
-            let Connected {
-                mut stream,
-                load,
-                sent,
-                took,
-            } = connected;
-            flow.opened.set(Some((load.target().id, took)));
-            flow.up.set(sent as u64);
-            worker.tell(|report| report.opened(flow));
-            let up = Direction::new(first, sent, ended);
-            let ending = pump::run(&mut client, &mut stream, up, flow, &worker.buffers).await;
-            if !ending.reset {
-                close_in_order(&client);
-                close_in_order(&stream);
-            }
-            worker.tell(|report| report.closed(flow, ending.end));
-        }
+    let mut backend = match connected {
+        Ok(backend) => backend,
         Err(Failed::Unserved(why)) => {
             let service = flow.service;
             worker.tell(|report| report.push(FlowEvent::Unserved { service, why }));
+            return;
         }
-        Err(Failed::Cut) => {}
+        Err(Failed::Cut) => return,
+    };
+    flow.opened
+        .set(Some((backend.load.target().id, backend.took)));
+    flow.up.set(backend.sent as u64);
+    worker.tell(|report| report.opened(flow));
+    let up = Direction::new(first, backend.sent, ended);
+    let ending = pump::run(&mut client, &mut backend.stream, up, flow, &worker.buffers).await;
+    if !ending.reset {
+        close_in_order(&client);
+        close_in_order(&backend.stream);
     }
+    worker.tell(|report| report.closed(flow, ending.end));
 }
 
 /// Closing this socket will send what waits and then the end.
