@@ -160,18 +160,16 @@ fn rows<'a>(
     };
     vec![
         rate("bulk down, 8 streams", "Gbit/s", Work::Down, 8e-9),
-        cost("  CPU", "s/GB", Work::Down, 1e9),
+        cost("bulk down, CPU", "s/GB", Work::Down, 1e9),
         rate("bulk up, 8 streams", "Gbit/s", Work::Up, 8e-9),
-        cost("  CPU", "s/GB", Work::Up, 1e9),
+        cost("bulk up, CPU", "s/GB", Work::Up, 1e9),
         rate("requests, 32 connections", "1/s", Work::Requests, 1.0),
-        cost("  CPU", "us each", Work::Requests, 1e6),
+        cost("requests, CPU", "us each", Work::Requests, 1e6),
         rate("new connections, 16 at once", "1/s", Work::Connections, 1.0),
-        cost("  CPU", "us each", Work::Connections, 1e6),
-        less("2,000 requests a second, p50", "us", Work::Paced, &|s| {
-            s.p50
-        }),
-        less("  p99", "us", Work::Paced, &|s| s.p99),
-        cost("  CPU", "us each", Work::Paced, 1e6),
+        cost("new connections, CPU", "us each", Work::Connections, 1e6),
+        less("2,000 requests/s, p50", "us", Work::Paced, &|s| s.p50),
+        less("2,000 requests/s, p99", "us", Work::Paced, &|s| s.p99),
+        cost("2,000 requests/s, CPU", "us each", Work::Paced, 1e6),
         Row::new("memory of an idle connection", "KiB", false, 1, idle),
     ]
 }
