@@ -34,6 +34,10 @@ const ANNOUNCEMENTS: [Duration; 5] = [
 /// A schedule that is started again keeps this distance from the last announcement, so that two
 /// masters cannot answer each other in a storm.
 const MIN_GAP: Duration = Duration::from_millis(10);
+/// A rival's claim is answered at once, and further ones once in this time for as long as they come
+/// (RFC 5227, 2.4, `DEFEND_INTERVAL`): two masters that hear each other's announcements but not
+/// their heartbeats would otherwise pull the clients to and fro.
+const DEFENCE_GAP: Duration = Duration::from_secs(10);
 /// A claim that is heard so soon after the takeover is the former owner's, and no rival's.
 const SUCCESSION: Duration = Duration::from_secs(1);
 /// If the kernel has not got the addresses after this long, the node is unfit.
@@ -42,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Timer {
     Announce,
+    /// The next answer to a rival may be given.
+    Defend,
     Patience,
     Renew,
 }
@@ -86,6 +92,8 @@ pub struct VipKeeper {
     last_error: String,
     step: usize,
     last_announced: Option<Mono>,
+    /// A rival claimed an address after the last answer.
+    challenged: bool,
     counts: BTreeMap<IpAddr, Counts>,
     timers: TimerTable<Timer>,
     commands: VecDeque<KernelCommand>,
@@ -105,6 +113,7 @@ impl VipKeeper {
             last_error: String::new(),
             step: 0,
             last_announced: None,
+            challenged: false,
             counts: vips
                 .iter()
                 .map(|vip| (vip.ip(), Counts::default()))
@@ -141,6 +150,8 @@ impl VipKeeper {
         self.since = now;
         self.hushed = false;
         self.held = false;
+        self.challenged = false;
+        self.timers.stop(Timer::Defend);
         self.timers.set(Timer::Patience, now + PATIENCE);
         self.renew(epoch, now);
     }
@@ -150,6 +161,8 @@ impl VipKeeper {
         if let Some(epoch) = self.wanted.take() {
             self.held = false;
             self.timers = TimerTable::default();
+            // What has not left yet must not: an announcement now would call clients to nowhere.
+            self.commands.clear();
             self.commands.push_back(KernelCommand::Release { epoch });
         }
     }
@@ -158,7 +171,9 @@ impl VipKeeper {
     /// `reannounce` takes it back.
     pub fn hush(&mut self) {
         self.hushed = true;
+        self.challenged = false;
         self.timers.stop(Timer::Announce);
+        self.timers.stop(Timer::Defend);
     }
 
     /// Start the announcements again: somebody may have told the neighbours otherwise.
@@ -205,7 +220,11 @@ impl VipKeeper {
                     self.counts.entry(*vip).or_default().rivals += 1;
                     self.notices.push_back(Notice::Rival(*vip, *mac));
                 }
-                self.reannounce(now);
+                if self.timers.at(Timer::Defend).is_none() {
+                    self.defend(now);
+                } else {
+                    self.challenged = true;
+                }
             }
             KernelReport::Released { epoch } if current.is_none() => {
                 self.notices.push_back(Notice::Released(*epoch));
@@ -222,6 +241,8 @@ impl VipKeeper {
             match timer {
                 Timer::Renew => self.renew(epoch, now),
                 Timer::Announce => self.announce(epoch, now),
+                Timer::Defend if self.challenged => self.defend(now),
+                Timer::Defend => {}
                 Timer::Patience => {
                     let what = if self.last_error.is_empty() {
                         "no answer of the kernel adapter"
@@ -253,6 +274,12 @@ impl VipKeeper {
         let vips = Arc::clone(&self.vips);
         self.commands.push_back(KernelCommand::Hold { epoch, vips });
         self.timers.set(Timer::Renew, now + RENEWAL);
+    }
+
+    fn defend(&mut self, now: Mono) {
+        self.challenged = false;
+        self.timers.set(Timer::Defend, now + DEFENCE_GAP);
+        self.reannounce(now);
     }
 
     fn announce(&mut self, epoch: Epoch, now: Mono) {
@@ -325,23 +352,26 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_of_rivals_cannot_make_a_storm() {
+    fn a_rival_is_answered_at_once_and_then_every_ten_seconds_while_it_claims() {
         let mut keeper = keeper();
         keeper.hold(Epoch(1), Mono::ZERO);
         keeper.handle_report(&held(1), Mono::ZERO);
-        let mut announced = 0;
-        for ms in 0..1_000 {
+        run(&mut keeper, 0, 10_000);
+        let mut announced = Vec::new();
+        for ms in 10_000..45_000 {
             let now = Mono::from_millis(ms);
-            for _ in 0..10 {
-                let rival = KernelReport::Rival {
-                    vip: "192.0.2.100".parse().unwrap(),
-                    mac: Mac([2; 6]),
-                };
+            let rival = KernelReport::Rival {
+                vip: VIP.parse::<ipnet::IpNet>().unwrap().addr(),
+                mac: Mac([2; 6]),
+            };
+            if ms < 31_000 {
                 keeper.handle_report(&rival, now);
             }
-            announced += run(&mut keeper, ms, ms + 1).0.len();
+            announced.extend(run(&mut keeper, ms, ms + 1).0);
         }
-        assert!((50..=100).contains(&announced), "{announced}");
+        let burst = |at: u64| [0, 10, 100, 1_100, 5_000].map(|after| at + after);
+        let bursts = [10_000, 20_000, 30_000, 40_000].map(burst);
+        assert_eq!(announced, bursts.as_flattened()[..19]);
     }
 
     #[test]
@@ -372,10 +402,12 @@ mod tests {
         keeper.hold(Epoch(1), Mono::ZERO);
         keeper.handle_report(&held(1), Mono::ZERO);
         run(&mut keeper, 0, 50);
+        keeper.reannounce(Mono::from_millis(50));
         keeper.release();
         assert_eq!(
             keeper.poll_command(),
-            Some(KernelCommand::Release { epoch: Epoch(1) })
+            Some(KernelCommand::Release { epoch: Epoch(1) }),
+            "and no announcement before it"
         );
         keeper.handle_report(&held(1), Mono::from_millis(51));
         assert!(!keeper.held());
