@@ -102,7 +102,8 @@ Exits with 1 if the pair did not do what it should have, 130 if interrupted.
 
 Example:
   sudo tandem lab
-  sudo tandem lab --scenario kill9 --runs 5")]
+  sudo tandem lab --scenario kill9 --runs 5
+  sudo tandem lab --bench proxy")]
     Lab(Lab),
 }
 
@@ -221,7 +222,11 @@ pub struct Lab {
     #[arg(long, value_name = "NAME", value_parser = SCENARIOS)]
     pub scenario: Option<String>,
 
-    /// How many times to break it. Default: 5 or 3, by scenario.
+    /// Measure the data path beside HAProxy's, if that is installed. Takes two minutes.
+    #[arg(long, value_name = "WHAT", value_parser = ["proxy"], conflicts_with_all = ["scenario", "keep"])]
+    pub bench: Option<String>,
+
+    /// How many times to break it, or rounds to measure. Default: 5 or 3, by scenario.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: Option<u32>,
 

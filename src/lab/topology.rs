@@ -169,6 +169,11 @@ impl Network {
         Ok(network)
     }
 
+    /// Gives the client a second interface, on the LAN of the backends: a way past the balancers.
+    pub(super) async fn plug_client_into_back(&self) -> Result<(), LabError> {
+        self.plug(&self.client, Lan::Back, CLIENT, 1).await
+    }
+
     /// The host of a node.
     pub const fn node(&self, node: NodeId) -> &Host {
         &self.nodes[node.index()]

@@ -22,7 +22,9 @@ use tandem::lab::{self, LabError};
 
 fn main() -> ExitCode {
     // First of all: this is refused once there are threads.
-    let rights = lab::enter().map_err(|error| error.to_string());
+    let rights = lab::enter()
+        .map(|rights| tools::RIGHTS.get_or_init(|| rights))
+        .map_err(|error| error.to_string());
     let plain = [
         plumbing::tests(),
         pair::tests(),

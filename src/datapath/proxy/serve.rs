@@ -8,9 +8,10 @@
 use std::io;
 
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::connect::{Connected, Failed, connect};
+use super::connect::{Failed, connect};
 use super::direction::Direction;
 use super::pump;
 use super::worker::{Guest, Worker};
@@ -26,31 +27,28 @@ pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
         // Reset by the client before it said anything.
         return;
     };
-    match connect(worker, guest.service(), flow, &first).await {
-        Ok(connected) => {
-            let Connected {
-                mut stream,
-                load,
-                sent,
-                took,
-            } = connected;
-            flow.opened.set(Some((load.target().id, took)));
-            flow.up.set(sent as u64);
-            worker.tell(|report| report.opened(flow));
-            let up = Direction::new(first, sent, ended);
-            let ending = pump::run(&mut client, &mut stream, up, flow, &worker.buffers).await;
-            if !ending.reset {
-                close_in_order(&client);
-                close_in_order(&stream);
-            }
-            worker.tell(|report| report.closed(flow, ending.end));
-        }
+    // Boxed, because a connection spends a moment here and should not carry that for life.
+    let connected = Box::pin(connect(worker, guest.service(), flow, &first)).await;
+    let mut backend = match connected {
+        Ok(backend) => backend,
         Err(Failed::Unserved(why)) => {
             let service = flow.service;
             worker.tell(|report| report.push(FlowEvent::Unserved { service, why }));
+            return;
         }
-        Err(Failed::Cut) => {}
+        Err(Failed::Cut) => return,
+    };
+    flow.opened
+        .set(Some((backend.load.target().id, backend.took)));
+    flow.up.set(backend.sent as u64);
+    worker.tell(|report| report.opened(flow));
+    let up = Direction::new(first, backend.sent, ended);
+    let ending = pump::run(&mut client, &mut backend.stream, up, flow, &worker.buffers).await;
+    if !ending.reset {
+        close_in_order(&client);
+        close_in_order(&backend.stream);
     }
+    worker.tell(|report| report.closed(flow, ending.end));
 }
 
 /// Closing this socket will send what waits and then the end.
@@ -62,9 +60,20 @@ fn close_in_order(stream: &TcpStream) {
 fn first_bytes(worker: &Worker, client: &TcpStream) -> io::Result<(Vec<u8>, bool)> {
     let mut scratch = worker.buffers.scratch.borrow_mut();
     // Not through tokio, which has not looked at this socket yet.
-    match io::Read::read(&mut &*SockRef::from(client), &mut scratch[..FIRST]) {
-        Ok(got) => Ok((scratch[..got].to_vec(), got == 0)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Vec::new(), false)),
-        Err(error) => Err(error),
+    let (got, ended) = match io::Read::read(&mut &*SockRef::from(client), &mut scratch[..FIRST]) {
+        Ok(got) => (got, got == 0),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, false),
+        Err(error) => return Err(error),
+    };
+    if got < FIRST {
+        empty(client);
     }
+    Ok((scratch[..got].to_vec(), ended))
+}
+
+/// Tells tokio that there is nothing to read (yet). It takes every accepted socket for readable and
+/// would try, in vain. What has come since then, the end included, epoll will still say.
+fn empty(client: &TcpStream) {
+    let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+    let _ = client.try_io(Interest::READABLE, nothing);
 }
