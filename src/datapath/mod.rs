@@ -6,6 +6,7 @@
 //! Invariants: nothing here waits for the node (a full queue loses events, says so, and tells the
 //! live connections again); no connection outlives a call of `drop_flows` that came after it.
 
+pub mod nat;
 pub mod proxy;
 
 pub use proxy::Proxy;
