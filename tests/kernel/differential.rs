@@ -12,7 +12,7 @@ use crate::checks;
 use crate::world;
 
 /// How many worlds, and how many frames each sees.
-const WORLDS: u64 = 1_000;
+const WORLDS: u64 = 850;
 const FRAMES: usize = 250;
 
 const PASS: i32 = -1;

@@ -145,7 +145,14 @@ fn ethernet(family: IpAddr, packet: &[u8]) -> Vec<u8> {
 }
 
 /// An ICMP error from a router that quotes the beginning of a packet.
-pub(crate) fn icmp(router: IpAddr, to: IpAddr, kind: u8, code: u8, word: u32, quote: &[u8]) -> Vec<u8> {
+pub(crate) fn icmp(
+    router: IpAddr,
+    to: IpAddr,
+    kind: u8,
+    code: u8,
+    word: u32,
+    quote: &[u8],
+) -> Vec<u8> {
     let mut message = vec![kind, code, 0, 0];
     message.extend(word.to_be_bytes());
     message.extend(quote);

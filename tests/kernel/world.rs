@@ -17,7 +17,7 @@ use crate::frames::{ACK, FIN, RST, SYN, Tcp, icmp};
 const EMPTY: u32 = 60;
 const PAST: u32 = 1_000_000;
 /// So few that the ports of a backend run out.
-const OWN_PORTS: std::ops::RangeInclusive<u16> = 20_000..=20_011;
+const OWN_PORTS: std::ops::RangeInclusive<u16> = 20_000..=20_003;
 const ALL_PORTS: std::ops::RangeInclusive<u16> = 20_000..=20_023;
 
 fn ip(text: &str) -> IpAddr {
