@@ -1,7 +1,7 @@
 //! A line with the program on its node, a service in both families, and servers behind it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use tandem::datapath::nat::layout::{
@@ -238,18 +238,20 @@ async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
 const PERIOD: u64 = 251;
 const PART: u64 = PERIOD * 512;
 
+/// Some of it, made once.
+static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| (0..PART + PERIOD).map(pattern).collect());
+
 /// The pattern from this byte on.
-fn part(of: &[u8], from: u64, length: u64) -> &[u8] {
+fn part(from: u64, length: u64) -> &'static [u8] {
     let first = usize::try_from(from % PERIOD).expect("less than the period");
-    &of[first..first + usize::try_from(length).expect("at most a part")]
+    &BYTES[first..first + usize::try_from(length).expect("at most a part")]
 }
 
 async fn write(to: &mut (impl AsyncWriteExt + Unpin), length: u64) -> std::io::Result<()> {
-    let bytes: Vec<u8> = (0..PART + PERIOD).map(pattern).collect();
     let mut sent = 0;
     while sent < length {
         let now = PART.min(length - sent);
-        to.write_all(part(&bytes, sent, now)).await?;
+        to.write_all(part(sent, now)).await?;
         sent += now;
     }
     Ok(())
@@ -257,17 +259,16 @@ async fn write(to: &mut (impl AsyncWriteExt + Unpin), length: u64) -> std::io::R
 
 /// Reads so much of the pattern, and nothing else.
 async fn read(from: &mut (impl AsyncReadExt + Unpin), length: u64) -> std::io::Result<()> {
-    let bytes: Vec<u8> = (0..PART + PERIOD).map(pattern).collect();
-    let mut buffer = vec![0; bytes.len()];
+    let mut buffer = vec![0; 1 << 16];
     let mut had = 0;
     while had < length {
-        let most = PART.min(length - had);
+        let most = (buffer.len() as u64).min(length - had);
         let room = usize::try_from(most).expect("at most a part");
         let got = from.read(&mut buffer[..room]).await?;
         if got == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        if buffer[..got] != *part(&bytes, had, got as u64) {
+        if buffer[..got] != *part(had, got as u64) {
             return Err(std::io::Error::other("other bytes than were sent"));
         }
         had += got as u64;

@@ -202,11 +202,13 @@ fn entry(rng: &mut Rng, reference: &Reference) -> Option<(FlowKey, Flow)> {
 }
 
 fn payload(rng: &mut Rng) -> Vec<u8> {
-    let length = match rng.u8(..4) {
+    let length = match rng.u8(..12) {
         0 => rng.usize(..1_300),
         _ => rng.usize(..40),
     };
-    std::iter::repeat_with(|| rng.u8(..)).take(length).collect()
+    let mut bytes = vec![0; length];
+    rng.fill(&mut bytes);
+    bytes
 }
 
 fn syn(rng: &mut Rng, six: bool) -> Vec<u8> {
