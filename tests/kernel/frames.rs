@@ -17,6 +17,8 @@ pub(crate) struct Tcp {
     pub(crate) flags: u8,
     pub(crate) hops: u8,
     pub(crate) payload: Vec<u8>,
+    /// Options of a SYN, a multiple of four.
+    pub(crate) announced: Vec<u8>,
     /// IPv4: option bytes, a multiple of four.
     pub(crate) options: Vec<u8>,
     /// IPv6: extension headers; each begins with its own number, which is moved to where it
@@ -36,6 +38,7 @@ impl Tcp {
             flags,
             hops: 64,
             payload: Vec::new(),
+            announced: vec![2, 4, 5, 0xb4],
             options: Vec::new(),
             extensions: Vec::new(),
             fragment: 0x4000,
@@ -54,11 +57,10 @@ impl Tcp {
         tcp.extend(self.to.port().to_be_bytes());
         tcp.extend(self.seq.to_be_bytes());
         tcp.extend(self.ack.to_be_bytes());
-        // A maximum segment size, as SYNs have it.
         let options: &[u8] = if self.flags & SYN == 0 {
             &[]
         } else {
-            &[2, 4, 5, 0xb4]
+            &self.announced
         };
         tcp.push(u8::try_from(5 + options.len() / 4).unwrap() << 4);
         tcp.push(self.flags);

@@ -58,6 +58,8 @@ fn all() -> Vec<Test> {
         test("narrow_client_side_ipv6", || {
             traffic::narrow_client_side(true)
         }),
+        test("narrow_own_link_ipv4", || traffic::narrow_own_link(false)),
+        test("narrow_own_link_ipv6", || traffic::narrow_own_link(true)),
         test("client_preserved_ipv4", || traffic::client_preserved(false)),
         test("client_preserved_ipv6", || traffic::client_preserved(true)),
         test("classic_hook", traffic::classic_hook),

@@ -79,7 +79,32 @@ impl Rig {
         Ok(rig)
     }
 
+    /// New connections' segments fit links with this MTU.
+    pub(crate) fn limit_segments(&mut self, mtu: u32) -> Result<(), String> {
+        self.service(0, mtu - if self.six { 60 } else { 40 })
+            .map_err(say)
+    }
+
+    fn service(&mut self, flags: u32, mss: u32) -> Result<(), NatError> {
+        for (port, first) in [(SERVICE, 0), (DEAD_SERVICE, BACKENDS.into())] {
+            let service = Service {
+                id: port.into(),
+                flags,
+                scheduler: Scheduler::RoundRobin.number(),
+                first,
+                slots: BACKENDS.into(),
+                turn: first,
+                mss,
+                ..Service::default()
+            };
+            let at = Endpoint::from(self.line.vip(self.six, port));
+            self.nat.tables.set_service(at, service)?;
+        }
+        Ok(())
+    }
+
     fn fill(&mut self, flags: u32) -> Result<(), NatError> {
+        self.service(flags, 0)?;
         let (line, six, tables) = (&self.line, self.six, &mut self.nat.tables);
         tables.set_settings(RANGE)?;
         for n in 0..BACKENDS {
@@ -98,18 +123,6 @@ impl Rig {
         }
         let slots: Vec<u32> = (0..2 * u32::from(BACKENDS)).collect();
         tables.set_slots(0, &slots)?;
-        for (port, first) in [(SERVICE, 0), (DEAD_SERVICE, BACKENDS.into())] {
-            let service = Service {
-                id: port.into(),
-                flags,
-                scheduler: Scheduler::RoundRobin.number(),
-                first,
-                slots: BACKENDS.into(),
-                turn: first,
-                ..Service::default()
-            };
-            tables.set_service(Endpoint::from(line.vip(six, port)), service)?;
-        }
         let flags = OWNED_SOURCE | OWNED_REJECT;
         tables.set_address(Endpoint::from(line.source(six)), Owned { flags })?;
         tables.set_address(Endpoint::from(line.vip(six, 0).ip()), Owned { flags: 0 })?;

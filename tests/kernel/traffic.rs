@@ -15,6 +15,8 @@ const SHORT: [u32; 2] = [1_500; 2];
 /// A narrow link on one side, beyond the node's neighbours.
 const NARROW_BACK: [u32; 4] = [1_500, 1_500, 1_400, 1_500];
 const NARROW_FRONT: [u32; 4] = [1_500, 1_400, 1_500, 1_500];
+/// The node's own link to the backends' router.
+const NARROW_OWN: [u32; 3] = [1_500, 1_400, 1_500];
 
 type Outcome = Result<(), String>;
 
@@ -111,6 +113,26 @@ pub(crate) async fn narrow_client_side(six: bool) -> Outcome {
     let rig = Rig::build(&NARROW_FRONT, 3, six, 0, Hook::Tcx).await?;
     rig.exchanges(2, 2, 0, 4 << 20).await?;
     expect("an error was translated", rig.count(Counter::Icmp)? > 0)?;
+    only(&rig, &[])
+}
+
+/// A narrow link of the node itself: no router is there to tell, the segment size is lowered.
+pub(crate) async fn narrow_own_link(six: bool) -> Outcome {
+    let mut rig = Rig::build(&NARROW_OWN, 1, six, 0, Hook::Tcx).await?;
+    rig.limit_segments(1_400)?;
+    let vip = rig.vip();
+    let segment = rig.line.client().run(async move {
+        let stream = connect(vip).await?;
+        let segment = socket2::SockRef::from(&stream).tcp_mss();
+        segment.map_err(|error| error.to_string())
+    });
+    let (segment, headers) = (segment.await?, if six { 60 } else { 40 });
+    expect(
+        &format!("segments of {segment}"),
+        segment + headers <= 1_400,
+    )?;
+    rig.exchanges(2, 2, 1 << 20, 1 << 20).await?;
+    expect("nobody had to be told", rig.count(Counter::Icmp)? == 0)?;
     only(&rig, &[])
 }
 

@@ -79,7 +79,7 @@ fn services(six: bool) -> Vec<(u16, Service)> {
         slots,
         turn: id % 16,
         seed: id * 77,
-        zero: 0,
+        mss: if id % 3 == 0 { 0 } else { 1_360 },
     };
     let first = base * 4;
     vec![
@@ -219,6 +219,7 @@ fn syn(rng: &mut Rng, six: bool) -> Vec<u8> {
     };
     let mut tcp = Tcp::new(client(rng, six), SocketAddr::new(vip(six), port), SYN);
     tcp.seq = rng.u32(..4);
+    tcp.announced = announced(rng);
     tcp.hops = if rng.u8(..30) == 0 { 1 } else { 64 };
     // One of our own, or none that a host has.
     if rng.u8(..25) == 0 {
@@ -265,6 +266,7 @@ fn of_flow(rng: &mut Rng, reference: &Reference, key: &FlowKey, flow: &Flow) -> 
         expected
     };
     let front = flow.flags & FLOW_CLIENT != 0;
+    tcp.announced = announced(rng);
     // Handshakes must get through often enough.
     if !front && flow.state == 1 && rng.bool() {
         tcp.flags = SYN | ACK;
@@ -278,6 +280,25 @@ fn of_flow(rng: &mut Rng, reference: &Reference, key: &FlowKey, flow: &Flow) -> 
         tcp.extensions = extensions(rng);
     }
     tcp.frame()
+}
+
+/// The segment size among other options of a SYN, at any place.
+fn announced(rng: &mut Rng) -> Vec<u8> {
+    let size = [1_460_u16, 1_361, 1_360, 536, 0, 65_535][rng.usize(..6)].to_be_bytes();
+    let mss = vec![2, 4, size[0], size[1]];
+    let mut options = vec![
+        mss,
+        vec![1],
+        vec![4, 2],
+        vec![3, 3, 7],
+        vec![8, 10, 1, 2, 3, 4, 5, 6, 7, 8],
+    ];
+    options.push([vec![0], vec![254, 0], vec![2, 3, 9], vec![1, 1, 1]][rng.usize(..4)].clone());
+    rng.shuffle(&mut options);
+    options.truncate(rng.usize(1..7));
+    let mut bytes = options.concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 1);
+    bytes
 }
 
 /// Some that are walked, some that are not.

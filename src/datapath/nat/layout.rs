@@ -140,8 +140,8 @@ pub struct Flow {
     pub marks: u8,
     /// Zero.
     pub zero: u8,
-    /// Zero.
-    pub zero2: u32,
+    /// As its service's.
+    pub mss: u32,
     /// When it began: `CLOCK_MONOTONIC`, nanoseconds.
     pub opened: u64,
     /// Last packet of this direction, same clock.
@@ -235,8 +235,10 @@ pub struct Service {
     pub turn: u32,
     /// Seed of the hash.
     pub seed: u32,
-    /// Zero.
-    pub zero: u32,
+    /// The largest segment that fits all our links: the least MTU less 40 (IPv4) or 60 (IPv6).
+    /// Larger ones that a client or backend announces are lowered to it, since no ICMP error
+    /// tells of a link of ours. 0: as announced.
+    pub mss: u32,
 }
 
 /// User space is told of packets that deserve a RST.

@@ -17,10 +17,10 @@ fn expected() -> Vec<usize> {
         FlowKey { src dst sport dport family }
         Flow {
             to_src to_dst to_sport to_dport service backend ifindex client_isn backend_isn
-            state flags marks opened seen packets bytes
+            state flags marks mss opened seen packets bytes
         }
         Endpoint { address port family }
-        Service { id flags scheduler first slots turn seed }
+        Service { id flags scheduler first slots turn seed mss }
         Backend { address source port id ifindex }
         Owned { flags }
         Settings { range_first range_last own_first own_last }

@@ -35,7 +35,7 @@ struct flow {
     __u8 flags;        /* FLOW_* */
     __u8 marks;        /* MARK_* */
     __u8 zero;
-    __u32 zero2;
+    __u32 mss;    /* as its service's */
     __u64 opened; /* coarse CLOCK_MONOTONIC, ns */
     __u64 seen;   /* the same clock: last packet of this direction */
     __u64 packets;
@@ -77,7 +77,8 @@ struct service {
     __u32 slots;     /* how many; 0: nobody serves */
     __u32 turn;      /* its counter in `turns` */
     __u32 seed;      /* of the hash */
-    __u32 zero;
+    __u32 mss;       /* largest segment that fits all our links; larger ones announced are lowered
+                        to it, as no ICMP error tells of links of ours; 0: as announced */
 };
 
 #define SERVICE_REJECT 1 /* tell user space of packets that deserve a RST */

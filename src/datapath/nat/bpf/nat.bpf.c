@@ -118,6 +118,7 @@ INLINE __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct se
         .backend = backend->id,
         .ifindex = backend->ifindex,
         .client_isn = p->seq,
+        .mss = service->mss,
         .state = STATE_OPENING,
         .flags = (dnat ? FLOW_DNAT : 0) | (service->flags & SERVICE_SYNC ? FLOW_SYNC : 0) |
                  (service->flags & SERVICE_RETRY ? FLOW_RETRY : 0),

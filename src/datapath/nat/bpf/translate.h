@@ -10,6 +10,10 @@
 
 #define CHECK_OFFSET 16 /* in a TCP header */
 #define ICMP_HEADER 8
+#define OPTIONS 10 /* TCP options that are looked at */
+#define OPTION_END 0
+#define OPTION_NOTHING 1
+#define OPTION_MSS 2
 
 /* `ports` of a key or of a flow, as one word. */
 INLINE __u32 both_ports(const __be16 *ports) {
@@ -67,13 +71,47 @@ INLINE int send(struct __sk_buff *ctx, const struct flow *f, __u32 counter) {
     return redirect_neigh(f->ifindex ? f->ifindex : ctx->ifindex, 0, 0, 0);
 }
 
+/* Lowers the segment size that a SYN or SYN-ACK announces. */
+INLINE long clamp(struct __sk_buff *ctx, const struct packet *p, __u32 limit) {
+    __u32 at = p->l4 + TCP_HEADER, end = p->end - p->payload;
+    for (int i = 0; i < OPTIONS; i++) {
+        struct {
+            __u8 kind, length;
+            __be16 value;
+        } option;
+        /* The one looked for is four bytes long, and none behind it is of interest. */
+        if (at + 4 > end || load_bytes(ctx, at, &option, sizeof(option))) return 0;
+        if (option.kind == OPTION_END) return 0;
+        if (option.kind == OPTION_NOTHING) {
+            at += 1;
+            continue;
+        }
+        if (option.kind == OPTION_MSS && option.length == 4) {
+            if (BE16(option.value) <= limit) return 0;
+            __u16 from = option.value, to = BE16(limit);
+            if (store_bytes(ctx, at + 2, &to, sizeof(to), 0)) return -1;
+            /* Sums go by words: at an odd place each byte counts in the other half. */
+            if (at & 1) {
+                from = __builtin_bswap16(from);
+                to = __builtin_bswap16(to);
+            }
+            return l4_csum_replace(ctx, p->l4 + CHECK_OFFSET, from, to, sizeof(to));
+        }
+        if (option.length < 2) return 0;
+        at += option.length;
+    }
+    return 0;
+}
+
 INLINE int translate_tcp(struct __sk_buff *ctx, const struct packet *p, const struct flow *f) {
     __u32 addresses = changed_addresses(&p->key, f);
     __u32 from = both_ports(&p->key.sport), to = both_ports(&f->to_sport);
     __u32 check = p->l4 + CHECK_OFFSET;
     if (l4_csum_replace(ctx, check, 0, addresses, BPF_F_PSEUDO_HDR) ||
         l4_csum_replace(ctx, check, from, to, 4) ||
-        store_bytes(ctx, p->l4, &to, sizeof(to), 0) || write_ip(ctx, p, f, addresses))
+        store_bytes(ctx, p->l4, &to, sizeof(to), 0) ||
+        (p->flags & TCP_SYN && f->mss && clamp(ctx, p, f->mss)) ||
+        write_ip(ctx, p, f, addresses))
         return drop(DROP_WRITE);
     return send(ctx, f, f->flags & FLOW_CLIENT ? COUNT_TO_BACKEND : COUNT_TO_CLIENT);
 }

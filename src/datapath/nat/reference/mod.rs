@@ -328,6 +328,7 @@ impl Reference {
             backend: backend.id,
             ifindex: backend.ifindex,
             client_isn: packet.seq,
+            mss: service.mss,
             state: State::Opening.number(),
             flags: flag(SERVICE_DNAT, FLOW_DNAT)
                 | flag(SERVICE_SYNC, FLOW_SYNC)

@@ -2,9 +2,11 @@
 //! it, so a sum that was wrong, or that of a pseudo header only, stays what it was.
 
 use super::super::layout::{Flow, V4};
-use super::packet::{L3, Packet, Quote};
+use super::packet::{L3, Packet, Quote, SYN};
 
 const TCP_CHECK: usize = 16;
+/// TCP options that are looked at.
+const OPTIONS: usize = 10;
 
 /// The words of what a checksum covers, before and after.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,11 +64,43 @@ fn ip(frame: &mut [u8], packet: &Packet, flow: &Flow) -> Change {
     change
 }
 
+/// Lowers the segment size that a SYN or SYN-ACK announces.
+fn clamp(frame: &mut [u8], packet: &Packet, limit: u32) -> Change {
+    let mut change = Change::default();
+    let (mut at, end) = (packet.l4 + 20, packet.end - packet.payload as usize);
+    for _ in 0..OPTIONS {
+        if at + 4 > end {
+            break;
+        }
+        match (frame[at], frame[at + 1]) {
+            (0, _) => break,
+            (1, _) => at += 1,
+            (2, 4) => {
+                let announced = u16::from_be_bytes([frame[at + 2], frame[at + 3]]);
+                if u32::from(announced) > limit {
+                    // Sums go by words: take the whole ones around the value.
+                    let around = at + 2 - (at & 1)..at + 4 + (at & 1);
+                    let before = frame[around.clone()].to_vec();
+                    frame[at + 2..at + 4].copy_from_slice(&(limit as u16).to_be_bytes());
+                    change.words(&before, &frame[around]);
+                }
+                break;
+            }
+            (_, 0 | 1) => break,
+            (_, length) => at += usize::from(length),
+        }
+    }
+    change
+}
+
 /// A TCP packet.
 pub(super) fn tcp(frame: &mut [u8], packet: &Packet, flow: &Flow) {
     let mut change = ip(frame, packet, flow);
     put(frame, packet.l4, &flow.to_sport.0, &mut change);
     put(frame, packet.l4 + 2, &flow.to_dport.0, &mut change);
+    if packet.flags & SYN != 0 && flow.mss != 0 {
+        change.0 += clamp(frame, packet, flow.mss).0;
+    }
     change.apply(frame, packet.l4 + TCP_CHECK);
 }
 
