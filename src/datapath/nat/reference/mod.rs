@@ -454,3 +454,6 @@ pub fn hashed(key: &FlowKey, service: &Service) -> u32 {
     }
     mixed(hash, 0)
 }
+
+#[cfg(test)]
+mod tests;
