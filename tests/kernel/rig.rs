@@ -39,8 +39,8 @@ pub(crate) struct Rig {
     pub(crate) six: bool,
 }
 
-fn say(error: NatError) -> String {
-    error.to_string()
+fn said<T>(result: Result<T, NatError>) -> Result<T, String> {
+    result.map_err(|error| error.to_string())
 }
 
 impl Rig {
@@ -62,11 +62,7 @@ impl Rig {
             nat.attach_by(NODE_RIGHT, hook)?;
             Ok(nat)
         };
-        let nat = line
-            .node()
-            .run(async move { attach() })
-            .await
-            .map_err(say)?;
+        let nat = said(line.node().run(async move { attach() }).await)?;
         let peers = Arc::default();
         let mut rig = Self {
             line,
@@ -74,15 +70,14 @@ impl Rig {
             peers,
             six,
         };
-        rig.fill(flags).map_err(say)?;
+        said(rig.fill(flags))?;
         rig.serve().await?;
         Ok(rig)
     }
 
     /// New connections' segments fit links with this MTU.
     pub(crate) fn limit_segments(&mut self, mtu: u32) -> Result<(), String> {
-        self.service(0, mtu - if self.six { 60 } else { 40 })
-            .map_err(say)
+        said(self.service(0, mtu - if self.six { 60 } else { 40 }))
     }
 
     fn service(&mut self, flags: u32, mss: u32) -> Result<(), NatError> {
@@ -149,7 +144,7 @@ impl Rig {
     }
 
     pub(crate) fn count(&self, counter: Counter) -> Result<u64, String> {
-        self.nat.tables.counter(counter).map_err(say)
+        said(self.nat.tables.counter(counter))
     }
 
     /// Everything told so far.

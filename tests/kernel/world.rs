@@ -60,10 +60,15 @@ fn backend(n: u32) -> Backend {
     Backend {
         address: ip(&address).into(),
         // Some share the client's side, some have an address of their own.
-        source: if n % 2 == 0 { vip(six) } else { source(six) }.into(),
+        source: if n.is_multiple_of(2) {
+            vip(six)
+        } else {
+            source(six)
+        }
+        .into(),
         port: 8080.into(),
         id: 100 + n,
-        ifindex: if n % 3 == 0 { 7 } else { 0 },
+        ifindex: if n.is_multiple_of(3) { 7 } else { 0 },
         ..Backend::default()
     }
 }
@@ -79,7 +84,7 @@ fn services(six: bool) -> Vec<(u16, Service)> {
         slots,
         turn: id % 16,
         seed: id * 77,
-        mss: if id % 3 == 0 { 0 } else { 1_360 },
+        mss: if id.is_multiple_of(3) { 0 } else { 1_360 },
     };
     let first = base * 4;
     vec![

@@ -3,23 +3,22 @@
 //! Owns nothing outside of its tables; no IO, no clock. The kernel's program is tested against it,
 //! packet by packet; a simulation may use it as its data path.
 
+mod choose;
 mod follow;
 mod packet;
 mod translate;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use super::layout::{
     Address, Backend, Endpoint, Event, FLOW_CLIENT, FLOW_DNAT, FLOW_RETRY, FLOW_SYNC, Flow,
-    FlowKey, NO_BACKEND, OWNED_REJECT, OWNED_SOURCE, Opened, Owned, Port, Refusal, SERVICE_DNAT,
+    FlowKey, OWNED_REJECT, OWNED_SOURCE, Opened, Owned, Port, Refusal, SERVICE_DNAT,
     SERVICE_REJECT, SERVICE_RETRY, SERVICE_SYNC, SYN_MAX, Service, Settings,
 };
-use super::names::{Cause, Counter, EventKind, Scheduler, State};
+use super::names::{Cause, Counter, EventKind, State};
 use super::tables::Told;
+pub use choose::hashed;
 use packet::{ACK, FIN, Kind, L3, Packet, RST, SYN};
-
-const TRIES: u32 = 8;
 
 /// How a frame came.
 #[derive(Clone, Copy, Debug, Default)]
@@ -373,60 +372,6 @@ impl Reference {
         })));
         Ok(())
     }
-
-    /// A port of ours that makes this key new.
-    fn port(&mut self, back_key: &mut FlowKey, index: usize) -> Result<Port, Counter> {
-        let Settings {
-            own_first,
-            own_last,
-            ..
-        } = self.settings;
-        let tried = self.ports.get_mut(index).ok_or(Counter::NoPort)?;
-        if own_last < own_first {
-            return Err(Counter::NoPort);
-        }
-        let span = u64::from(own_last - own_first) + 1;
-        for _ in 0..TRIES {
-            // Less than 2^16, as the range is.
-            let port = own_first + (*tried % span) as u16;
-            *tried += 1;
-            back_key.dport = port.into();
-            if !self.flows.contains_key(back_key) {
-                return Ok(back_key.dport);
-            }
-        }
-        Err(Counter::NoPort)
-    }
-
-    fn pick(&mut self, key: &FlowKey, service: &Service, arrival: &Arrival) -> u32 {
-        if service.slots == 0 {
-            return NO_BACKEND;
-        }
-        let number = match Scheduler::from_number(service.scheduler) {
-            Some(Scheduler::RoundRobin) => match self.turns.get_mut(service.turn as usize) {
-                Some(turns) => {
-                    *turns += 1;
-                    *turns - 1
-                }
-                None => 0,
-            },
-            Some(Scheduler::Random) => arrival.random.into(),
-            _ => hashed(key, service).into(),
-        };
-        let slot = u64::from(service.first) + number % u64::from(service.slots);
-        let index = usize::try_from(slot)
-            .ok()
-            .and_then(|slot| self.slots.get(slot));
-        index.copied().unwrap_or(NO_BACKEND)
-    }
-
-    fn bad_source(&self, key: &FlowKey) -> bool {
-        let impossible = match key.src.ip(key.family) {
-            IpAddr::V4(ip) => matches!(ip.octets()[0], 0 | 127 | 224..),
-            IpAddr::V6(ip) => ip.is_multicast() || ip.is_unspecified() || ip.is_loopback(),
-        };
-        impossible || self.owner(key.src, key.family).is_some()
-    }
 }
 
 fn event(kind: EventKind, cause: Cause, key: FlowKey, flow: Flow, back: Option<Flow>) -> Event {
@@ -438,21 +383,6 @@ fn event(kind: EventKind, cause: Cause, key: FlowKey, flow: Flow, back: Option<F
         back_packets: back.map_or(0, |back| back.packets),
         back_bytes: back.map_or(0, |back| back.bytes),
     }
-}
-
-/// The hash by which a client finds its slot; user space may foretell it.
-pub fn hashed(key: &FlowKey, service: &Service) -> u32 {
-    let mixed = |hash: u32, word: u32| {
-        let hash = (hash ^ word).wrapping_mul(0x9e37_79b1);
-        hash ^ (hash >> 15)
-    };
-    let words = key.src.0.chunks_exact(4);
-    let words = words.map(|word| u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
-    let mut hash = words.fold(service.seed, mixed);
-    if service.scheduler == Scheduler::Tuple.number() {
-        hash = mixed(hash, key.sport.get().into());
-    }
-    mixed(hash, 0)
 }
 
 #[cfg(test)]
