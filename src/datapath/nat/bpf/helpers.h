@@ -19,9 +19,6 @@ static __u64 (*const coarse_clock)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static __u32 (*const prandom)(void) = (void *)BPF_FUNC_get_prandom_u32;
 static long (*const l4_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to,
                                      __u64 flags) = (void *)BPF_FUNC_l4_csum_replace;
-static __s64 (*const csum_diff)(const __be32 *from, __u32 from_size, const __be32 *to,
-                                __u32 to_size, __u32 seed) = (void *)BPF_FUNC_csum_diff;
-static long (*const pull_data)(struct __sk_buff *skb, __u32 len) = (void *)BPF_FUNC_skb_pull_data;
 static long (*const load_bytes)(const void *skb, __u32 offset, void *to,
                                 __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*const store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u32 len,
@@ -31,7 +28,6 @@ static long (*const redirect_neigh)(__u32 ifindex, void *params, int size,
 static void *(*const ring_reserve)(void *ring, __u64 size,
                                    __u64 flags) = (void *)BPF_FUNC_ringbuf_reserve;
 static void (*const ring_submit)(void *data, __u64 flags) = (void *)BPF_FUNC_ringbuf_submit;
-static void (*const ring_discard)(void *data, __u64 flags) = (void *)BPF_FUNC_ringbuf_discard;
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define BE16(x) ((__u16)__builtin_bswap16(x))

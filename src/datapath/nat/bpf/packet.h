@@ -53,9 +53,10 @@ struct packet {
     __u32 seq;
     __u32 ack;
     __u32 payload;
-    __u16 check; /* IPv4: as in the header */
-    __u8 hops;   /* TTL or hop limit */
-    __u8 flags;  /* TCP's */
+    __u16 check;   /* IPv4: as in the header */
+    __u8 protocol; /* IPv4 */
+    __u8 hops;     /* TTL or hop limit */
+    __u8 flags;    /* TCP's */
 };
 
 /* Written out: the compiler would call memcmp, which is nowhere. */
@@ -91,6 +92,7 @@ INLINE enum kind read_ipv4(struct __sk_buff *ctx, struct packet *p) {
     p->key.family = 4;
     p->key.src.word[0] = ip.saddr;
     p->key.dst.word[0] = ip.daddr;
+    p->protocol = ip.protocol;
     p->hops = ip.ttl;
     p->check = ip.check;
     __u32 length = BE16(ip.tot_len);
