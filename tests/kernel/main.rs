@@ -6,6 +6,7 @@
 mod checks;
 mod differential;
 mod frames;
+mod limits;
 mod line;
 mod rig;
 mod traffic;
@@ -42,6 +43,10 @@ fn all() -> Vec<Test> {
             "kernel_and_reference_agree",
             Box::new(differential::kernel_and_reference_agree),
         ),
+        ("full_table", Box::new(limits::full_table)),
+        ("full_ring", Box::new(limits::full_ring)),
+        ("random_choice", Box::new(limits::random_choice)),
+        ("no_such_interface", Box::new(limits::no_such_interface)),
         test("many_connections_ipv4", || traffic::many_connections(false)),
         test("many_connections_ipv6", || traffic::many_connections(true)),
         test("bulk_ipv4", || traffic::bulk(false)),

@@ -53,16 +53,7 @@ impl Rig {
         hook: Hook,
     ) -> Result<Self, String> {
         let line = Line::build(mtus, node).await?;
-        let attach = move || {
-            let mut nat = Nat::load(&Sizes {
-                flows: 4_096,
-                ..Sizes::default()
-            })?;
-            nat.attach_by(NODE_LEFT, hook)?;
-            nat.attach_by(NODE_RIGHT, hook)?;
-            Ok(nat)
-        };
-        let nat = said(line.node().run(async move { attach() }).await)?;
+        let nat = load(&line, hook).await?;
         let peers = Arc::default();
         let mut rig = Self {
             line,
@@ -73,6 +64,14 @@ impl Rig {
         said(rig.fill(flags))?;
         rig.serve().await?;
         Ok(rig)
+    }
+
+    /// Another program in the same places, with tables of its own.
+    pub(crate) async fn successor(&mut self) -> Result<Nat, String> {
+        let successor = load(&self.line, Hook::Clsact).await?;
+        let former = std::mem::replace(&mut self.nat, successor);
+        said(self.fill(0))?;
+        Ok(std::mem::replace(&mut self.nat, former))
     }
 
     /// New connections' segments fit links with this MTU.
@@ -194,6 +193,19 @@ impl Rig {
         let closed = kinds(&told, EventKind::Closed);
         Err(format!("{closed} of {count} flows closed"))
     }
+}
+
+async fn load(line: &Line, hook: Hook) -> Result<Nat, String> {
+    let load = move || {
+        let mut nat = Nat::load(&Sizes {
+            flows: 4_096,
+            ..Sizes::default()
+        })?;
+        nat.attach_by(NODE_LEFT, hook)?;
+        nat.attach_by(NODE_RIGHT, hook)?;
+        Ok(nat)
+    };
+    said(line.node().run(async move { load() }).await)
 }
 
 /// How many of this kind.

@@ -156,6 +156,15 @@ pub(crate) async fn classic_hook() -> Outcome {
     rig.exchanges(40, 10, 1_000, 1 << 20).await?;
     rig.closed(40).await?;
     only(&rig, &[])?;
+    // The filter of a killed process: never dropped, so never detached.
+    let successor = rig.successor().await?;
+    std::mem::forget(std::mem::replace(&mut rig.nat, successor));
+    rig.exchanges(10, 10, 1_000, 1_000).await?;
+    expect(
+        "the successor's program saw them",
+        rig.count(Counter::Opened)? == 10,
+    )?;
+    rig.closed(10).await?;
     let before = rig.count(Counter::Opened)?;
     let vip = rig.vip();
     let Rig { line, mut nat, .. } = rig;

@@ -4,7 +4,10 @@ use std::fmt;
 use std::io;
 
 use aya::maps::MapError;
-use aya::programs::tc::{NlOptions, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle,
+    qdisc_add_clsact,
+};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions};
 
@@ -48,7 +51,7 @@ impl Default for Sizes {
 pub enum Hook {
     /// Linux 6.6 and later. Ends with its link.
     Tcx,
-    /// The classic way. Outlives the process; [`Nat::detach`] ends it.
+    /// The classic way. Outlives a process that is killed.
     Clsact,
 }
 
@@ -125,12 +128,12 @@ pub enum NatError {
     },
 }
 
-/// The loaded program and its maps. Dropping it detaches what tcx holds.
+/// The loaded program and its maps. Dropping it detaches.
 pub struct Nat {
     ebpf: Ebpf,
     /// Its maps.
     pub tables: Tables,
-    attached: Vec<(String, Hook, aya::programs::tc::SchedClassifierLinkId)>,
+    attached: Vec<(String, Hook, SchedClassifierLinkId)>,
 }
 
 impl fmt::Debug for Nat {
@@ -232,10 +235,21 @@ impl Nat {
                 })
             }
         };
-        let link = self
-            .program()?
-            .attach_with_options(interface, TcAttachType::Ingress, options)
-            .map_err(|error| attach_error(interface, error))?;
+        let program = self.program()?;
+        let attached = program.attach_with_options(interface, TcAttachType::Ingress, options);
+        let attached = match attached {
+            // A life before this one was killed: its filter is replaced in one step.
+            Err(ProgramError::TcError(TcError::NetlinkError(error)))
+                if error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                let ingress = TcAttachType::Ingress;
+                SchedClassifierLink::attached(interface, ingress, PRIORITY, HANDLE, None)
+                    .map_err(|error| ProgramError::TcError(TcError::IoError(error)))
+                    .and_then(|stale| program.attach_to_link(stale))
+            }
+            attached => attached,
+        };
+        let link = attached.map_err(|error| attach_error(interface, error))?;
         self.attached.push((interface.to_owned(), hook, link));
         Ok(hook)
     }
@@ -326,6 +340,10 @@ fn attach_error(interface: &str, error: ProgramError) -> NatError {
     let source = match error {
         ProgramError::SyscallError(error) => error.io_error,
         ProgramError::TcError(TcError::IoError(error)) => error,
+        ProgramError::TcError(TcError::NetlinkError(error)) => match error.raw_os_error() {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => io::Error::other(error.to_string()),
+        },
         error => io::Error::other(error.to_string()),
     };
     let remedy = match source.raw_os_error() {
