@@ -26,6 +26,7 @@ fn lab(args: &cli::Lab) -> ExitCode {
     };
     let options = lab::Options {
         scenario,
+        bench: args.bench.is_some(),
         runs: args.runs,
         json: args.json,
         keep: args.keep,

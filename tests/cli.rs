@@ -187,6 +187,8 @@ fn wrong_usage_ends_with_64() {
         &["check"],
         &["lab", "--scenario", "tea"],
         &["lab", "--runs", "0"],
+        &["lab", "--bench", "tea"],
+        &["lab", "--bench", "proxy", "--keep"],
     ] {
         let ended = tandem(args);
         assert_eq!(ended.code, 64, "{args:?}: {}", ended.err);

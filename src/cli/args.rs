@@ -86,6 +86,15 @@ Example:
     #[command(after_help = "Example:\n  tandem enable web/b1")]
     Enable(BackendArgs),
 
+    /// Remove the floating addresses that a dead process of this node left behind.
+    #[command(after_help = "\
+The addresses vanish with the process; this is for the case that something that
+it started still holds their device. Refuses while the node runs.
+
+Example:
+  tandem release --config /etc/tandem/tandem.toml")]
+    Release(Release),
+
     /// Run a whole pair on this machine, in network namespaces, and break it. Needs root.
     #[command(after_help = "\
 Nothing outside the namespaces is touched, and they end with the program.
@@ -93,7 +102,8 @@ Exits with 1 if the pair did not do what it should have, 130 if interrupted.
 
 Example:
   sudo tandem lab
-  sudo tandem lab --scenario kill9 --runs 5")]
+  sudo tandem lab --scenario kill9 --runs 5
+  sudo tandem lab --bench proxy")]
     Lab(Lab),
 }
 
@@ -110,6 +120,18 @@ pub struct Run {
     pub node: Option<String>,
 
     /// Where the other commands reach this node.
+    #[command(flatten)]
+    pub control: Control,
+}
+
+/// Arguments of `release`.
+#[derive(Args, Debug)]
+pub struct Release {
+    /// The configuration, which names the device.
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    pub config: PathBuf,
+
+    /// Which node.
     #[command(flatten)]
     pub control: Control,
 }
@@ -200,7 +222,11 @@ pub struct Lab {
     #[arg(long, value_name = "NAME", value_parser = SCENARIOS)]
     pub scenario: Option<String>,
 
-    /// How many times to break it. Default: 5 or 3, by scenario.
+    /// Measure the data path beside HAProxy's, if that is installed. Takes two minutes.
+    #[arg(long, value_name = "WHAT", value_parser = ["proxy"], conflicts_with_all = ["scenario", "keep"])]
+    pub bench: Option<String>,
+
+    /// How many times to break it, or rounds to measure. Default: 5 or 3, by scenario.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: Option<u32>,
 

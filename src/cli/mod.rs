@@ -8,6 +8,7 @@ mod args;
 mod ask;
 mod check;
 mod logging;
+mod release;
 pub mod render;
 
 use std::io::{self, Write};
@@ -96,6 +97,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Failover(args) => ask::failover(&args),
         Command::Drain(args) => ask::drain(&args),
         Command::Enable(args) => ask::enable(&args),
+        Command::Release(args) => release::release(&args),
         Command::Lab(args) => return lab(&args),
     };
     match done {

@@ -96,7 +96,8 @@ impl Election {
         let was_master = before
             .as_ref()
             .is_some_and(|old| old.role == Role::Master && !old.dead);
-        if was_master && self.role == Role::Backup && heartbeat.role != Role::Master {
+        let news = now >= self.backlog_until;
+        if was_master && news && self.role == Role::Backup && heartbeat.role != Role::Master {
             let last_heard = before.as_ref().map(|old| old.last_heard);
             self.take_over(
                 Cause::ProcessDied,

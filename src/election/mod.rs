@@ -142,6 +142,8 @@ pub struct Election {
     paths: Paths,
     answered: Vec<Option<Mono>>,
     last_sent: Mono,
+    /// This node did not run for a while: until then, what comes may have waited in its sockets.
+    backlog_until: Mono,
     false_alarms: u64,
     timers: TimerTable<Timer>,
     actions: VecDeque<Action>,
@@ -170,6 +172,7 @@ impl Election {
             paths: Paths::new(mine.addresses.len()),
             answered: vec![None; mine.addresses.len()],
             last_sent: now,
+            backlog_until: now,
             false_alarms: 0,
             timers: TimerTable::default(),
             actions: VecDeque::new(),
@@ -323,6 +326,7 @@ impl Election {
         }
         let gap = now.since(self.last_sent);
         self.last_sent = now;
+        self.backlog_until = now + self.silence_limit(self.rules.heartbeat);
         self.timers.set(Timer::Heartbeat, now);
         self.suspicion = None;
         self.timers.stop(Timer::Probe);
@@ -347,6 +351,8 @@ impl Election {
         heartbeat: &Heartbeat,
         now: Mono,
     ) {
+        // First, so that whatever follows is later than what the peer has seen.
+        self.known = self.known.max(heartbeat.epoch);
         let before = match &mut self.peer {
             Some(peer) if peer.incarnation == life => {
                 let before = peer.clone();
@@ -361,7 +367,7 @@ impl Election {
         }
         self.weigh_suspicion(heartbeat);
         self.judge(before.as_ref(), heartbeat, now);
-        self.known = self.known.max(heartbeat.epoch);
+        self.expect_the_next(heartbeat, now);
     }
 
     /// The replication session closed, or could not be kept.

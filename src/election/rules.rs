@@ -80,8 +80,9 @@ impl Election {
             }
             Role::Backup if master => self.listen_again(now),
             Role::Backup if heartbeat.resigns => {
+                // From the backlog of a pause it may be old news; then the silence decides.
                 let was_master = before.is_some_and(|before| before.role == Role::Master);
-                if was_master {
+                if was_master && now >= self.backlog_until {
                     self.take_over(Cause::Resigned, "the master resigned", None, now);
                 }
             }
@@ -122,9 +123,14 @@ impl Election {
         let mine = (self.own, self.priority, self.wins_ties);
         let theirs = (heartbeat.epoch, heartbeat.priority, !self.wins_ties);
         if theirs > mine {
+            let even = mine.0 == theirs.0 && mine.1 == theirs.1;
             let text = format!(
-                "the peer is master too, and its claim (epoch {}, priority {}) is better than ours (epoch {}, priority {})",
-                heartbeat.epoch, heartbeat.priority.0, self.own, self.priority.0
+                "the peer is master too, and its claim (epoch {}, priority {}{}) is better than ours (epoch {}, priority {})",
+                heartbeat.epoch,
+                heartbeat.priority.0,
+                if even { ", the higher address" } else { "" },
+                self.own,
+                self.priority.0
             );
             self.leave(Role::Backup, Cause::Rival, text, now);
             return;
@@ -158,7 +164,21 @@ impl Election {
                     now,
                 );
             }
-            Role::Master | Role::Fault => {}
+            Role::Master => {
+                // It may have taken over and told the neighbours before it fell silent.
+                self.actions.push_back(Action::Reannounce);
+                let text = "the peer is silent: nobody stands by";
+                self.actions.push_back(Action::Note(text.into()));
+            }
+            Role::Fault => {}
+        }
+    }
+
+    /// As master: notices when the peer falls silent.
+    pub(super) fn expect_the_next(&mut self, heartbeat: &Heartbeat, now: Mono) {
+        if self.role == Role::Master && !heartbeat.resigns {
+            let limit = self.silence_limit(heartbeat.interval);
+            self.timers.set(Timer::Down, now + limit);
         }
     }
 
@@ -225,6 +245,9 @@ impl Election {
             );
             self.take_over(Cause::ProcessDied, &text, Some(last_heard), now);
         } else {
+            if self.role == Role::Master {
+                self.timers.stop(Timer::Down);
+            }
             let text = "the peer's process died: nobody listens on its heartbeat port";
             self.actions.push_back(Action::Note(text.into()));
         }
@@ -236,6 +259,8 @@ impl Election {
                 "the peer did not take over with epoch {} in time",
                 offer.epoch
             )));
+            // It may have taken and announced the addresses, and died of it.
+            self.actions.push_back(Action::Reannounce);
             if self.stopping {
                 self.leave(Role::Initialize, Cause::Stop, "stopping".into(), now);
             }

@@ -177,10 +177,12 @@ fn silence_of_the_master_ends_in_a_takeover_with_the_next_epoch() {
 fn a_resigning_master_is_followed_without_skew() {
     for fault in [false, true] {
         let mut bench = Bench::backup();
-        let mut heartbeat = bench.heartbeat(if fault { Fault } else { Initialize }, 7);
+        let mut heartbeat = bench.heartbeat(if fault { Fault } else { Initialize }, 9);
         heartbeat.resigns = true;
         bench.give(&heartbeat);
         assert_eq!(bench.changes, [(Master, Cause::Resigned)]);
+        let epoch = bench.election.epoch();
+        assert_eq!(epoch, Epoch(10), "later than the last word of the master");
     }
 }
 
@@ -232,9 +234,10 @@ fn a_heartbeat_between_two_refusals_takes_the_first_back() {
 #[test]
 fn a_new_life_of_the_master_means_that_the_old_one_died() {
     let mut bench = Bench::backup();
-    let heartbeat = bench.heartbeat(Initialize, 0);
+    let heartbeat = bench.heartbeat(Initialize, 9);
     bench.give_of(Incarnation(3), &heartbeat);
     assert_eq!(bench.changes, [(Master, Cause::ProcessDied)]);
+    assert_eq!(bench.election.epoch(), Epoch(10));
 }
 
 #[test]

@@ -16,7 +16,6 @@ use super::load::{EVERY, Load, Record};
 use super::owners::Sightings;
 use super::pair::{Lab, LabConfig};
 use super::report::human;
-use super::scenario::SETTLING;
 use super::topology::{VIP4, VIP6, node_mac};
 use super::verdict::signed_ms;
 use crate::model::{NodeId, Role};
@@ -90,7 +89,7 @@ pub(super) async fn show(config: &LabConfig) -> Result<Outcome, LabError> {
     );
     ticker.show(&load, REJOINED).await;
     let record = load.stop().await;
-    let settled = killed + SETTLING;
+    let settled = killed + lab.settling;
     let owners = watch.stop().owners_max(settled, lab.clock().now());
     println!("\n{}", closing(&record, killed, held.breaks(), owners));
     let ok = new_master == Some(master.peer()) && now_master == master.peer() && owners < 2;

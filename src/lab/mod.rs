@@ -9,6 +9,7 @@
 //! is left then); addresses come only from the ranges for documentation (RFC 5737, RFC 3849).
 
 mod backend;
+mod bench;
 mod config;
 mod demo;
 mod error;
@@ -54,7 +55,10 @@ pub use verdict::Run;
 pub struct Options {
     /// Run these scenarios; none: the demonstration.
     pub scenario: Option<ScenarioChoice>,
-    /// Runs of each scenario; none: 5 of `kill9` and `switchover`, 3 of the others.
+    /// Measure the data path beside HAProxy's.
+    pub bench: bool,
+    /// Runs of each scenario; none: 5 of `kill9` and `switchover`, 3 of the others. Rounds of the
+    /// benchmark; none: 5.
     pub runs: Option<u32>,
     /// Print one JSON document and nothing else on standard output; without a scenario: all.
     pub json: bool,
@@ -117,11 +121,24 @@ pub fn main(options: &Options) -> Result<Outcome, LabError> {
 async fn work(options: &Options, rights: Rights) -> Result<Outcome, LabError> {
     let config = LabConfig::new(&options.binary);
     match options.scenario {
+        _ if options.bench => bench(&config, rights, options).await,
         _ if options.keep => keep::stay(&config, rights).await,
         Some(choice) => scenarios(&config, rights, choice, options).await,
         None if options.json => scenarios(&config, rights, ScenarioChoice::All, options).await,
         None => demo::show(&config).await,
     }
+}
+
+async fn bench(config: &LabConfig, rights: Rights, options: &Options) -> Result<Outcome, LabError> {
+    let rounds = options.runs.unwrap_or(bench::ROUNDS);
+    let report = bench::run(config, rights, rounds, |what| anstream::eprintln!("{what}")).await?;
+    if options.json {
+        let text = serde_json::to_string_pretty(&report).expect("a report has only string keys");
+        anstream::println!("{text}");
+    } else {
+        anstream::println!("{}", bench::table(&report));
+    }
+    Ok(Outcome::Good)
 }
 
 async fn scenarios(

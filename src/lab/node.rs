@@ -28,6 +28,8 @@ pub struct NodeProcess {
     id: NodeId,
     dir: PathBuf,
     binary: PathBuf,
+    /// The configuration's file, in the directory.
+    config: String,
     child: Option<Child>,
     /// A signal was sent that may end it.
     harmed: bool,
@@ -39,6 +41,7 @@ impl NodeProcess {
             id,
             dir: dir.to_owned(),
             binary: binary.to_owned(),
+            config: CONFIG_FILE.to_owned(),
             child: None,
             harmed: false,
         }
@@ -57,6 +60,11 @@ impl NodeProcess {
     /// Where its output goes.
     pub fn log(&self) -> PathBuf {
         self.dir.join(format!("{}.log", self.name()))
+    }
+
+    /// From its next start on it reads this file, in the lab's directory.
+    pub(super) fn read_from(&mut self, file: &str) {
+        file.clone_into(&mut self.config);
     }
 
     /// Starts the program, unless it runs.
@@ -82,7 +90,7 @@ impl NodeProcess {
         let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = Command::new(&self.binary);
         command
-            .args(["run", "--config", CONFIG_FILE, "--node", self.name()])
+            .args(["run", "--config", &self.config, "--node", self.name()])
             .arg("--control")
             .arg(self.socket())
             .current_dir(&self.dir)

@@ -15,6 +15,7 @@ use super::node::NodeProcess;
 use super::owners::Watch;
 use super::scratch::Scratch;
 use super::topology::{BACKENDS, Network, VIP4, backend_address};
+use crate::config::Config;
 use crate::model::{NodeId, Role};
 use crate::net::clock::Clock;
 use crate::net::key;
@@ -59,6 +60,8 @@ pub struct Lab {
     network: Network,
     scratch: Scratch,
     clock: Clock,
+    /// After this long with or without a fault there is one owner again.
+    pub(super) settling: Duration,
     /// Who was master when the last run ended.
     pub(super) last_master: Option<NodeId>,
 }
@@ -90,6 +93,7 @@ impl Lab {
             network,
             scratch,
             clock,
+            settling: settling(&text),
             last_master: None,
         })
     }
@@ -113,8 +117,34 @@ impl Lab {
     /// If one cannot be started.
     pub async fn start(&mut self) -> Result<(), LabError> {
         for id in NodeId::BOTH {
-            self.nodes[id.index()].start(self.network.node(id)).await?;
+            self.start_node(id).await?;
         }
+        Ok(())
+    }
+
+    /// Starts this node, unless it runs.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub async fn start_node(&mut self, id: NodeId) -> Result<(), LabError> {
+        self.nodes[id.index()].start(self.network.node(id)).await
+    }
+
+    /// Gives one node a configuration of its own, from its next start on. `@DIR@` stands for the
+    /// lab's directory.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn configure(&mut self, id: NodeId, text: &str) -> Result<(), LabError> {
+        let node = &mut self.nodes[id.index()];
+        let file = format!("{}.toml", node.name());
+        let dir = self.scratch.path();
+        let text = text.replace(DIR, &dir.display().to_string());
+        let written = std::fs::write(dir.join(&file), text);
+        written.map_err(LabError::io(format!("write {file}")))?;
+        node.read_from(&file);
         Ok(())
     }
 
@@ -250,6 +280,13 @@ impl Lab {
 
 fn role(status: &Option<Status>) -> Option<Role> {
     status.as_ref().map(|status| status.role)
+}
+
+/// What the nodes give a silent peer, and a little for everything else. A file that is wrong on
+/// purpose settles nothing.
+fn settling(text: &str) -> Duration {
+    let silence = |config: Config| config.election.heartbeat * u32::from(config.election.misses);
+    Config::parse(text).map_or(Duration::ZERO, silence) + Duration::from_millis(200)
 }
 
 fn settled_master(statuses: &[Option<Status>; 2]) -> Option<NodeId> {

@@ -19,8 +19,6 @@ use crate::model::NodeId;
 use crate::time::Mono;
 use crate::wire::admin::Request;
 
-/// After this long with or without a fault there is one owner again.
-pub(super) const SETTLING: Duration = Duration::from_millis(500);
 /// How long a process hangs before it is let go.
 const HANG: Duration = Duration::from_millis(1_500);
 /// How long a cut lasts.
@@ -168,7 +166,7 @@ impl Lab {
         }
         let mut harm = Harm::new(at, self.clock().now());
         sleep(AFTER).await;
-        harm.calm.push((at + SETTLING, self.clock().now()));
+        harm.calm.push((at + self.settling, self.clock().now()));
         if scenario == Scenario::Poweroff {
             for lan in Lan::BOTH {
                 let network = self.network();
@@ -192,7 +190,7 @@ impl Lab {
         }
         harm.over = Some(self.clock().now());
         sleep(AFTER).await;
-        harm.calm.push((at + SETTLING, self.clock().now()));
+        harm.calm.push((at + self.settling, self.clock().now()));
         Ok(harm)
     }
 
@@ -212,9 +210,9 @@ impl Lab {
         // Two nodes that are both deaf are two masters (nobody else votes): calm begins with the
         // healing.
         if deaf.len() == 1 {
-            harm.calm.push((at + SETTLING, healed));
+            harm.calm.push((at + self.settling, healed));
         }
-        harm.calm.push((healed + SETTLING, self.clock().now()));
+        harm.calm.push((healed + self.settling, self.clock().now()));
         Ok(harm)
     }
 

@@ -146,6 +146,10 @@ impl Network {
             ],
             switch: Host::start("switch").await?,
         };
+        // For its first second an interface looks for duplicates and asks for no IPv6 neighbour.
+        for host in network.hosts() {
+            host.sysctl("ipv6/conf/default/accept_dad", "0").await;
+        }
         for lan in Lan::BOTH {
             network.bridge(lan).await?;
         }
@@ -163,6 +167,11 @@ impl Network {
             host.sysctl("ipv4/ip_local_port_range", "1024 65535").await;
         }
         Ok(network)
+    }
+
+    /// Gives the client a second interface, on the LAN of the backends: a way past the balancers.
+    pub(super) async fn plug_client_into_back(&self) -> Result<(), LabError> {
+        self.plug(&self.client, Lan::Back, CLIENT, 1).await
     }
 
     /// The host of a node.
@@ -286,6 +295,23 @@ impl Network {
     pub async fn hold(&self, host: &Host, address: IpAddr) -> Result<(), LabError> {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         add_address(host, ETH0, address, prefix).await
+    }
+
+    /// Takes an address away from a host, wherever it has it, as an operator's slip would. Whether
+    /// it was there.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub async fn strip(&self, host: &Host, address: IpAddr) -> Result<bool, LabError> {
+        let what = || LabError::network(format!("take {address} from {}", host.name()));
+        let addresses = host.netlink().address();
+        let mut found = addresses.get().set_address_filter(address).execute();
+        let Some(message) = found.try_next().await.map_err(what())? else {
+            return Ok(false);
+        };
+        addresses.del(message).execute().await.map_err(what())?;
+        Ok(true)
     }
 
     /// From now on `to` loses every packet that the other node sends it from its own addresses, on

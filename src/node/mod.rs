@@ -31,7 +31,7 @@ use crate::status::{Counters, Status, What};
 use crate::time::{Mono, TimerTable};
 use crate::vip::kernel::KernelReport;
 use crate::vip::{Notice, VipKeeper};
-use crate::wire::replication::{AdminState, Frame, HandoverCause, Item};
+use crate::wire::replication::{AdminState, Frame, HandoverCause, Item, Position};
 
 use io::{Input, Output};
 use journal::Journal;
@@ -226,6 +226,14 @@ impl Node {
         }
     }
 
+    /// Where in a master's log that state stands, for checkers.
+    pub fn position(&self) -> Position {
+        match &self.replication {
+            Replication::Sink(sink) => sink.position(),
+            Replication::Source(source) => source.position(),
+        }
+    }
+
     fn begin_turn(&mut self, now: Mono) {
         let gap = now.since(self.last_turn).as_micros() as u64;
         self.counters.longest_turn_gap_us = self.counters.longest_turn_gap_us.max(gap);
@@ -291,12 +299,16 @@ impl Node {
         }
     }
 
-    /// True if anything was noticed.
-    fn run_vips(&mut self, now: Mono) -> bool {
-        let mut moved = false;
+    fn command_kernel(&mut self) {
         while let Some(command) = self.vips.poll_command() {
             self.outputs.push_back(Output::Kernel(command));
         }
+    }
+
+    /// True if anything was noticed.
+    fn run_vips(&mut self, now: Mono) -> bool {
+        let mut moved = false;
+        self.command_kernel();
         while let Some(notice) = self.vips.poll_notice() {
             moved = true;
             match notice {

@@ -42,6 +42,7 @@ impl Node {
         self.timers.stop(Timer::Release);
         self.decided_at = Some(now);
         self.vips.hold(epoch, now);
+        self.command_kernel();
 
         let replica = self.take_replica();
         for (backend, record) in replica.health() {
@@ -87,7 +88,7 @@ impl Node {
         let in_order = matches!(cause, Cause::Handover | Cause::Preempt | Cause::Stop);
         if !in_order {
             self.vips.release();
-            self.run_vips(now);
+            self.command_kernel();
         }
         self.outputs.push_back(Output::DropFlows { epoch });
         if in_order {
@@ -153,6 +154,7 @@ impl Node {
         }
         self.handover = None;
         if let Some(epoch) = self.election.offer(cause, now) {
+            self.vips.hush();
             self.send_frame(Frame::Handover { epoch, cause });
         }
     }
@@ -166,13 +168,16 @@ impl Node {
         }
         let since = *self.in_sync_since.get_or_insert(now);
         let due = since + self.config.election.preempt_delay;
-        match self.timers.at(Timer::Preempt) {
-            None if now >= due && self.link.may_send() => {
-                self.timers.set(Timer::Preempt, now + REQUEST_GAP);
-                self.send_frame(Frame::HandoverRequest(HandoverCause::Preempt));
-            }
-            None => self.timers.set(Timer::Preempt, due.max(now + REQUEST_GAP)),
-            Some(_) => {}
+        if self.timers.at(Timer::Preempt).is_some() {
+            return;
+        }
+        if now < due {
+            self.timers.set(Timer::Preempt, due);
+            return;
+        }
+        self.timers.set(Timer::Preempt, now + REQUEST_GAP);
+        if self.link.may_send() {
+            self.send_frame(Frame::HandoverRequest(HandoverCause::Preempt));
         }
     }
 

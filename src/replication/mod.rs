@@ -8,7 +8,7 @@
 //! knows what a fact means (`health`, `balance` and `node` do).
 //!
 //! Invariants: what the sink acknowledged equals the source's state at that position, item by item;
-//! the sink's position never goes back within an epoch; a half-received snapshot never replaces a
+//! the sink's position never goes back within an epoch and session; a half-received snapshot never replaces a
 //! whole state; the log, the window, batches and tables are bounded by named limits.
 //!
 //! Life of a stream, as the source sees it:
@@ -66,7 +66,7 @@ pub enum PeerFault {
     /// More items in one frame than `MAX_BATCH`.
     #[error("{0} items in one frame")]
     BatchTooLong(usize),
-    /// A snapshot that lies before the state that it would replace, within one epoch.
+    /// A snapshot that lies before the state that it would replace, within one epoch and session.
     #[error("a snapshot at {got:?}, but the state here is at {have:?}")]
     OldSnapshot {
         /// The snapshot's position.

@@ -26,6 +26,9 @@ pub struct Sink {
     position: Position,
     /// A snapshot has replaced what the node knew at first.
     complete: bool,
+    /// The position was reached on this session. Another session may be with another log of the
+    /// same epoch: two nodes that could not hear each other, or a node that forgot its last life.
+    of_session: bool,
     stage: Stage,
     /// What to say next.
     due: Option<Due>,
@@ -68,6 +71,7 @@ impl Sink {
             replica,
             position: Position::default(),
             complete: false,
+            of_session: false,
             stage: Stage::Lost { asked: true },
             due: Some(Due::Resync),
             snapshots: 0,
@@ -110,7 +114,7 @@ impl Sink {
             self.due = None;
             return Ok(());
         }
-        if position < self.position {
+        if self.of_session && position < self.position {
             return Err(PeerFault::OldSnapshot {
                 got: position,
                 have: self.position,
@@ -147,6 +151,7 @@ impl Sink {
                 self.replica = incoming.finish()?;
                 self.position = incoming.position;
                 self.complete = true;
+                self.of_session = true;
                 self.stage = Stage::Following;
                 self.due = Some(Due::Ack);
                 self.snapshots += 1;
@@ -195,6 +200,7 @@ impl Sink {
     /// The session is gone. The state stays; the next session begins with a snapshot.
     pub fn detach(&mut self) {
         self.stage = Stage::Lost { asked: false };
+        self.of_session = false;
         self.due = None;
     }
 

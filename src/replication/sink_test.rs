@@ -165,6 +165,16 @@ fn a_snapshot_of_an_older_epoch_waits_for_one_of_a_newer() {
 }
 
 #[test]
+fn another_session_may_bring_another_log_of_the_same_epoch() {
+    let mut sink = following();
+    sink.detach();
+    sink.handle(begin(at(3, 2), 0), T0).unwrap();
+    sink.handle(Frame::SnapshotEnd, T0).unwrap();
+    assert_eq!(sink.poll_frame(), Some(Frame::Ack(at(3, 2))));
+    assert!(sink.in_sync() && sink.replica().is_empty());
+}
+
+#[test]
 fn a_frame_that_breaks_the_protocol_is_a_fault_and_changes_nothing() {
     use Frame::{SnapshotChunk, SnapshotEnd};
     let hello = Frame::Hello(Hello {

@@ -34,6 +34,10 @@ const ANNOUNCEMENTS: [Duration; 5] = [
 /// A schedule that is started again keeps this distance from the last announcement, so that two
 /// masters cannot answer each other in a storm.
 const MIN_GAP: Duration = Duration::from_millis(10);
+/// A rival's claim is answered at once, and further ones once in this time for as long as they come
+/// (RFC 5227, 2.4, `DEFEND_INTERVAL`): two masters that hear each other's announcements but not
+/// their heartbeats would otherwise pull the clients to and fro.
+const DEFENCE_GAP: Duration = Duration::from_secs(10);
 /// A claim that is heard so soon after the takeover is the former owner's, and no rival's.
 const SUCCESSION: Duration = Duration::from_secs(1);
 /// If the kernel has not got the addresses after this long, the node is unfit.
@@ -42,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Timer {
     Announce,
+    /// The next answer to a rival may be given.
+    Defend,
     Patience,
     Renew,
 }
@@ -79,11 +85,15 @@ pub struct VipKeeper {
     wanted: Option<Epoch>,
     /// When they began to be wanted.
     since: Mono,
+    /// Somebody else is about to announce the addresses, in order: no word against it.
+    hushed: bool,
     held: bool,
     ownerships: u32,
     last_error: String,
     step: usize,
     last_announced: Option<Mono>,
+    /// A rival claimed an address after the last answer.
+    challenged: bool,
     counts: BTreeMap<IpAddr, Counts>,
     timers: TimerTable<Timer>,
     commands: VecDeque<KernelCommand>,
@@ -97,11 +107,13 @@ impl VipKeeper {
             vips: vips.into(),
             wanted: None,
             since: Mono::ZERO,
+            hushed: false,
             held: false,
             ownerships: 0,
             last_error: String::new(),
             step: 0,
             last_announced: None,
+            challenged: false,
             counts: vips
                 .iter()
                 .map(|vip| (vip.ip(), Counts::default()))
@@ -136,7 +148,10 @@ impl VipKeeper {
     pub fn hold(&mut self, epoch: Epoch, now: Mono) {
         self.wanted = Some(epoch);
         self.since = now;
+        self.hushed = false;
         self.held = false;
+        self.challenged = false;
+        self.timers.stop(Timer::Defend);
         self.timers.set(Timer::Patience, now + PATIENCE);
         self.renew(epoch, now);
     }
@@ -146,12 +161,24 @@ impl VipKeeper {
         if let Some(epoch) = self.wanted.take() {
             self.held = false;
             self.timers = TimerTable::default();
+            // What has not left yet must not: an announcement now would call clients to nowhere.
+            self.commands.clear();
             self.commands.push_back(KernelCommand::Release { epoch });
         }
     }
 
+    /// The addresses are being handed over: announce no more, and let the successor announce.
+    /// `reannounce` takes it back.
+    pub fn hush(&mut self) {
+        self.hushed = true;
+        self.challenged = false;
+        self.timers.stop(Timer::Announce);
+        self.timers.stop(Timer::Defend);
+    }
+
     /// Start the announcements again: somebody may have told the neighbours otherwise.
     pub fn reannounce(&mut self, now: Mono) {
+        self.hushed = false;
         if self.held() {
             self.step = 0;
             let at = self.last_announced.map_or(now, |last| last + MIN_GAP);
@@ -183,15 +210,21 @@ impl VipKeeper {
             KernelReport::Restored { vip } if current.is_some() => {
                 self.counts.entry(*vip).or_default().restored += 1;
                 self.notices.push_back(Notice::Restored(*vip));
-                self.reannounce(now);
+                if !self.hushed {
+                    self.reannounce(now);
+                }
             }
-            KernelReport::Rival { vip, mac } if current.is_some() => {
+            KernelReport::Rival { vip, mac } if current.is_some() && !self.hushed => {
                 // Whoever had the address may answer for it until it has heard of us.
                 if now.since(self.since) > SUCCESSION {
                     self.counts.entry(*vip).or_default().rivals += 1;
                     self.notices.push_back(Notice::Rival(*vip, *mac));
                 }
-                self.reannounce(now);
+                if self.timers.at(Timer::Defend).is_none() {
+                    self.defend(now);
+                } else {
+                    self.challenged = true;
+                }
             }
             KernelReport::Released { epoch } if current.is_none() => {
                 self.notices.push_back(Notice::Released(*epoch));
@@ -208,6 +241,8 @@ impl VipKeeper {
             match timer {
                 Timer::Renew => self.renew(epoch, now),
                 Timer::Announce => self.announce(epoch, now),
+                Timer::Defend if self.challenged => self.defend(now),
+                Timer::Defend => {}
                 Timer::Patience => {
                     let what = if self.last_error.is_empty() {
                         "no answer of the kernel adapter"
@@ -239,6 +274,12 @@ impl VipKeeper {
         let vips = Arc::clone(&self.vips);
         self.commands.push_back(KernelCommand::Hold { epoch, vips });
         self.timers.set(Timer::Renew, now + RENEWAL);
+    }
+
+    fn defend(&mut self, now: Mono) {
+        self.challenged = false;
+        self.timers.set(Timer::Defend, now + DEFENCE_GAP);
+        self.reannounce(now);
     }
 
     fn announce(&mut self, epoch: Epoch, now: Mono) {
@@ -311,23 +352,48 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_of_rivals_cannot_make_a_storm() {
+    fn a_rival_is_answered_at_once_and_then_every_ten_seconds_while_it_claims() {
         let mut keeper = keeper();
         keeper.hold(Epoch(1), Mono::ZERO);
         keeper.handle_report(&held(1), Mono::ZERO);
-        let mut announced = 0;
-        for ms in 0..1_000 {
+        run(&mut keeper, 0, 10_000);
+        let mut announced = Vec::new();
+        for ms in 10_000..45_000 {
             let now = Mono::from_millis(ms);
-            for _ in 0..10 {
-                let rival = KernelReport::Rival {
-                    vip: "192.0.2.100".parse().unwrap(),
-                    mac: Mac([2; 6]),
-                };
+            let rival = KernelReport::Rival {
+                vip: VIP.parse::<ipnet::IpNet>().unwrap().addr(),
+                mac: Mac([2; 6]),
+            };
+            if ms < 31_000 {
                 keeper.handle_report(&rival, now);
             }
-            announced += run(&mut keeper, ms, ms + 1).0.len();
+            announced.extend(run(&mut keeper, ms, ms + 1).0);
         }
-        assert!((50..=100).contains(&announced), "{announced}");
+        let burst = |at: u64| [0, 10, 100, 1_100, 5_000].map(|after| at + after);
+        let bursts = [10_000, 20_000, 30_000, 40_000].map(burst);
+        assert_eq!(announced, bursts.as_flattened()[..19]);
+    }
+
+    #[test]
+    fn the_successor_of_a_handover_is_not_contradicted() {
+        let mut keeper = keeper();
+        keeper.hold(Epoch(1), Mono::ZERO);
+        keeper.handle_report(&held(1), Mono::ZERO);
+        run(&mut keeper, 0, 2_000);
+        keeper.notices.clear();
+        keeper.hush();
+        let rival = KernelReport::Rival {
+            vip: "192.0.2.100".parse().unwrap(),
+            mac: Mac([2; 6]),
+        };
+        keeper.handle_report(&rival, Mono::from_millis(2_000));
+        assert_eq!(run(&mut keeper, 2_000, 9_000).0, [0; 0]);
+        assert_eq!(keeper.poll_notice(), None);
+        // The successor did not come: everything as before.
+        keeper.reannounce(Mono::from_millis(9_000));
+        assert_eq!(run(&mut keeper, 9_000, 9_200).0, [9_000, 9_010, 9_100]);
+        keeper.handle_report(&rival, Mono::from_millis(9_200));
+        assert!(matches!(keeper.poll_notice(), Some(Notice::Rival(..))));
     }
 
     #[test]
@@ -336,10 +402,12 @@ mod tests {
         keeper.hold(Epoch(1), Mono::ZERO);
         keeper.handle_report(&held(1), Mono::ZERO);
         run(&mut keeper, 0, 50);
+        keeper.reannounce(Mono::from_millis(50));
         keeper.release();
         assert_eq!(
             keeper.poll_command(),
-            Some(KernelCommand::Release { epoch: Epoch(1) })
+            Some(KernelCommand::Release { epoch: Epoch(1) }),
+            "and no announcement before it"
         );
         keeper.handle_report(&held(1), Mono::from_millis(51));
         assert!(!keeper.held());

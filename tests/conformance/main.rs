@@ -7,8 +7,15 @@
 //! ```
 //!
 //! A step is something said to the node at a time: `hear` (a heartbeat of the peer, sealed with its
-//! key here), `input` (an `Input` as it is), or nothing (time passes). Between steps the node's
-//! own deadlines are served. `show` names the kinds of output that `out.jsonl` holds.
+//! key here), `session` (the session stands, with this life of the peer), `input` (an `Input` as it
+//! is), or nothing (time passes). Between steps the node's own deadlines are served, unless the step
+//! says `stalled`: then the node did not run.
+//!
+//! `show` names the kinds of output that `out.jsonl` holds: `Heartbeat` is a sent datagram, opened;
+//! commands and events have their own names (`Hold`, `Announce`, `Release`; `Transition`,
+//! `TakenOver`, `Note`, `Backend`). `Hold` is the first of a mastership, `Renew` the later ones.
+//! `Counters`, at the end, are those that are not zero.
+//!
 //! `TANDEM_BLESS=1 cargo test --test conformance` writes `out.jsonl` anew: read the difference.
 
 use std::fs;
@@ -22,9 +29,12 @@ use tandem::config::Config;
 use tandem::model::{Epoch, Incarnation, NodeId, PathId, Priority, Role, Secret};
 use tandem::node::io::{Input, Output};
 use tandem::node::{Identity, Node};
+use tandem::status::What;
 use tandem::time::Mono;
+use tandem::vip::kernel::KernelCommand;
 use tandem::wire::codec;
 use tandem::wire::heartbeat::{Echo, Heartbeat};
+use tandem::wire::replication::{Hello, PROTOCOL};
 use tandem::wire::seal::{Opened, Opener, Sealer};
 
 const LIFE: Incarnation = Incarnation(1);
@@ -34,13 +44,15 @@ const SECRET: Secret = Secret([7; 32]);
 #[serde(deny_unknown_fields)]
 struct Case {
     /// What the case shows; its reason to be.
-    #[serde(rename = "says")]
-    _says: String,
+    says: String,
     /// Which node is under test.
     #[serde(default = "lb2")]
     node: String,
-    /// Kinds of output that are compared; `Heartbeat` stands for a sent datagram.
+    /// Kinds of output that are compared.
     show: Vec<String>,
+    /// Nothing before this time is shown.
+    #[serde(default)]
+    from_ms: u64,
     /// Text to replace in the configuration.
     #[serde(default)]
     replace: Vec<(String, String)>,
@@ -54,7 +66,10 @@ fn lb2() -> String {
 #[serde(deny_unknown_fields)]
 struct Step {
     ms: u64,
+    #[serde(default)]
+    stalled: bool,
     hear: Option<Hear>,
+    session: Option<u128>,
     input: Option<Input>,
 }
 
@@ -129,7 +144,10 @@ struct Bench {
     sequence: u64,
     /// The newest time stamp of the node, and when it was sent.
     stamp: Option<(u64, Mono)>,
+    /// The mastership under which the addresses are wanted.
+    held: Option<Epoch>,
     show: Vec<String>,
+    from: Mono,
     lines: Vec<Value>,
 }
 
@@ -156,7 +174,9 @@ impl Bench {
             config,
             sequence: 0,
             stamp: None,
+            held: None,
             show: case.show.clone(),
+            from: Mono::from_millis(case.from_ms),
             lines: Vec::new(),
         };
         bench.drain(Mono::ZERO);
@@ -164,24 +184,40 @@ impl Bench {
     }
 
     fn run(mut self, steps: &str) -> String {
+        let mut now = Mono::ZERO;
         for (number, line) in steps.lines().enumerate() {
             let step: Step = serde_json::from_str(line)
                 .unwrap_or_else(|error| panic!("in.jsonl line {}: {error}", number + 1));
-            let now = Mono::from_millis(step.ms);
-            self.pass(now);
+            now = Mono::from_millis(step.ms);
+            if !step.stalled {
+                self.pass(now);
+            }
             if let Some(hear) = step.hear {
                 let path = PathId(hear.path);
                 let bytes = self.heartbeat(&hear, now);
-                self.node.handle(Input::Datagram { path, bytes }, now);
-                self.drain(now);
+                self.give(Input::Datagram { path, bytes }, now);
+            }
+            if let Some(life) = step.session {
+                let hello = Hello {
+                    protocol: PROTOCOL,
+                    node: self.me.peer(),
+                    incarnation: Incarnation(life),
+                    config_hash: self.config.hash,
+                };
+                self.give(Input::SessionUp(hello), now);
             }
             if let Some(input) = step.input {
-                self.node.handle(input, now);
-                self.drain(now);
+                self.give(input, now);
             }
         }
+        self.count(now);
         let lines = self.lines.iter().map(|line| format!("{line}\n"));
         lines.collect()
+    }
+
+    fn give(&mut self, input: Input, now: Mono) {
+        self.node.handle(input, now);
+        self.drain(now);
     }
 
     /// Serves the node's deadlines up to `end`.
@@ -199,33 +235,61 @@ impl Bench {
     fn drain(&mut self, now: Mono) {
         while let Some(output) = self.node.poll_output() {
             let (kind, value) = self.describe(&output, now);
-            if self.show.contains(&kind) {
-                let ms = now.as_nanos() as f64 / 1e6;
-                self.lines.push(json!({ "ms": ms, kind: value }));
-            }
+            self.line(&kind, &value, now);
         }
     }
 
-    fn describe(&mut self, output: &Output, now: Mono) -> (String, Value) {
-        if let Output::Datagram { path, bytes } = output {
-            let opened = self.opener.open(bytes).expect("our own key");
-            let (Opened::Current { plain, .. } | Opened::Candidate { plain, .. }) = opened;
-            let beat = codec::decode_heartbeat(plain).expect("our own codec");
-            self.stamp = Some((beat.sent_at, now));
-            let value = json!({
-                "path": path.0, "role": beat.role, "epoch": beat.epoch, "answer": beat.answer,
-                "hears": beat.hears.map(|life| life.0 as u64), "resigns": beat.resigns,
-                "ownerships": beat.ownerships, "in_sync": beat.in_sync,
-            });
-            return ("Heartbeat".into(), value);
+    fn line(&mut self, kind: &str, value: &Value, now: Mono) {
+        if now >= self.from && self.show.iter().any(|shown| shown == kind) {
+            let ms = now.as_nanos() as f64 / 1e6;
+            self.lines.push(json!({ "ms": ms, kind: value }));
         }
-        match serde_json::to_value(output).expect("outputs are plain data") {
-            Value::String(kind) => (kind, Value::Null),
-            Value::Object(fields) => {
-                let (kind, value) = fields.into_iter().next().expect("externally tagged");
-                (kind, value)
+    }
+
+    /// The counters of rare things that are not zero.
+    fn count(&mut self, now: Mono) {
+        let counters = self.node.status(now).counters;
+        let Ok(Value::Object(mut counters)) = serde_json::to_value(counters) else {
+            panic!("counters are a record");
+        };
+        counters.remove("longest_turn_gap_us");
+        counters.retain(|_, count| count != 0);
+        self.line("Counters", &counters.into(), now);
+    }
+
+    /// The kind of an output, and what is worth reading of it.
+    fn describe(&mut self, output: &Output, now: Mono) -> (String, Value) {
+        match output {
+            Output::Datagram { path, bytes } => {
+                let opened = self.opener.open(bytes).expect("our own key");
+                let (Opened::Current { plain, .. } | Opened::Candidate { plain, .. }) = opened;
+                let beat = codec::decode_heartbeat(&plain).expect("our own codec");
+                self.stamp = Some((beat.sent_at, now));
+                let value = json!({
+                    "path": path.0, "role": beat.role, "epoch": beat.epoch, "answer": beat.answer,
+                    "hears": beat.hears.map(|life| life.0 as u64), "resigns": beat.resigns,
+                    "ownerships": beat.ownerships, "in_sync": beat.in_sync,
+                });
+                ("Heartbeat".into(), value)
             }
-            other => panic!("{other}"),
+            Output::Kernel(KernelCommand::Announce { epoch, .. }) => {
+                ("Announce".into(), json!(epoch))
+            }
+            Output::Kernel(KernelCommand::Hold { epoch, .. }) => {
+                let first = self.held.replace(*epoch) != Some(*epoch);
+                let kind = if first { "Hold" } else { "Renew" };
+                (kind.into(), json!(epoch))
+            }
+            Output::Kernel(KernelCommand::Release { epoch }) => {
+                self.held = None;
+                ("Release".into(), json!(epoch))
+            }
+            Output::Event(event) => describe_event(&event.what),
+            other => match serde_json::to_value(other).expect("outputs are plain data") {
+                Value::String(kind) => (kind, Value::Null),
+                Value::Object(fields) => fields.into_iter().next().expect("externally tagged"),
+                other => panic!("{other}"),
+            },
         }
     }
 
@@ -267,10 +331,46 @@ impl Bench {
     }
 }
 
+fn describe_event(what: &What) -> (String, Value) {
+    match what {
+        What::Backend {
+            backend,
+            up,
+            reason,
+        } => (
+            "Backend".into(),
+            json!({ "backend": backend, "up": up, "reason": reason }),
+        ),
+        What::Note { text } => ("Note".into(), json!(text)),
+        What::Transition {
+            takeover_ms: Some(ms),
+            ..
+        } => ("TakenOver".into(), json!({ "took_ms": ms })),
+        What::Transition {
+            from,
+            to,
+            epoch,
+            cause,
+            text,
+            detection_ms,
+            takeover_ms: None,
+        } => (
+            "Transition".into(),
+            json!({
+                "from": from, "to": to, "epoch": epoch, "cause": cause, "text": text,
+                "detection_ms": detection_ms,
+            }),
+        ),
+    }
+}
+
 fn run_case(folder: &Path, bless: bool) -> Result<(), String> {
     let read =
         |name: &str| fs::read_to_string(folder.join(name)).map_err(|e| format!("{name}: {e}"));
     let case: Case = toml::from_str(&read("case.toml")?).map_err(|error| error.to_string())?;
+    if !case.says.ends_with('.') {
+        return Err("`says` is not a sentence".into());
+    }
     let got = Bench::new(&case).run(&read("in.jsonl")?);
     if bless {
         return fs::write(folder.join("out.jsonl"), got).map_err(|error| error.to_string());

@@ -1,12 +1,14 @@
 //! A simulated host: a process with the production node, and a kernel that survives it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use tandem::model::{Epoch, Incarnation, Role};
+use tandem::model::{BackendId, Epoch, Incarnation, Role};
 use tandem::node::Node;
 use tandem::node::io::Input;
+use tandem::replication::Replica;
 use tandem::time::Mono;
+use tandem::wire::replication::Position;
 
 /// The lease of an address (`vip-ownership`: 1 s, and up to half a second late).
 pub const LEASE: Duration = Duration::from_millis(1_500);
@@ -18,11 +20,10 @@ pub const VANISH: Duration = Duration::from_millis(30);
 pub struct Kernel {
     /// Under which mastership the addresses are there, and when their lease ends.
     pub held: Option<(Epoch, u64)>,
-    /// Commands of older epochs are not carried out.
-    pub newest: Epoch,
+    /// Until when its thread is busy with what it was told.
+    pub busy_until: u64,
     /// The process that owned the device died: the addresses vanish at this time.
     pub vanish_at: Option<u64>,
-    pub released: Option<Epoch>,
     pub refuses: bool,
     pub link_down: bool,
     /// ICMP errors that it may still send in this second.
@@ -54,13 +55,83 @@ pub struct Process {
     pub inbox: VecDeque<Input>,
     /// When the dead-man timer kills it, unless it runs again before.
     pub last_turn: u64,
-    /// Role and epoch as the checkers saw them last.
-    pub seen: (Role, Epoch),
     /// When the present turn is due; compared with the queue's entry.
     pub armed: Option<u64>,
+    /// To which backends new connections go.
+    pub published: BTreeSet<BackendId>,
+    /// Connections opened in this life.
+    pub opened: u64,
+    /// Batches of flow events on their way to the node.
+    pub untold: u32,
+    /// When the last of them arrives: they keep their order.
+    pub told_until: u64,
+    /// Frames on their way to the stream.
+    pub unsent: u32,
+    /// The peer's life at the other end of the session.
+    pub session_life: Option<Incarnation>,
+    /// What the checkers remember of it.
+    pub seen: Seen,
+}
+
+/// What the checkers saw last of a process.
+pub struct Seen {
+    pub role: Role,
+    pub epoch: Epoch,
+    /// The highest epoch that its peer told it.
+    pub heard: Epoch,
+    /// The newest epoch of its commands to the kernel.
+    pub commanded: Epoch,
+    /// Where its copy stands, and the copy.
+    pub position: Position,
+    /// The life whose log it copies.
+    pub source: Option<Incarnation>,
+    pub replica: Replica,
+    pub counters: Vec<u64>,
+    /// Since when its health checks run without a pause.
+    pub checks_since: u64,
 }
 
 impl Process {
+    pub fn new(node: Node, incarnation: Incarnation, born: u64, drift: i64) -> Self {
+        Self {
+            node,
+            incarnation,
+            born,
+            unseen: 0,
+            drift,
+            paused_until: None,
+            machine_paused: false,
+            inbox: VecDeque::new(),
+            last_turn: born,
+            armed: None,
+            published: BTreeSet::new(),
+            opened: 0,
+            untold: 0,
+            told_until: 0,
+            unsent: 0,
+            session_life: None,
+            seen: Seen {
+                role: Role::Initialize,
+                epoch: Epoch(0),
+                heard: Epoch(0),
+                commanded: Epoch(0),
+                position: Position::default(),
+                source: None,
+                replica: Replica::default(),
+                counters: Vec::new(),
+                checks_since: born,
+            },
+        }
+    }
+
+    /// A heartbeat of this life came that tells this epoch; only a life that it trusts counts.
+    pub fn heard(&mut self, life: Incarnation, epoch: Epoch) {
+        let peer = self.node.election().peer();
+        if peer.is_some_and(|peer| peer.incarnation == life) && self.paused_until.is_none() {
+            self.seen.heard = self.seen.heard.max(epoch);
+        }
+    }
+
     /// The process's clock at a simulated time.
     pub fn clock(&self, now: u64) -> Mono {
         let age = (now - self.born).saturating_sub(self.unseen) as i128;

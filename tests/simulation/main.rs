@@ -4,6 +4,7 @@
 //! ```text
 //! TANDEM_SIM_SEED=17 cargo test --test simulation one_seed -- --nocapture   # replay with its trace
 //! TANDEM_SIM_SEEDS=100000 cargo test --release --test simulation sweep      # a long sweep
+//! TANDEM_SIM_FIRST=256                                                      # from this seed on
 //! TANDEM_SIM_SECONDS=600                                                    # longer runs
 //! ```
 
@@ -11,10 +12,14 @@
 
 mod checkers;
 mod faults;
+mod host;
 mod machine;
+mod nature;
 mod network;
+mod process;
 mod rng;
 mod scenarios;
+mod stream;
 mod world;
 
 use faults::Faults;
@@ -52,12 +57,26 @@ fn check(seed: u64, seconds: u64) -> Result<(), String> {
     ))
 }
 
+/// Seeds are independent of each other, so two threads share them.
 #[test]
 fn sweep_of_seeds() {
-    let failures: Vec<String> = (0..number("TANDEM_SIM_SEEDS", 256))
-        .filter_map(|seed| check(seed, seconds()).err())
-        .take(3)
-        .collect();
+    const THREADS: u64 = 2;
+    let end = number("TANDEM_SIM_SEEDS", 256);
+    let first = number("TANDEM_SIM_FIRST", 0);
+    let broken = |lane: u64| {
+        (first..first + end)
+            .filter(move |seed| seed % THREADS == lane)
+            .filter_map(|seed| check(seed, seconds()).err())
+            .take(3)
+            .collect::<Vec<String>>()
+    };
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let lanes = [0, 1].map(|lane| scope.spawn(move || broken(lane)));
+        lanes
+            .into_iter()
+            .flat_map(|lane| lane.join().expect("the other seeds run on"))
+            .collect()
+    });
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 

@@ -5,8 +5,8 @@ use tandem::status::{Cause, What};
 use tandem::wire::admin::{Request, Response};
 use tandem::wire::replication::AdminState;
 
-use super::checkers::Act;
 use super::faults::Faults;
+use super::nature::Act;
 use super::world::{MS, SECOND, World};
 
 const A: usize = 0;
@@ -126,6 +126,33 @@ fn a_one_way_cut_ends_with_one_master() {
         assert_eq!(s.masters(), [winner]);
         assert_eq!(s.until_owner(winner), 0);
     }
+}
+
+/// The better claim is worth nothing if nobody hears it.
+#[test]
+fn of_two_masters_the_one_that_is_not_heard_yields() {
+    let mut s = Scenario::settled();
+    let cut = |s: &mut Scenario, from: usize, cut: bool| {
+        for path in 0..2 {
+            s.0.act(Act::Cut { from, path, cut });
+        }
+    };
+    cut(&mut s, A, true);
+    cut(&mut s, B, true);
+    s.run_for(2_000);
+    assert_eq!(s.masters(), [A, B]);
+    cut(&mut s, A, false);
+    s.run_for(1_000);
+    assert_eq!(
+        s.masters(),
+        [A],
+        "B has the later epoch, but A does not hear it"
+    );
+    assert_eq!(s.cause(B), Cause::Unheard);
+    cut(&mut s, B, false);
+    s.run_for(2_000);
+    assert_eq!(s.masters(), [A]);
+    assert_eq!(s.until_owner(A), 0);
 }
 
 #[test]

@@ -3,9 +3,16 @@
 //! They need root or an unprivileged user namespace. Where the host allows neither, each test is
 //! listed as ignored, with the reason; none passes silently.
 
+mod balance;
+mod garbage;
 mod http;
+mod mistakes;
+mod packets;
 mod pair;
 mod plumbing;
+mod programs;
+mod tools;
+mod traffic;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -15,16 +22,31 @@ use tandem::lab::{self, LabError};
 
 fn main() -> ExitCode {
     // First of all: this is refused once there are threads.
-    let rights = lab::enter().map_err(|error| error.to_string());
-    let tests = plumbing::tests().into_iter().chain(pair::tests());
-    let tests = tests.map(|(name, test)| {
-        let refused = rights.clone().err();
+    let rights = lab::enter()
+        .map(|rights| tools::RIGHTS.get_or_init(|| rights))
+        .map_err(|error| error.to_string());
+    let plain = [
+        plumbing::tests(),
+        pair::tests(),
+        balance::tests(),
+        traffic::tests(),
+        garbage::tests(),
+        mistakes::tests(),
+    ];
+    let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
+    let tests = plain.chain(programs::tests());
+    let tests = tests.map(|((name, test), needed)| {
+        let refused = rights.clone().err().or_else(|| tools::missing(needed));
         Trial::ignorable_test(name, move || match refused {
             Some(why) => Ok(Completion::ignored_with(why)),
             None => test().map(|()| Completion::Completed),
         })
     });
-    libtest_mimic::run(&Arguments::from_args(), tests.collect()).exit_code()
+    let mut arguments = Arguments::from_args();
+    // One after the other, unless asked otherwise: they measure times, and each would measure the
+    // other's load.
+    arguments.test_threads.get_or_insert(1);
+    libtest_mimic::run(&arguments, tests.collect()).exit_code()
 }
 
 /// A test's name and what it does.

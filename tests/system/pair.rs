@@ -7,20 +7,20 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use libtest_mimic::Failed;
 use tandem::lab::{
-    Lab, LabConfig, LabError, PORT, Scenario, VIP4, VIP6, pattern, pattern_checksum,
+    Lab, LabError, PORT, Scenario, VIP4, VIP6, default_config, pattern, pattern_checksum,
 };
 use tandem::status::Cause;
 use tokio::runtime::{Builder, Runtime};
 
 use super::Test;
 use super::http::{get, talk};
+use super::tools::with;
 
 /// Below this, the master's death was not found out by its heartbeats' absence.
 const HEARTBEATS: Duration = Duration::from_millis(300);
@@ -97,8 +97,7 @@ impl Shared {
             Some(pair) => pair,
             None => {
                 let runtime = Builder::new_current_thread().enable_all().build()?;
-                let binary = Path::new(env!("CARGO_BIN_EXE_tandem"));
-                let lab = runtime.block_on(Lab::up(&LabConfig::new(binary)))?;
+                let lab = runtime.block_on(Lab::up(&with(default_config())))?;
                 (runtime, lab)
             }
         };

@@ -113,6 +113,8 @@ async fn attempt(
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
+    // As the client's: only an orderly end is no reset (`serve`).
+    socket.set_linger(Some(Duration::ZERO))?;
     if !first.is_empty() {
         // The handshake's last packet may wait for the bytes that follow at once.
         let _ = socket.set_tcp_quickack(false);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -36,8 +37,10 @@ fn all(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::with_capacity(workers);
     for _ in 0..workers {
         let socket = bound(address, Sharing::Allowed)?;
-        // Accepted sockets inherit it: no small answer waits for an acknowledgement.
+        // Accepted sockets inherit both: no small answer waits for an acknowledgement, and only an
+        // orderly end is no reset (`serve`).
         socket.set_tcp_nodelay(true)?;
+        socket.set_linger(Some(Duration::ZERO))?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from(socket);
         address = listener.local_addr()?;

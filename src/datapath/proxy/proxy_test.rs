@@ -340,5 +340,5 @@ fn a_connection_costs_little_memory() {
     fn size<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
         size_of::<F>()
     }
-    assert!(size(serve) <= 1_024, "{}", size(serve));
+    assert!(size(serve) <= 544, "{}", size(serve));
 }

@@ -43,13 +43,15 @@ struct Pump<'a> {
 
 /// Moves bytes until the connection ends, or until the flow is cut. `up` may begin with bytes that
 /// were read already.
-pub(super) async fn run(
-    client: &mut TcpStream,
-    backend: &mut TcpStream,
+///
+/// Not an `async fn`: that would keep room for its arguments beside what is made of them.
+pub(super) fn run<'a>(
+    client: &'a mut TcpStream,
+    backend: &'a mut TcpStream,
     up: Direction,
-    flow: &Flow,
-    buffers: &Buffers,
-) -> Ending {
+    flow: &'a Flow,
+    buffers: &'a Buffers,
+) -> impl Future<Output = Ending> + 'a {
     let (client, client_side) = client.split();
     let (backend, backend_side) = backend.split();
     let mut pump = Pump {
@@ -61,23 +63,25 @@ pub(super) async fn run(
         flow,
         buffers,
     };
-    let ending = match poll_fn(|cx| pump.poll(cx, Until::HalfClosed)).await {
-        Some(ending) => ending,
-        None => {
-            // Boxed, because most connections spend no time in this state, and those that live
-            // long before it should not carry it. The side whose end was read is not read any
-            // more, so that its reset must be looked for.
-            let watched = if pump.up.is_done() {
-                client_side.as_ref()
-            } else {
-                backend_side.as_ref()
-            };
-            Box::pin(pump.rest(watched)).await
-        }
-    };
-    pump.up.release(buffers);
-    pump.down.release(buffers);
-    ending
+    async move {
+        let ending = match poll_fn(|cx| pump.poll(cx, Until::HalfClosed)).await {
+            Some(ending) => ending,
+            None => {
+                // Boxed, because most connections spend no time in this state, and those that live
+                // long before it should not carry it. The side whose end was read is not read any
+                // more, so that its reset must be looked for.
+                let watched = if pump.up.is_done() {
+                    client_side.as_ref()
+                } else {
+                    backend_side.as_ref()
+                };
+                Box::pin(pump.rest(watched)).await
+            }
+        };
+        pump.up.release(buffers);
+        pump.down.release(buffers);
+        ending
+    }
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]

@@ -1,14 +1,20 @@
 //! One connection's life, from its acceptance to its end.
+//!
+//! Both sockets are born to be reset when they close (`SO_LINGER` with zero, socket(7)), and only
+//! an orderly end takes that back. So when the process dies in the middle, neither side takes what
+//! it got for all there was, and nothing is left in the kernel that would go on speaking in the
+//! VIP's name while another node owns it.
 
 use std::io;
 
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::connect::{Connected, Failed, connect};
+use super::connect::{Failed, connect};
 use super::direction::Direction;
 use super::pump;
-use super::worker::{Guest, Worker, reset};
+use super::worker::{Guest, Worker};
 use crate::balance::flow::FlowEvent;
 
 /// Bytes that are read before there is a backend to take them.
@@ -21,41 +27,53 @@ pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
         // Reset by the client before it said anything.
         return;
     };
-    match connect(worker, guest.service(), flow, &first).await {
-        Ok(connected) => {
-            let Connected {
-                mut stream,
-                load,
-                sent,
-                took,
-            } = connected;
-            flow.opened.set(Some((load.target().id, took)));
-            flow.up.set(sent as u64);
-            worker.tell(|report| report.opened(flow));
-            let up = Direction::new(first, sent, ended);
-            let ending = pump::run(&mut client, &mut stream, up, flow, &worker.buffers).await;
-            if ending.reset {
-                reset(&client);
-                reset(&stream);
-            }
-            worker.tell(|report| report.closed(flow, ending.end));
-        }
+    // Boxed, because a connection spends a moment here and should not carry that for life.
+    let connected = Box::pin(connect(worker, guest.service(), flow, &first)).await;
+    let mut backend = match connected {
+        Ok(backend) => backend,
         Err(Failed::Unserved(why)) => {
-            reset(&client);
             let service = flow.service;
             worker.tell(|report| report.push(FlowEvent::Unserved { service, why }));
+            return;
         }
-        Err(Failed::Cut) => reset(&client),
+        Err(Failed::Cut) => return,
+    };
+    flow.opened
+        .set(Some((backend.load.target().id, backend.took)));
+    flow.up.set(backend.sent as u64);
+    worker.tell(|report| report.opened(flow));
+    let up = Direction::new(first, backend.sent, ended);
+    let ending = pump::run(&mut client, &mut backend.stream, up, flow, &worker.buffers).await;
+    if !ending.reset {
+        close_in_order(&client);
+        close_in_order(&backend.stream);
     }
+    worker.tell(|report| report.closed(flow, ending.end));
+}
+
+/// Closing this socket will send what waits and then the end.
+fn close_in_order(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(None);
 }
 
 /// What the client has said already, and whether that was all.
 fn first_bytes(worker: &Worker, client: &TcpStream) -> io::Result<(Vec<u8>, bool)> {
     let mut scratch = worker.buffers.scratch.borrow_mut();
     // Not through tokio, which has not looked at this socket yet.
-    match io::Read::read(&mut &*SockRef::from(client), &mut scratch[..FIRST]) {
-        Ok(got) => Ok((scratch[..got].to_vec(), got == 0)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Vec::new(), false)),
-        Err(error) => Err(error),
+    let (got, ended) = match io::Read::read(&mut &*SockRef::from(client), &mut scratch[..FIRST]) {
+        Ok(got) => (got, got == 0),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, false),
+        Err(error) => return Err(error),
+    };
+    if got < FIRST {
+        empty(client);
     }
+    Ok((scratch[..got].to_vec(), ended))
+}
+
+/// Tells tokio that there is nothing to read (yet). It takes every accepted socket for readable and
+/// would try, in vain. What has come since then, the end included, epoll will still say.
+fn empty(client: &TcpStream) {
+    let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+    let _ = client.try_io(Interest::READABLE, nothing);
 }

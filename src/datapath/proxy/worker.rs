@@ -175,7 +175,6 @@ impl Worker {
     fn welcome(self: &Rc<Self>, service: usize, client: TcpStream, address: SocketAddr) {
         let known = &self.shared.services[service];
         let Some(seat) = Seat::take(&self.shared, service) else {
-            reset(&client);
             let service = known.id;
             let why = Unserved::Limit;
             self.tell(|report| report.push(FlowEvent::Unserved { service, why }));
@@ -227,9 +226,8 @@ impl Worker {
             flow.cut(FlowEnd::Dropped);
         }
         for (_, listener) in listeners {
-            while let Ok((client, _)) = SockRef::from(&**listener).accept() {
-                let _ = client.set_linger(Some(Duration::ZERO));
-            }
+            // What a listener gives is reset when it is closed.
+            while SockRef::from(&**listener).accept().is_ok() {}
         }
     }
 
@@ -286,9 +284,4 @@ impl Drop for Guest {
     fn drop(&mut self) {
         self.worker.flows.borrow_mut().remove(self.slot);
     }
-}
-
-/// Closing this socket will reset the connection (`SO_LINGER` with zero, socket(7)).
-pub(super) fn reset(stream: &TcpStream) {
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

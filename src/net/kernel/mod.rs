@@ -18,7 +18,7 @@
 //!
 //! The kernel closes the files of a dying process from the highest descriptor down (measured, see
 //! `net::CloseOrder`). Start this adapter before any listener or connection of the
-//! data path: then clients that wait are told (FIN) while the address can still send, and the
+//! data path: then clients that wait are told (reset) while the address can still send, and the
 //! address goes after them, some milliseconds later. Within the adapter the device is opened last,
 //! since closing a packet socket takes milliseconds, for which the address would stay.
 
@@ -183,6 +183,16 @@ impl Kernel {
     pub fn dropped(&self) -> u64 {
         self.inbox.superseded() + self.dropped.load(Ordering::Relaxed)
     }
+}
+
+/// Removes the device of the floating addresses, and them with it, if a process that died left it
+/// behind. False: there is nothing to remove, as it should be.
+///
+/// # Errors
+///
+/// The device is of another kind, or the kernel refuses.
+pub fn remove_left_over(device: &str) -> Result<bool, KernelError> {
+    tun::remove_left_over(device)
 }
 
 impl Drop for Kernel {

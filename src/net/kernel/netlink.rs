@@ -125,6 +125,13 @@ impl Netlink {
         })
     }
 
+    /// Removes a device.
+    pub(super) fn remove_link(&mut self, device: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = device;
+        self.request(NLM_F_ACK, RouteNetlinkMessage::DelLink(message), |_| ())
+    }
+
     /// Brings a device up.
     pub(super) fn set_up(&mut self, device: u32) -> io::Result<()> {
         let mut message = LinkMessage::default();

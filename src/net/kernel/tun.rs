@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
 
 use super::KernelError;
 use super::netlink::Netlink;
@@ -126,6 +127,42 @@ impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Removes the device that a dead process left behind: a child of it may still hold the
+/// descriptor. False: there is none. A device of another kind is not touched.
+pub(super) fn remove_left_over(name: &str) -> Result<bool, KernelError> {
+    let mut netlink = Netlink::open().map_err(|error| KernelError::io("open netlink", error))?;
+    let (mut index, mut foreign) = (None, false);
+    let look = netlink.links(|link| {
+        let named = |attribute: &LinkAttribute| *attribute == LinkAttribute::IfName(name.into());
+        if link.attributes.iter().any(named) {
+            foreign = !link.attributes.iter().any(is_tun);
+            index = Some(link.header.index);
+        }
+    });
+    look.map_err(|error| KernelError::io("list the devices", error))?;
+    let Some(index) = index else {
+        return Ok(false);
+    };
+    if foreign {
+        let device = name.to_owned();
+        return Err(KernelError::DeviceExists { device });
+    }
+    match netlink.remove_link(index) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            // It went while we looked.
+            Some(libc::ENODEV) => Ok(false),
+            Some(libc::EPERM) => Err(KernelError::NoNetAdmin(error)),
+            _ => Err(KernelError::io("remove the device", error)),
+        },
+    }
+}
+
+fn is_tun(attribute: &LinkAttribute) -> bool {
+    let kind = LinkInfo::Kind(InfoKind::Tun);
+    matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&kind))
 }
 
 fn request(name: &str) -> Result<libc::ifreq, KernelError> {

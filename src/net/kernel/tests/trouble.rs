@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::super::netlink::Netlink;
-use super::super::{Kernel, KernelError};
+use super::super::tun::Tun;
+use super::super::{Kernel, KernelError, remove_left_over};
 use super::lan::{Adapter, DEVICE, LONG, NODE, on_a_lan};
 use super::{VIP4, VIP6, ips, vips};
 use crate::model::Epoch;
@@ -103,6 +104,24 @@ fn what_somebody_else_removes_comes_back() {
         adapter.hold(1);
         lan.eventually("no strays", || lan.on_device() == ips());
         adapter.expect_silence();
+    });
+}
+
+/// As `tandem release` does it, when something that the dead process started holds the descriptor.
+#[test]
+fn a_device_that_was_left_behind_is_removed_and_nothing_else_is() {
+    on_a_lan(|lan| {
+        assert!(!remove_left_over(DEVICE).unwrap());
+        assert!(matches!(
+            remove_left_over(NODE),
+            Err(KernelError::DeviceExists { .. })
+        ));
+        let mut netlink = Netlink::open().unwrap();
+        let _held = Tun::create(&mut netlink, DEVICE, true).unwrap();
+        lan.add(DEVICE, lan.index(DEVICE), VIP4.into(), 32);
+        assert!(remove_left_over(DEVICE).unwrap());
+        assert!(nix::net::if_::if_nametoindex(DEVICE).is_err());
+        assert!(nix::net::if_::if_nametoindex(NODE).is_ok());
     });
 }
 

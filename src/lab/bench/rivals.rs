@@ -1,0 +1,211 @@
+//! The balancers that are compared, and what the kernel says they used.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use crate::lab::config::PORT;
+use crate::lab::error::LabError;
+use crate::lab::host::Host;
+use crate::lab::topology::{BACKENDS, backend_address};
+
+/// Time for a balancer to answer after its start.
+const START: Duration = Duration::from_secs(5);
+/// Time between two looks at it meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What stands between client and backends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    /// Nothing.
+    Direct,
+    /// This program.
+    Tandem,
+    /// HAProxy in TCP mode, as it comes.
+    Haproxy,
+    /// HAProxy, told to splice always and through large pipes.
+    Tuned,
+}
+
+impl Kind {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Tandem => "tandem",
+            Self::Haproxy => "haproxy",
+            Self::Tuned => "haproxy_tuned",
+        }
+    }
+}
+
+/// One of them, running.
+#[derive(Clone, Debug)]
+pub(super) struct Rival {
+    pub(super) kind: Kind,
+    /// Where clients go.
+    pub(super) to: Vec<SocketAddr>,
+    pub(super) pid: Option<u32>,
+}
+
+impl Rival {
+    /// Time on a CPU of all its threads since its start, kernel's work for it included
+    /// (`/proc/PID/schedstat` in proc(5)).
+    pub(super) fn cpu(&self) -> Result<Duration, LabError> {
+        let Some(pid) = self.pid else {
+            return Ok(Duration::ZERO);
+        };
+        let what = || LabError::io(format!("read the CPU time of {}", self.kind.name()));
+        cpu(pid).map_err(what())
+    }
+
+    /// Bytes of memory that it has written to: program and libraries do not count.
+    pub(super) fn memory(&self) -> Result<u64, LabError> {
+        let Some(pid) = self.pid else {
+            return Ok(0);
+        };
+        let what = || LabError::io(format!("read the memory of {}", self.kind.name()));
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(what())?;
+        anonymous(&text).ok_or_else(|| what()(ErrorKind::InvalidData.into()))
+    }
+}
+
+fn cpu(pid: u32) -> io::Result<Duration> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        let run = text.split(' ').next().and_then(|word| word.parse().ok());
+        sum += run.unwrap_or(0_u64);
+    }
+    Ok(Duration::from_nanos(sum))
+}
+
+fn anonymous(text: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix("Anonymous:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+/// The version of the installed HAProxy; none if there is none.
+pub(super) fn haproxy_version() -> Option<String> {
+    let output = Command::new("haproxy").arg("-v").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.split_whitespace().nth(2).map(str::to_owned)
+}
+
+/// A running HAProxy. Killed when dropped.
+#[derive(Debug)]
+pub(super) struct Haproxy(Child);
+
+impl Haproxy {
+    /// Starts it on this host and waits until `client` can connect to it.
+    pub(super) async fn start(
+        kind: Kind,
+        dir: &Path,
+        host: &Host,
+        client: &Host,
+        listen: SocketAddr,
+    ) -> Result<(Self, Rival), LabError> {
+        let what = || LabError::io(format!("start {}", kind.name()));
+        let file = dir.join(format!("{}.cfg", kind.name()));
+        let log = dir.join(format!("{}.log", kind.name()));
+        fs::write(&file, config(kind, listen, cpus())).map_err(what())?;
+        let log = File::create(log).map_err(what())?;
+        let mut command = Command::new("haproxy");
+        command
+            .args(["-db", "-f"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(what())?)
+            .stderr(log);
+        // SAFETY: prctl(2) is a bare system call, which is all that may happen between fork and
+        // exec in a process with threads.
+        unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+        let child = host.run(async move { command.spawn() }).await;
+        let haproxy = Self(child.map_err(what())?);
+        let deadline = Instant::now() + START;
+        while client.run(TcpStream::connect(listen)).await.is_err() {
+            if Instant::now() >= deadline {
+                return Err(LabError::TooLate {
+                    what: format!("the start of {}", kind.name()),
+                    seconds: START.as_secs(),
+                    state: fs::read_to_string(dir.join(format!("{}.log", kind.name())))
+                        .unwrap_or_default(),
+                });
+            }
+            sleep(LOOK).await;
+        }
+        let rival = Rival {
+            kind,
+            to: vec![listen],
+            pid: Some(haproxy.0.id()),
+        };
+        Ok((haproxy, rival))
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Processors, which is also how many workers each balancer gets.
+pub(super) fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+/// The same service as ours, with the same checks.
+fn config(kind: Kind, listen: SocketAddr, threads: usize) -> String {
+    let (global, defaults) = match kind {
+        Kind::Tuned => (
+            "  tune.pipesize 262144\n",
+            "  option splice-request\n  option splice-response\n",
+        ),
+        _ => ("", ""),
+    };
+    let mut text = format!(
+        "global\n  nbthread {threads}\n  maxconn 5000\n{global}\
+         defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
+         {defaults}\
+         frontend front\n  bind {listen}\n  default_backend back\n\
+         backend back\n  balance roundrobin\n"
+    );
+    for n in 0..BACKENDS {
+        let address = backend_address(n);
+        text += &format!("  server b{n} {address}:{PORT} check inter 250ms\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words_are_read() {
+        let text = "55d0-7ffd ---p 00000000 00:00 0 [rollup]\nRss:  19 kB\nAnonymous:    12 kB\n";
+        assert_eq!(anonymous(text), Some(12 << 10));
+        assert_eq!(anonymous("Rss: 1 kB\n"), None);
+        let mine = std::process::id();
+        assert!(cpu(mine).unwrap() > Duration::ZERO);
+    }
+
+    #[test]
+    fn only_the_tuned_one_is_tuned() {
+        let listen = "192.0.2.12:80".parse().unwrap();
+        assert!(!config(Kind::Haproxy, listen, 2).contains("splice"));
+        let tuned = config(Kind::Tuned, listen, 2);
+        assert!(tuned.contains("splice-response") && tuned.contains("tune.pipesize"));
+    }
+}

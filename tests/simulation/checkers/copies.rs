@@ -1,0 +1,109 @@
+//! Copies: what the backup has is what the master had at that position, item by item.
+//!
+//! The reference is the master's own state after each of its turns, kept for the whole run. That
+//! the master's state is what really happened is for the books.
+
+use std::collections::BTreeMap;
+
+use tandem::model::Incarnation;
+use tandem::node::io::Output;
+use tandem::replication::Replica;
+use tandem::wire::replication::{Frame, Position};
+
+use super::super::machine::Process;
+use super::{Checkers, is_master};
+
+/// Every state of every log: whose, where, what.
+#[derive(Debug, Default)]
+pub(super) struct Logs(BTreeMap<(Incarnation, Position), Replica>);
+
+impl Checkers {
+    pub(super) fn copies(&mut self, process: &mut Process, outputs: &[Output]) {
+        let result = if is_master(process.node.role()) {
+            self.master(process)
+        } else {
+            self.backup(process)
+        };
+        if let Err(broken) = result.and_then(|()| acknowledged(process, outputs)) {
+            self.breaks(format!("copies: {broken}"));
+        }
+    }
+
+    /// A position names one state, and a takeover loses nothing that the copy had.
+    fn master(&mut self, process: &mut Process) -> Result<(), String> {
+        let node = &process.node;
+        let (position, replica) = (node.position(), node.replica());
+        if !is_master(process.seen.role) {
+            let (before, after) = (&process.seen.replica, replica);
+            if before.admin() != after.admin() {
+                return Err("a takeover changed what operators said".into());
+            }
+            if !after.flows().is_empty() {
+                return Err("a takeover in proxy mode kept connections".into());
+            }
+            if before
+                .health()
+                .keys()
+                .any(|id| !after.health().contains_key(id))
+            {
+                return Err("a takeover lost a verdict".into());
+            }
+        }
+        let key = (process.incarnation, position);
+        let known = self.logs.0.entry(key).or_insert_with(|| replica.clone());
+        if known != replica {
+            return Err(format!("two states at {position:?}"));
+        }
+        Ok(())
+    }
+
+    fn backup(&mut self, process: &mut Process) -> Result<(), String> {
+        let node = &process.node;
+        let seen = &mut process.seen;
+        let (position, replica) = (node.position(), node.replica());
+        let fresh = is_master(seen.role);
+        if !fresh && position == seen.position {
+            let of_session = self.has(process.session_life, position, replica);
+            if of_session {
+                (seen.replica, seen.source) = (replica.clone(), process.session_life);
+            }
+            return if of_session || *replica == seen.replica {
+                Ok(())
+            } else {
+                Err(format!(
+                    "the copy changed, but not its position {position:?}"
+                ))
+            };
+        }
+        let same = process.session_life == seen.source;
+        if !fresh && same && position < seen.position {
+            let before = seen.position;
+            return Err(format!("went back from {before:?} to {position:?}"));
+        }
+        (seen.position, seen.replica) = (position, replica.clone());
+        seen.source = process.session_life;
+        if position == Position::default() || self.has(process.session_life, position, replica) {
+            return Ok(());
+        }
+        Err(format!(
+            "the copy at {position:?} is no state of the master"
+        ))
+    }
+
+    fn has(&self, life: Option<Incarnation>, position: Position, replica: &Replica) -> bool {
+        life.and_then(|life| self.logs.0.get(&(life, position))) == Some(replica)
+    }
+}
+
+/// Only what is there is acknowledged.
+fn acknowledged(process: &Process, outputs: &[Output]) -> Result<(), String> {
+    let position = process.node.position();
+    for output in outputs {
+        if let Output::SendFrame(Frame::Ack(acked)) = output
+            && *acked != position
+        {
+            return Err(format!("acknowledged {acked:?} at {position:?}"));
+        }
+    }
+    Ok(())
+}
