@@ -224,7 +224,7 @@ impl Nat {
             Hook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
             Hook::Clsact => {
                 if let Err(error) = qdisc_add_clsact(interface)
-                    && !matches!(error, TcError::AlreadyAttached)
+                    && !taken(&error)
                 {
                     return Err(attach_error(interface, error.into()));
                 }
@@ -239,9 +239,7 @@ impl Nat {
         let attached = program.attach_with_options(interface, TcAttachType::Ingress, options);
         let attached = match attached {
             // A life before this one was killed: its filter is replaced in one step.
-            Err(ProgramError::TcError(TcError::NetlinkError(error)))
-                if error.raw_os_error() == Some(libc::EEXIST) =>
-            {
+            Err(ProgramError::TcError(error)) if taken(&error) => {
                 let ingress = TcAttachType::Ingress;
                 SchedClassifierLink::attached(interface, ingress, PRIORITY, HANDLE, None)
                     .map_err(|error| ProgramError::TcError(TcError::IoError(error)))
@@ -335,6 +333,15 @@ fn program_error(what: &'static str, error: ProgramError) -> NatError {
 
 /// Lines of the verifier's log that are shown: the reason is at its end.
 const VERIFIER_LINES: usize = 6;
+
+/// Whether there is one already.
+fn taken(error: &TcError) -> bool {
+    match error {
+        TcError::AlreadyAttached => true,
+        TcError::NetlinkError(error) => error.raw_os_error() == Some(libc::EEXIST),
+        _ => false,
+    }
+}
 
 fn attach_error(interface: &str, error: ProgramError) -> NatError {
     let source = match error {
