@@ -2,7 +2,7 @@
 //! kernel that rewrites addresses and ports of each packet.
 //!
 //! Owns: the program (C, `bpf/`; its object is committed and embedded), its maps, and its place at
-//! TC ingress of the interfaces. [`reference`] is the same translation in plain Rust, against
+//! TC ingress of the interfaces. [`mod@reference`] is the same translation in plain Rust, against
 //! which the program is tested.
 //! Never: decides which backends serve, or when this node may forward; both are written into the
 //! maps by its caller.

@@ -33,7 +33,7 @@ pub struct Arrival {
     pub long: bool,
     /// When: `CLOCK_MONOTONIC`, nanoseconds.
     pub now: u64,
-    /// What the kernel's generator gives, for [`Scheduler::Random`].
+    /// What the kernel's generator gives, for [`Scheduler::Random`](super::Scheduler::Random).
     pub random: u32,
 }
 
