@@ -180,18 +180,22 @@ impl Rig {
         Ok(())
     }
 
-    /// Waits until so many flows were told to have closed; all that was told until then.
-    pub(crate) async fn closed(&mut self, count: usize) -> Result<Vec<Told>, String> {
+    /// Waits until so many events of this kind were told; all that was told until then.
+    pub(crate) async fn until(
+        &mut self,
+        kind: EventKind,
+        count: usize,
+    ) -> Result<Vec<Told>, String> {
         let mut told = Vec::new();
-        for _ in 0..500 {
+        for _ in 0..2_000 {
             told.extend(self.told());
-            if kinds(&told, EventKind::Closed) >= count {
+            if kinds(&told, kind) >= count {
                 return Ok(told);
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let closed = kinds(&told, EventKind::Closed);
-        Err(format!("{closed} of {count} flows closed"))
+        let found = kinds(&told, kind);
+        Err(format!("{found} of {count} flows came to {kind:?}"))
     }
 }
 

@@ -7,6 +7,8 @@ use tandem::datapath::nat::layout::{SERVICE_DNAT, SERVICE_REJECT, SERVICE_RETRY}
 use tandem::datapath::nat::tables::Told;
 use tandem::datapath::nat::{Cause, Counter, EventKind, Hook, State};
 
+use tokio::net::TcpStream;
+
 use crate::line::BACKENDS;
 use crate::rig::{DEAD_SERVICE, Rig, connect, exchange, kinds};
 
@@ -46,7 +48,7 @@ pub(crate) async fn many_connections(six: bool) -> Outcome {
     const COUNT: usize = 600;
     let mut rig = Rig::build(&SHORT, 1, six, SERVICE_REJECT, Hook::Tcx).await?;
     rig.exchanges(COUNT, 20, 200, 3_000).await?;
-    let told = rig.closed(COUNT).await?;
+    let told = rig.until(EventKind::Closed, COUNT).await?;
     for kind in [EventKind::Opened, EventKind::Established, EventKind::Closed] {
         let count = kinds(&told, kind);
         expect(&format!("{count} of {kind:?}"), count == COUNT)?;
@@ -86,7 +88,7 @@ pub(crate) async fn bulk(six: bool) -> Outcome {
     const BYTES: u64 = 48 << 20;
     let mut rig = Rig::build(&SHORT, 1, six, 0, Hook::Tcx).await?;
     rig.exchanges(4, 4, BYTES, BYTES).await?;
-    let told = rig.closed(4).await?;
+    let told = rig.until(EventKind::Closed, 4).await?;
     for told in &told {
         let Told::Event(event) = told else { continue };
         if event.kind == EventKind::Closed.number() {
@@ -140,7 +142,7 @@ pub(crate) async fn narrow_own_link(six: bool) -> Outcome {
 pub(crate) async fn client_preserved(six: bool) -> Outcome {
     let mut rig = Rig::build(&SHORT, 1, six, SERVICE_DNAT, Hook::Tcx).await?;
     rig.exchanges(40, 10, 1_000, 100_000).await?;
-    rig.closed(40).await?;
+    rig.until(EventKind::Closed, 40).await?;
     let client = rig.line.client_ip(six);
     let peers = rig.peers.lock().expect("no holder panics").clone();
     expect(
@@ -154,7 +156,7 @@ pub(crate) async fn client_preserved(six: bool) -> Outcome {
 pub(crate) async fn classic_hook() -> Outcome {
     let mut rig = Rig::build(&SHORT, 1, false, 0, Hook::Clsact).await?;
     rig.exchanges(40, 10, 1_000, 1 << 20).await?;
-    rig.closed(40).await?;
+    rig.until(EventKind::Closed, 40).await?;
     only(&rig, &[])?;
     // The filter of a killed process: never dropped, so never detached.
     let successor = rig.successor().await?;
@@ -164,7 +166,7 @@ pub(crate) async fn classic_hook() -> Outcome {
         "the successor's program saw them",
         rig.count(Counter::Opened)? == 10,
     )?;
-    rig.closed(10).await?;
+    rig.until(EventKind::Closed, 10).await?;
     let before = rig.count(Counter::Opened)?;
     let vip = rig.vip();
     let Rig { line, mut nat, .. } = rig;
@@ -217,29 +219,27 @@ pub(crate) async fn refusing_backend(retry: bool) -> Outcome {
     let flags = if retry { SERVICE_RETRY } else { 0 };
     let mut rig = Rig::build(&SHORT, 1, false, flags, Hook::Tcx).await?;
     let vip = rig.line.vip(false, DEAD_SERVICE);
-    let connecting = rig.line.client().run(async move {
-        let connecting = tokio::net::TcpStream::connect(vip);
-        tokio::time::timeout(Duration::from_millis(300), connecting).await
-    });
-    let connected = connecting.await;
-    let told = rig.told();
+    let connecting = rig.line.client().spawn(TcpStream::connect(vip));
+    let end = if retry {
+        EventKind::Refused
+    } else {
+        EventKind::Closed
+    };
+    let told = rig.until(end, 1).await?;
     let Some(Told::Event(event)) = told.last() else {
         return Err(format!("told: {told:?}"));
     };
     expect("who refused", event.cause == Cause::BackendRst.number())?;
     if retry {
-        expect("the client still waits", connected.is_err())?;
-        expect("told as refused", kinds(&told, EventKind::Refused) == 1)?;
+        expect("the client still waits", !connecting.is_finished())?;
+        connecting.abort();
         expect("open", event.flow.state == State::Opening.number())?;
         return only(&rig, &[Counter::Held]);
     }
-    let refused = connected.map_err(|_| "the client got no answer")?;
+    let refused = connecting.await.map_err(|error| error.to_string())?;
     let kind = refused.err().map(|error| error.kind());
-    expect(
-        "the client is refused",
-        kind == Some(std::io::ErrorKind::ConnectionRefused),
-    )?;
-    expect("told as closed", kinds(&told, EventKind::Closed) == 1)?;
+    let right = kind == Some(std::io::ErrorKind::ConnectionRefused);
+    expect("the client is refused", right)?;
     only(&rig, &[])
 }
 
@@ -252,7 +252,7 @@ pub(crate) async fn hairpin(six: bool) -> Outcome {
         exchange(&mut stream, 100_000, 1 << 20).await
     });
     work.await?;
-    rig.closed(1).await?;
+    rig.until(EventKind::Closed, 1).await?;
     only(&rig, &[])
 }
 
