@@ -24,7 +24,7 @@ const HANDLE: TcHandle = TcHandle::new(0x7a, 0x7a);
 /// How large the maps are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Sizes {
-    /// Connections; each takes two entries of 192 bytes, allocated at once.
+    /// Connections; each takes two entries of 200 bytes, allocated at once.
     pub flows: u32,
     /// Slots of all services; two parts a service, so that one can be filled while the other is
     /// read.
