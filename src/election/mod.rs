@@ -54,6 +54,9 @@ pub use paths::{Path, Paths};
 pub use peer::Peer;
 use peer::Suspicion;
 
+/// A turn that comes this much after its deadline says that the node did not run.
+const LATE: Duration = Duration::from_millis(10);
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -144,6 +147,8 @@ pub struct Election {
     last_sent: Mono,
     /// This node did not run for a while: until then, what comes may have waited in its sockets.
     backlog_until: Mono,
+    /// The end of a silence came late and was put off, once.
+    deferred: bool,
     false_alarms: u64,
     timers: TimerTable<Timer>,
     actions: VecDeque<Action>,
@@ -173,6 +178,7 @@ impl Election {
             answered: vec![None; mine.addresses.len()],
             last_sent: now,
             backlog_until: now,
+            deferred: false,
             false_alarms: 0,
             timers: TimerTable::default(),
             actions: VecDeque::new(),
@@ -302,8 +308,15 @@ impl Election {
 
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Mono) {
+        let late = |at| now.since(at) > LATE;
+        let late = !self.deferred && self.timers.at(Timer::Down).is_some_and(late);
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
+                // What would end the silence may wait in the sockets: that is looked at first.
+                Timer::Down if late && !self.deferred => {
+                    self.deferred = true;
+                    self.timers.set(Timer::Down, now + LATE);
+                }
                 Timer::Heartbeat => {
                     self.last_sent = now;
                     self.timers

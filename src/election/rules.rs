@@ -48,6 +48,7 @@ impl Election {
                 .peer
                 .as_ref()
                 .is_none_or(|peer| peer.role != Role::Master);
+            self.deferred = false;
             self.timers
                 .set(Timer::Down, now + self.down_interval(contested));
         }

@@ -188,9 +188,10 @@ impl Bench {
         for (number, line) in steps.lines().enumerate() {
             let step: Step = serde_json::from_str(line)
                 .unwrap_or_else(|error| panic!("in.jsonl line {}: {error}", number + 1));
+            let before = now;
             now = Mono::from_millis(step.ms);
             if !step.stalled {
-                self.pass(now);
+                self.pass(before, now);
             }
             if let Some(hear) = step.hear {
                 let path = PathId(hear.path);
@@ -220,12 +221,13 @@ impl Bench {
         self.drain(now);
     }
 
-    /// Serves the node's deadlines up to `end`.
-    fn pass(&mut self, end: Mono) {
+    /// Serves the node's deadlines up to `end`; those that were missed at once.
+    fn pass(&mut self, begin: Mono, end: Mono) {
         for _ in 0..1_000_000 {
             let Some(at) = self.node.poll_timeout().filter(|at| *at <= end) else {
                 return;
             };
+            let at = at.max(begin);
             self.node.handle_timeout(at);
             self.drain(at);
         }

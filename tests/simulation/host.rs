@@ -105,7 +105,9 @@ impl World {
                 life,
                 command,
             };
-            self.at(until + MS / 10, event);
+            let at = until + MS / 10;
+            host.kernel.busy_until = host.kernel.busy_until.max(at);
+            self.at(at, event);
             return;
         }
         let kernel = &mut host.kernel;

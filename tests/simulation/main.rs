@@ -32,7 +32,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn seconds() -> u64 {
-    number("TANDEM_SIM_SECONDS", 60)
+    number("TANDEM_SIM_SECONDS", 40)
 }
 
 /// Runs one seed; on failure finds the fewest fault kinds that still fail.

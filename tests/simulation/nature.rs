@@ -136,7 +136,14 @@ impl World {
             Kind::Kernel => acts.push((at, Act::RemoveAddress(machine))),
             Kind::Operator if self.rng.chance(50) => acts.push((at, Act::Failover(machine))),
             Kind::Operator => acts.push((at, Act::Drain(machine, self.rng.chance(50)))),
-            Kind::Backends => both(Act::Backend(path, false), Act::Backend(path, true)),
+            Kind::Backends => {
+                // Some long enough for every verdict.
+                let end = end + self.rng.below(2) * 9 * SECOND;
+                acts.extend([
+                    (at, Act::Backend(path, false)),
+                    (end, Act::Backend(path, true)),
+                ]);
+            }
             Kind::Attacker => {
                 for n in 0..20 {
                     let act = match self.rng.below(4) {

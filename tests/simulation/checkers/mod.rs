@@ -64,6 +64,7 @@ pub struct Checkers {
     /// What each node did in this second.
     spent: [Spent; 2],
     logs: Logs,
+    turns: u32,
     /// Changes of role and of addresses, and snapshots asked for, in all.
     pub moves: u32,
     broken: Option<String>,
