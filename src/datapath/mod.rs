@@ -1,11 +1,12 @@
 //! The data path: clients' connections and backends' connections, and the bytes between them.
 //!
 //! Owns: the listeners of the services, every client's and every backend's socket, the threads that
-//! serve them. Never: decides who is healthy or who is master; it is told where new connections may
+//! serve them ([`proxy`]); the program in the kernel that forwards without any of these ([`nat`]). Never: decides who is healthy or who is master; it is told where new connections may
 //! go and when to let go of all, and it tells what happened in batches.
 //! Invariants: nothing here waits for the node (a full queue loses events, says so, and tells the
 //! live connections again); no connection outlives a call of `drop_flows` that came after it.
 
+pub mod nat;
 pub mod proxy;
 
 pub use proxy::Proxy;

@@ -41,7 +41,11 @@ struct Ready {
 
 impl Host {
     /// A new, empty namespace with its loopback device up.
-    pub(super) async fn start(name: &str) -> Result<Self, LabError> {
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub async fn start(name: &str) -> Result<Self, LabError> {
         let (ready_tx, ready) = oneshot::channel();
         let (end, end_rx) = oneshot::channel::<()>();
         let thread = thread::Builder::new()
@@ -86,7 +90,7 @@ impl Host {
     }
 
     /// Routing messages to this host's kernel.
-    pub(super) fn netlink(&self) -> &rtnetlink::Handle {
+    pub const fn netlink(&self) -> &rtnetlink::Handle {
         &self.netlink
     }
 
@@ -125,7 +129,7 @@ impl Host {
 
     /// Writes a setting below `/proc/sys/net`, which shows each thread its own namespace. Whether
     /// it worked: an older kernel may lack the setting.
-    pub(super) async fn sysctl(&self, key: &'static str, value: &'static str) -> bool {
+    pub async fn sysctl(&self, key: &'static str, value: &'static str) -> bool {
         self.run(async move { fs::write(format!("/proc/sys/net/{key}"), value).is_ok() })
             .await
     }

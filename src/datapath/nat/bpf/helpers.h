@@ -1,0 +1,40 @@
+/* What the program needs of the kernel's helpers and of libbpf's conventions, and no more. */
+#ifndef TANDEM_HELPERS_H
+#define TANDEM_HELPERS_H
+
+#include <linux/bpf.h>
+
+#define SEC(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+
+/* A map, described by types: the loader reads them from BTF. */
+#define NUMBER(name, value) int(*name)[value]
+#define TYPE(name, value) typeof(value) *name
+
+static void *(*const map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*const map_update)(void *map, const void *key, const void *value,
+                                __u64 flags) = (void *)BPF_FUNC_map_update_elem;
+static long (*const map_delete)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
+static __u64 (*const coarse_clock)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
+static __u32 (*const prandom)(void) = (void *)BPF_FUNC_get_prandom_u32;
+static long (*const l4_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to,
+                                     __u64 flags) = (void *)BPF_FUNC_l4_csum_replace;
+static long (*const load_bytes)(const void *skb, __u32 offset, void *to,
+                                __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
+static long (*const store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u32 len,
+                                 __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
+static long (*const redirect_neigh)(__u32 ifindex, void *params, int size,
+                                    __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static void *(*const ring_reserve)(void *ring, __u64 size,
+                                   __u64 flags) = (void *)BPF_FUNC_ringbuf_reserve;
+static void (*const ring_submit)(void *data, __u64 flags) = (void *)BPF_FUNC_ringbuf_submit;
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define BE16(x) ((__u16)__builtin_bswap16(x))
+#define BE32(x) ((__u32)__builtin_bswap32(x))
+#else
+#define BE16(x) ((__u16)(x))
+#define BE32(x) ((__u32)(x))
+#endif
+
+#endif

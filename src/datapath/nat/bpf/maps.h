@@ -1,0 +1,104 @@
+/* The maps. User space sets the sizes of flows, slots, backends and of both rings. */
+#ifndef TANDEM_MAPS_H
+#define TANDEM_MAPS_H
+
+#include "helpers.h"
+#include "layout.h"
+
+/* Two entries a flow. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_HASH);
+    NUMBER(max_entries, 131072);
+    TYPE(key, struct flow_key);
+    TYPE(value, struct flow);
+} flows SEC(".maps");
+
+struct {
+    NUMBER(type, BPF_MAP_TYPE_HASH);
+    NUMBER(max_entries, 1024);
+    TYPE(key, struct endpoint);
+    TYPE(value, struct service);
+} services SEC(".maps");
+
+struct {
+    NUMBER(type, BPF_MAP_TYPE_HASH);
+    NUMBER(max_entries, 1024);
+    TYPE(key, struct endpoint);
+    TYPE(value, struct owned);
+} addresses SEC(".maps");
+
+/* Indices into `backends`. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_ARRAY);
+    NUMBER(max_entries, 65344);
+    TYPE(key, __u32);
+    TYPE(value, __u32);
+} slots SEC(".maps");
+
+struct {
+    NUMBER(type, BPF_MAP_TYPE_ARRAY);
+    NUMBER(max_entries, 4096);
+    TYPE(key, __u32);
+    TYPE(value, struct backend);
+} backends SEC(".maps");
+
+/* How often the ports of each backend went round. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_ARRAY);
+    NUMBER(max_entries, 4096);
+    TYPE(key, __u32);
+    TYPE(value, __u64);
+} ports SEC(".maps");
+
+/* Round robin: how many flows each service had. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_ARRAY);
+    NUMBER(max_entries, 1024);
+    TYPE(key, __u32);
+    TYPE(value, __u64);
+} turns SEC(".maps");
+
+struct {
+    NUMBER(type, BPF_MAP_TYPE_ARRAY);
+    NUMBER(max_entries, 1);
+    TYPE(key, __u32);
+    TYPE(value, struct settings);
+} settings SEC(".maps");
+
+/* Until when this node may forward: CLOCK_MONOTONIC, ns. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_ARRAY);
+    NUMBER(max_entries, 1);
+    TYPE(key, __u32);
+    TYPE(value, __u64);
+} lease SEC(".maps");
+
+struct {
+    NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    NUMBER(max_entries, COUNTERS);
+    TYPE(key, __u32);
+    TYPE(value, __u64);
+} counters SEC(".maps");
+
+struct {
+    NUMBER(type, BPF_MAP_TYPE_RINGBUF);
+    NUMBER(max_entries, 4194304);
+} events SEC(".maps");
+
+/* A ring of its own: a flood of strays must not push out what is true of flows. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_RINGBUF);
+    NUMBER(max_entries, 65536);
+} refusals SEC(".maps");
+
+INLINE void count(__u32 counter) {
+    __u64 *value = map_lookup(&counters, &counter);
+    if (value) *value += 1;
+}
+
+INLINE int drop(__u32 reason) {
+    count(reason);
+    return TC_ACT_SHOT;
+}
+
+#endif

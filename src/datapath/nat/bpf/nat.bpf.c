@@ -1,0 +1,262 @@
+/* Tandem's kernel mode: full NAT of TCP at TC ingress.
+ *
+ * A client's packet to a service goes on to a backend, from an address and port of ours; a
+ * backend's answer goes back to the client, from the service's address. Whatever belongs to a
+ * service or to a flow is translated or dropped, and counted; it never reaches the local stack.
+ * Everything else passes untouched.
+ *
+ * A packet with a VLAN tag passes: it comes again, untagged, on the VLAN's own device. */
+#include <linux/pkt_cls.h>
+
+#include "offsets.h"
+#include "state.h"
+#include "translate.h"
+
+#define TRIES 8
+#define PACKET_HOST 0
+
+/* The kernel lends some helpers to GPL compatible programs only. */
+const char licence[] SEC("license") = "Dual MIT/GPL";
+
+INLINE int lapsed(__u64 now) {
+    __u32 zero = 0;
+    __u64 *until = map_lookup(&lease, &zero);
+    return !until || now >= *until;
+}
+
+INLINE struct owned *owner(const struct address *address, __u32 family) {
+    struct endpoint endpoint = {.address = *address, .family = family};
+    return map_lookup(&addresses, &endpoint);
+}
+
+/* TCP that cannot be translated: refused if it is for us, else not ours. */
+INLINE int strange(const struct packet *p, __u32 reason) {
+    return owner(&p->key.dst, p->key.family) ? drop(reason) : TC_ACT_UNSPEC;
+}
+
+/* Addresses that no client has: ours, and those that mean no single host. */
+INLINE int bad_source(const struct flow_key *key) {
+    const struct address *src = &key->src;
+    __u32 first = BE32(src->word[0]);
+    if (key->family == 4) {
+        __u32 net = first >> 24;
+        if (net == 0 || net == 127 || net >= 224) return 1;
+    } else {
+        if (first >> 24 == 0xff) return 1;
+        if (!src->word[0] && !src->word[1] && !src->word[2] && BE32(src->word[3]) < 2) return 1;
+    }
+    return !!owner(src, key->family);
+}
+
+INLINE __u32 mixed(__u32 hash, __u32 word) {
+    hash = (hash ^ word) * 0x9e3779b1;
+    return hash ^ hash >> 15;
+}
+
+INLINE __u32 hashed(const struct flow_key *key, const struct service *service) {
+    __u32 hash = service->seed;
+#pragma unroll
+    for (int i = 0; i < 4; i++) hash = mixed(hash, BE32(key->src.word[i]));
+    if (service->scheduler == SCHEDULER_TUPLE) hash = mixed(hash, BE16(key->sport));
+    return mixed(hash, 0);
+}
+
+/* The index of a backend, or NO_BACKEND. */
+INLINE __u32 pick(const struct flow_key *key, const struct service *service) {
+    if (!service->slots) return NO_BACKEND;
+    __u64 number = 0;
+    if (service->scheduler == SCHEDULER_ROUND_ROBIN) {
+        __u32 turn = service->turn;
+        __u64 *count = map_lookup(&turns, &turn);
+        if (count) number = __sync_fetch_and_add(count, 1);
+    } else if (service->scheduler == SCHEDULER_RANDOM) {
+        number = prandom();
+    } else {
+        number = hashed(key, service);
+    }
+    __u32 slot = service->first + number % service->slots;
+    __u32 *index = map_lookup(&slots, &slot);
+    return index ? *index : NO_BACKEND;
+}
+
+/* Makes the backend's entry; writes the port it took into both. 0, or a reason to drop. */
+INLINE __u32 allocate(struct flow *to, struct flow_key *back_key, struct flow *back, __u32 index) {
+    if (to->flags & FLOW_DNAT)
+        return map_update(&flows, back_key, back, BPF_NOEXIST) ? DROP_NO_PORT : 0;
+    __u32 zero = 0;
+    struct settings *range = map_lookup(&settings, &zero);
+    __u64 *rounds = map_lookup(&ports, &index);
+    if (!range || !rounds || range->own_last < range->own_first) return DROP_NO_PORT;
+    __u32 first = range->own_first, span = range->own_last - first + 1;
+    for (int i = 0; i < TRIES; i++) {
+        __u16 port = first + __sync_fetch_and_add(rounds, 1) % span;
+        back_key->dport = BE16(port);
+        long failed = map_update(&flows, back_key, back, BPF_NOEXIST);
+        if (!failed) {
+            to->to_sport = back_key->dport;
+            return 0;
+        }
+        if (failed != -17 /* EEXIST */) return DROP_TABLE_FULL;
+    }
+    return DROP_NO_PORT;
+}
+
+/* A SYN to a service, and no flow: makes one. 0, or a reason to drop. */
+INLINE __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct service *service,
+                  __u64 now) {
+    if (bad_source(&p->key)) return DROP_BAD_SOURCE;
+    __u32 index = pick(&p->key, service);
+    struct backend *backend = map_lookup(&backends, &index);
+    if (!backend || !backend->port) return DROP_NO_BACKEND;
+    int dnat = service->flags & SERVICE_DNAT;
+    struct flow to = {
+        .to_src = dnat ? p->key.src : backend->source,
+        .to_dst = backend->address,
+        .to_sport = p->key.sport,
+        .to_dport = backend->port,
+        .service = service->id,
+        .backend = backend->id,
+        .ifindex = backend->ifindex,
+        .client_isn = p->seq,
+        .mss = service->mss,
+        .state = STATE_OPENING,
+        .flags = (dnat ? FLOW_DNAT : 0) | (service->flags & SERVICE_SYNC ? FLOW_SYNC : 0) |
+                 (service->flags & SERVICE_RETRY ? FLOW_RETRY : 0),
+        .opened = now,
+        .seen = now,
+    };
+    if (dnat && same(&to.to_src, &to.to_dst)) return DROP_HAIRPIN;
+    struct flow_key back_key = opposite(&to, p->key.family);
+    struct flow back = to;
+    back.to_src = p->key.dst;
+    back.to_dst = p->key.src;
+    back.to_sport = p->key.dport;
+    back.to_dport = p->key.sport;
+    back.ifindex = ctx->ifindex;
+    to.flags |= FLOW_CLIENT;
+    __u32 refused = allocate(&to, &back_key, &back, index);
+    if (refused) return refused;
+    long failed = map_update(&flows, &p->key, &to, BPF_NOEXIST);
+    if (failed) {
+        map_delete(&flows, &back_key);
+        return failed == -17 ? DROP_RACE : DROP_TABLE_FULL;
+    }
+    count(COUNT_OPENED);
+    tell_opened(ctx, p, &to);
+    return 0;
+}
+
+INLINE void touch(struct flow *f, const struct packet *p, __u64 now) {
+    if (f->seen != now) f->seen = now;
+    f->packets += 1;
+    f->bytes += p->end - L3;
+}
+
+/* Follows what the packet says. Whether it stays here. */
+INLINE int hold(const struct packet *p, struct flow *f) {
+    struct flow_key other = opposite(f, p->key.family);
+    struct flow *pair = map_lookup(&flows, &other);
+    int client = f->flags & FLOW_CLIENT;
+    /* Half a flow (user space is adding or removing it) is forwarded and not followed. */
+    if (!pair) return 0;
+    struct flow *front = client ? f : pair, *back = client ? pair : f;
+    struct step step = {};
+    follow(front, p, client, &step);
+    back->state = front->state;
+    back->marks = front->marks;
+    back->backend_isn = front->backend_isn;
+    if (step.event)
+        tell(step.event, step.cause, client ? &p->key : &other, front, back);
+    return step.held;
+}
+
+INLINE int forward(struct __sk_buff *ctx, const struct packet *p, struct flow *f, __u64 now) {
+    if (p->hops < 2) return drop(DROP_HOPS);
+    touch(f, p, now);
+    if ((f->state != STATE_ESTABLISHED || p->flags & (TCP_SYN | TCP_FIN | TCP_RST)) && hold(p, f))
+        return drop(DROP_HELD);
+    return translate_tcp(ctx, p, f);
+}
+
+/* A new SYN on old ports: the client has forgotten, so do we. */
+INLINE void replace(const struct packet *p, struct flow *f) {
+    struct flow_key other = opposite(f, p->key.family);
+    struct flow *back = map_lookup(&flows, &other);
+    count(COUNT_REPLACED);
+    if (f->state != STATE_CLOSED) {
+        f->state = STATE_CLOSED;
+        tell(EVENT_CLOSED, CAUSE_REPLACED, &p->key, f, back);
+    }
+    map_delete(&flows, &other);
+    map_delete(&flows, &p->key);
+}
+
+INLINE int tcp(struct __sk_buff *ctx, const struct packet *p) {
+    __u64 now = coarse_clock();
+    struct flow *f = map_lookup(&flows, &p->key);
+    int syn = bare_syn(p->flags);
+    if (f) {
+        if (lapsed(now)) return drop(DROP_LEASE);
+        int again = syn && f->flags & FLOW_CLIENT &&
+                    (f->state == STATE_CLOSED || f->client_isn != p->seq);
+        if (!again) return forward(ctx, p, f, now);
+        replace(p, f);
+    }
+    struct endpoint endpoint = {
+        .address = p->key.dst,
+        .port = p->key.dport,
+        .family = p->key.family,
+    };
+    struct service *service = map_lookup(&services, &endpoint);
+    if (service) {
+        int reject = service->flags & SERVICE_REJECT;
+        if (lapsed(now)) return drop(DROP_LEASE);
+        if (!syn) return refuse(p, DROP_UNKNOWN, reject);
+        if (p->hops < 2) return drop(DROP_HOPS);
+        __u32 refused = open(ctx, p, service, now);
+        if (refused) return refuse(p, refused, reject && refused == DROP_NO_BACKEND);
+        f = map_lookup(&flows, &p->key);
+        return f ? forward(ctx, p, f, now) : drop(DROP_RACE);
+    }
+    struct owned *owned = owner(&p->key.dst, p->key.family);
+    if (!owned || !(owned->flags & OWNED_SOURCE)) return TC_ACT_UNSPEC;
+    __u32 zero = 0;
+    struct settings *range = map_lookup(&settings, &zero);
+    __u16 port = BE16(p->key.dport);
+    if (!range || port < range->range_first || port > range->range_last) return TC_ACT_UNSPEC;
+    if (lapsed(now)) return drop(DROP_LEASE);
+    return refuse(p, DROP_STRAY, owned->flags & OWNED_REJECT);
+}
+
+INLINE int icmp(struct __sk_buff *ctx, const struct packet *p) {
+    struct quote quote = {};
+    if (!read_quote(ctx, p, &quote)) return TC_ACT_UNSPEC;
+    struct flow *f = map_lookup(&flows, &quote.key);
+    if (!f) return TC_ACT_UNSPEC;
+    if (lapsed(coarse_clock())) return drop(DROP_LEASE);
+    if (p->hops < 2) return drop(DROP_HOPS);
+    return translate_icmp(ctx, p, &quote, f);
+}
+
+SEC("classifier")
+int tandem_nat(struct __sk_buff *ctx) {
+    struct packet p = {};
+    enum kind kind = KIND_OTHER;
+    if (ctx->pkt_type != PACKET_HOST || ctx->vlan_present) return TC_ACT_UNSPEC;
+    if (ctx->protocol == BE16(ETH_P_IP)) kind = read_ipv4(ctx, &p);
+    if (ctx->protocol == BE16(ETH_P_IPV6)) kind = read_ipv6(ctx, &p);
+    switch (kind) {
+    case KIND_TCP:
+        return tcp(ctx, &p);
+    case KIND_ICMP:
+        return icmp(ctx, &p);
+    case KIND_FRAGMENT:
+        return strange(&p, DROP_FRAGMENT);
+    case KIND_MALFORMED:
+        return strange(&p, DROP_MALFORMED);
+    case KIND_EXTENSION:
+        return strange(&p, DROP_EXTENSION);
+    default:
+        return TC_ACT_UNSPEC;
+    }
+}

@@ -1,0 +1,147 @@
+//! Names of what the program counts, tells and keeps; `bpf/layout.h` has the same in C.
+
+/// An enum that C has as well: its values begin at `$first`, its names follow `$prefix` there.
+macro_rules! shared_enum {
+    ($(#[$doc:meta])* $name:ident: $repr:ident from $first:literal {
+        $($(#[$vdoc:meta])* $variant:ident = $c:literal,)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        #[repr($repr)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant,)*
+        }
+
+        impl $name {
+            /// All, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// Their names in `layout.h`, same order.
+            pub const NAMES: &'static [&'static str] = &[$($c,)*];
+
+            /// As the maps have it.
+            pub const fn number(self) -> $repr {
+                self as $repr + $first
+            }
+
+            /// The one with this number.
+            pub fn from_number(number: $repr) -> Option<Self> {
+                let at = number.checked_sub($first)?;
+                Self::ALL.get(at as usize).copied()
+            }
+        }
+    };
+}
+
+shared_enum! {
+    /// How far a flow is.
+    State: u8 from 1 {
+        /// The client's SYN went to the backend.
+        Opening = "STATE_OPENING",
+        /// The backend's SYN-ACK went to the client.
+        Answered = "STATE_ANSWERED",
+        /// The client's ACK went to the backend.
+        Established = "STATE_ESTABLISHED",
+        /// One side sent FIN.
+        Closing = "STATE_CLOSING",
+        /// Both sent FIN, or one RST.
+        Closed = "STATE_CLOSED",
+    }
+}
+
+shared_enum! {
+    /// How a slot is chosen.
+    Scheduler: u32 from 0 {
+        /// One after the other.
+        RoundRobin = "SCHEDULER_ROUND_ROBIN",
+        /// Any.
+        Random = "SCHEDULER_RANDOM",
+        /// By the client's address.
+        Source = "SCHEDULER_SOURCE",
+        /// By the client's address and port.
+        Tuple = "SCHEDULER_TUPLE",
+    }
+}
+
+shared_enum! {
+    /// What happened to a flow.
+    EventKind: u32 from 1 {
+        /// It began; the record is an [`Opened`](super::layout::Opened).
+        Opened = "EVENT_OPENED",
+        /// The backend answered: both initial sequence numbers are known.
+        Established = "EVENT_ESTABLISHED",
+        /// It ended.
+        Closed = "EVENT_CLOSED",
+        /// It did not end: the RST was not its sender's.
+        Revived = "EVENT_REVIVED",
+        /// The backend refused; the client has not been told.
+        Refused = "EVENT_REFUSED",
+    }
+}
+
+shared_enum! {
+    /// Why.
+    Cause: u32 from 0 {
+        /// Nothing to say.
+        None = "CAUSE_NONE",
+        /// Both ends closed.
+        Fin = "CAUSE_FIN",
+        /// A RST from the client.
+        ClientRst = "CAUSE_CLIENT_RST",
+        /// A RST from the backend.
+        BackendRst = "CAUSE_BACKEND_RST",
+        /// A new SYN with the same ports.
+        Replaced = "CAUSE_REPLACED",
+        /// The backend remembers an older connection.
+        StaleAck = "CAUSE_STALE_ACK",
+    }
+}
+
+shared_enum! {
+    /// Everything that the program counts. The index in `counters`.
+    Counter: u32 from 0 {
+        /// Packets translated and sent to backends.
+        ToBackend = "COUNT_TO_BACKEND",
+        /// Packets translated and sent to clients.
+        ToClient = "COUNT_TO_CLIENT",
+        /// ICMP errors translated.
+        Icmp = "COUNT_ICMP",
+        /// Flows begun.
+        Opened = "COUNT_OPENED",
+        /// Flows that a new SYN ended.
+        Replaced = "COUNT_REPLACED",
+        /// Dropped: this node may not forward now.
+        Lease = "DROP_LEASE",
+        /// Dropped: to a service, no flow, and no SYN.
+        Unknown = "DROP_UNKNOWN",
+        /// Dropped: to a source address, no flow.
+        Stray = "DROP_STRAY",
+        /// Dropped: no backend for a SYN.
+        NoBackend = "DROP_NO_BACKEND",
+        /// Dropped: every port tried was taken.
+        NoPort = "DROP_NO_PORT",
+        /// Dropped: no room for a flow.
+        TableFull = "DROP_TABLE_FULL",
+        /// Dropped: the second of two SYNs of one flow at once.
+        Race = "DROP_RACE",
+        /// Dropped: a fragment of TCP to an address of ours.
+        Fragment = "DROP_FRAGMENT",
+        /// Dropped: no whole TCP header, or impossible lengths.
+        Malformed = "DROP_MALFORMED",
+        /// Dropped: IPv6 extension headers that are refused.
+        Extension = "DROP_EXTENSION",
+        /// Dropped: TTL or hop limit used up.
+        Hops = "DROP_HOPS",
+        /// Dropped: a backend would have to answer itself.
+        Hairpin = "DROP_HAIRPIN",
+        /// Dropped: a SYN from an address that no client has.
+        BadSource = "DROP_BAD_SOURCE",
+        /// A backend's refusal, held for a retry.
+        Held = "DROP_HELD",
+        /// Dropped: the packet could not be changed.
+        Write = "DROP_WRITE",
+        /// An event was lost: the flow map must be read again.
+        LostEvent = "LOST_EVENT",
+        /// A refusal was lost.
+        LostRefusal = "LOST_REFUSAL",
+    }
+}

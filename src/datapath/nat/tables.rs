@@ -1,0 +1,259 @@
+//! The program's maps, each with the operations that user space needs.
+
+use std::fmt;
+use std::io;
+
+use aya::Ebpf;
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+
+use super::layout::{
+    Backend, Endpoint, Event, Flow, FlowKey, Opened, Owned, Refusal, Service, Settings, record,
+};
+use super::names::Counter;
+use super::program::NatError;
+
+const ANY: u64 = 0;
+const NO_EXIST: u64 = 1;
+
+/// What the program said of a flow.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Told {
+    /// It began.
+    Opened(Box<Opened>),
+    /// Anything else.
+    Event(Event),
+}
+
+/// All maps.
+pub struct Tables {
+    flows: HashMap<MapData, FlowKey, Flow>,
+    services: HashMap<MapData, Endpoint, Service>,
+    addresses: HashMap<MapData, Endpoint, Owned>,
+    slots: Array<MapData, u32>,
+    backends: Array<MapData, Backend>,
+    ports: Array<MapData, u64>,
+    turns: Array<MapData, u64>,
+    settings: Array<MapData, Settings>,
+    lease: Array<MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
+    events: RingBuf<MapData>,
+    refusals: RingBuf<MapData>,
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tables").finish_non_exhaustive()
+    }
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, NatError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or_else(|| NatError::Other {
+        what: "read the program's object",
+        reason: format!("it has no map {name}"),
+    })?;
+    map.try_into().map_err(|error: MapError| NatError::Other {
+        what: "open a table",
+        reason: format!("{name}: {error}"),
+    })
+}
+
+fn map_error(what: &'static str) -> impl FnOnce(MapError) -> NatError {
+    move |source| match &source {
+        MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+            NatError::Full { what }
+        }
+        _ => NatError::Map { what, source },
+    }
+}
+
+/// Whether the kernel said that there is no such key.
+fn absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+fn lookup<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    key: &K,
+    what: &'static str,
+) -> Result<Option<V>, NatError> {
+    match map.get(key, ANY) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if absent(&error) => Ok(None),
+        Err(error) => Err(map_error(what)(error)),
+    }
+}
+
+fn remove<K: Pod, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    key: &K,
+    what: &'static str,
+) -> Result<bool, NatError> {
+    match map.remove(key) {
+        Ok(()) => Ok(true),
+        Err(error) if absent(&error) => Ok(false),
+        Err(error) => Err(map_error(what)(error)),
+    }
+}
+
+impl Tables {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, NatError> {
+        Ok(Self {
+            flows: take(ebpf, "flows")?,
+            services: take(ebpf, "services")?,
+            addresses: take(ebpf, "addresses")?,
+            slots: take(ebpf, "slots")?,
+            backends: take(ebpf, "backends")?,
+            ports: take(ebpf, "ports")?,
+            turns: take(ebpf, "turns")?,
+            settings: take(ebpf, "settings")?,
+            lease: take(ebpf, "lease")?,
+            counters: take(ebpf, "counters")?,
+            events: take(ebpf, "events")?,
+            refusals: take(ebpf, "refusals")?,
+        })
+    }
+
+    /// This node may forward until then: `CLOCK_MONOTONIC`, nanoseconds; 0: not at all. The
+    /// program's clock lags by up to a jiffy (10 ms at most), so it stops that much later.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said; so everywhere below.
+    pub fn renew_lease(&mut self, until: u64) -> Result<(), NatError> {
+        let set = self.lease.set(0, until, ANY);
+        set.map_err(map_error("renew the lease"))
+    }
+
+    /// Which ports belong to flows.
+    pub fn set_settings(&mut self, settings: Settings) -> Result<(), NatError> {
+        let set = self.settings.set(0, settings, ANY);
+        set.map_err(map_error("write the settings"))
+    }
+
+    /// Adds or changes a service, in one step.
+    pub fn set_service(&mut self, at: Endpoint, service: Service) -> Result<(), NatError> {
+        let set = self.services.insert(at, service, ANY);
+        set.map_err(map_error("write a service"))
+    }
+
+    /// Whether it was there.
+    pub fn remove_service(&mut self, at: Endpoint) -> Result<bool, NatError> {
+        remove(&mut self.services, &at, "remove a service")
+    }
+
+    /// Adds or changes an address of ours.
+    pub fn set_address(&mut self, at: Endpoint, owned: Owned) -> Result<(), NatError> {
+        let set = self.addresses.insert(at, owned, ANY);
+        set.map_err(map_error("write an address"))
+    }
+
+    /// Whether it was there.
+    pub fn remove_address(&mut self, at: Endpoint) -> Result<bool, NatError> {
+        remove(&mut self.addresses, &at, "remove an address")
+    }
+
+    /// Writes indices of backends into slots from `first` on. Not in one step: write where no
+    /// service reads yet.
+    pub fn set_slots(&mut self, first: u32, backends: &[u32]) -> Result<(), NatError> {
+        for (slot, backend) in (first..).zip(backends) {
+            let set = self.slots.set(slot, *backend, ANY);
+            set.map_err(map_error("write a slot"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a backend that no slot names.
+    pub fn set_backend(&mut self, index: u32, backend: Backend) -> Result<(), NatError> {
+        let set = self.backends.set(index, backend, ANY);
+        set.map_err(map_error("write a backend"))
+    }
+
+    /// How many ports towards this backend were tried: the next is this one modulo the range.
+    pub fn ports_tried(&self, index: u32) -> Result<u64, NatError> {
+        let get = self.ports.get(&index, ANY);
+        get.map_err(map_error("read the ports"))
+    }
+
+    /// Sets what [`ports_tried`](Self::ports_tried) gives: a standby that takes over goes on
+    /// where it likes.
+    pub fn set_ports_tried(&mut self, index: u32, tried: u64) -> Result<(), NatError> {
+        let set = self.ports.set(index, tried, ANY);
+        set.map_err(map_error("write the ports"))
+    }
+
+    /// How many flows a service's round robin has placed.
+    pub fn turns(&self, turn: u32) -> Result<u64, NatError> {
+        let get = self.turns.get(&turn, ANY);
+        get.map_err(map_error("read the turns"))
+    }
+
+    /// Sets what [`turns`](Self::turns) gives.
+    pub fn set_turns(&mut self, turn: u32, turns: u64) -> Result<(), NatError> {
+        let set = self.turns.set(turn, turns, ANY);
+        set.map_err(map_error("write the turns"))
+    }
+
+    /// One direction of a flow.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, NatError> {
+        lookup(&self.flows, key, "read a flow")
+    }
+
+    /// Writes one direction of a flow. The backend's goes first, so that no packet finds half.
+    pub fn set_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), NatError> {
+        let set = self.flows.insert(key, flow, ANY);
+        set.map_err(map_error("write a flow"))
+    }
+
+    /// Like [`set_flow`](Self::set_flow), but leaves what is there. Whether it was written.
+    pub fn add_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<bool, NatError> {
+        match self.flows.insert(key, flow, NO_EXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::AlreadyExists =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(map_error("add a flow")(error)),
+        }
+    }
+
+    /// Whether it was there.
+    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<bool, NatError> {
+        remove(&mut self.flows, key, "remove a flow")
+    }
+
+    /// Every entry, while traffic may go on: what comes or goes meanwhile may or may not be there.
+    pub fn flows(&self) -> impl Iterator<Item = Result<(FlowKey, Flow), NatError>> + '_ {
+        let entries = self.flows.iter();
+        entries.map(|entry| entry.map_err(map_error("read the flows")))
+    }
+
+    /// What was counted, over all CPUs.
+    pub fn counter(&self, counter: Counter) -> Result<u64, NatError> {
+        let values = self.counters.get(&counter.number(), ANY);
+        let values = values.map_err(map_error("read the counters"))?;
+        Ok(values.iter().fold(0, |sum, value| sum.wrapping_add(*value)))
+    }
+
+    /// The next event, if there is one. Nothing wakes the reader: poll at least every
+    /// millisecond under load, and rescan the flows when [`Counter::LostEvent`] moves.
+    pub fn next_event(&mut self) -> Option<Told> {
+        let item = self.events.next()?;
+        let opened = record(&item).map(|opened| Told::Opened(Box::new(opened)));
+        opened.or_else(|| record(&item).map(Told::Event))
+    }
+
+    /// The next packet that deserves a RST.
+    pub fn next_refusal(&mut self) -> Option<Refusal> {
+        let item = self.refusals.next()?;
+        record(&item)
+    }
+}

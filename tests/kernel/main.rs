@@ -1,0 +1,92 @@
+//! The kernel mode's program, in the kernel.
+//!
+//! Loading it needs root's rights outside of any user namespace. Where they are missing, each test
+//! is listed as ignored, with the reason; none passes silently.
+
+mod checks;
+mod differential;
+mod frames;
+mod limits;
+mod line;
+mod rig;
+mod traffic;
+mod world;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tandem::lab;
+
+type Test = (&'static str, Box<dyn FnOnce() -> Result<(), String> + Send>);
+
+fn main() -> ExitCode {
+    // First of all: this is refused once there are threads.
+    let rights = lab::enter().map_err(|error| error.to_string());
+    let rights = rights.and_then(|_| {
+        let loaded = differential::load().map_err(|error| error.to_string());
+        loaded.map(drop)
+    });
+    let tests = all().into_iter().map(|(name, test)| {
+        let refused = rights.clone().err();
+        Trial::ignorable_test(name, move || match refused {
+            Some(why) => Ok(Completion::ignored_with(why)),
+            None => test().map(|()| Completion::Completed).map_err(Failed::from),
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), tests.collect()).exit_code()
+}
+
+fn all() -> Vec<Test> {
+    vec![
+        (
+            "kernel_and_reference_agree",
+            Box::new(differential::kernel_and_reference_agree),
+        ),
+        ("full_table", Box::new(limits::full_table)),
+        ("full_ring", Box::new(limits::full_ring)),
+        ("random_choice", Box::new(limits::random_choice)),
+        ("no_such_interface", Box::new(limits::no_such_interface)),
+        test("many_connections_ipv4", || traffic::many_connections(false)),
+        test("many_connections_ipv6", || traffic::many_connections(true)),
+        test("bulk_ipv4", || traffic::bulk(false)),
+        test("bulk_ipv6", || traffic::bulk(true)),
+        test("narrow_backend_side_ipv4", || {
+            traffic::narrow_backend_side(false)
+        }),
+        test("narrow_backend_side_ipv6", || {
+            traffic::narrow_backend_side(true)
+        }),
+        test("narrow_client_side_ipv4", || {
+            traffic::narrow_client_side(false)
+        }),
+        test("narrow_client_side_ipv6", || {
+            traffic::narrow_client_side(true)
+        }),
+        test("narrow_own_link_ipv4", || traffic::narrow_own_link(false)),
+        test("narrow_own_link_ipv6", || traffic::narrow_own_link(true)),
+        test("client_preserved_ipv4", || traffic::client_preserved(false)),
+        test("client_preserved_ipv6", || traffic::client_preserved(true)),
+        test("classic_hook", traffic::classic_hook),
+        test("lapsed_lease", traffic::lapsed_lease),
+        test("refusing_backend", || traffic::refusing_backend(false)),
+        test("refusing_backend_held", || traffic::refusing_backend(true)),
+        test("hairpin_ipv4", || traffic::hairpin(false)),
+        test("hairpin_ipv6", || traffic::hairpin(true)),
+        test("forgotten_flow", traffic::forgotten_flow),
+    ]
+}
+
+fn test<F>(name: &'static str, body: impl FnOnce() -> F + Send + 'static) -> Test
+where
+    F: Future<Output = Result<(), String>>,
+{
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime can be built");
+        runtime.block_on(body())
+    };
+    (name, Box::new(run))
+}
