@@ -74,8 +74,8 @@ pub struct Series {
     pub runs: Vec<Run>,
     /// Runs that were repeated because the prober itself was held up.
     pub void: usize,
-    /// Median of the outages.
-    pub outage_ms_median: f64,
+    /// Median over the runs of the longest gap between two successful new connections.
+    pub outage_ms: f64,
     /// The longest.
     pub outage_ms_max: f64,
     /// The longest that the median may be.
@@ -107,7 +107,7 @@ impl Series {
         Self {
             scenario,
             void,
-            outage_ms_median: median,
+            outage_ms: median,
             outage_ms_max: outages().fold(0.0, f64::max),
             outage_ms_limit: limit,
             requests_total: runs.iter().map(|run| run.requests_total).sum(),
@@ -172,7 +172,7 @@ pub(super) fn table(report: &Report) -> Table {
         table.add_row([
             series.scenario.to_string(),
             series.runs.len().to_string(),
-            format!("{:.1} ms", series.outage_ms_median),
+            format!("{:.1} ms", series.outage_ms),
             format!("{:.1} ms", series.outage_ms_max),
             series
                 .outage_ms_limit
