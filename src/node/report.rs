@@ -33,6 +33,8 @@ pub(super) fn status(node: &Node, now: Mono) -> Status {
             .iter()
             .map(|known| service(node, known))
             .collect(),
+        // The data path knows.
+        nat: None,
         counters: Counters {
             false_alarms: node.election.false_alarms(),
             ..node.counters.clone()

@@ -8,9 +8,11 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::{BackendId, FlowId};
 use crate::wire::codec;
-use crate::wire::replication::{AdminState, FlowRecord, Frame, HealthRecord, Item, MAX_BATCH};
+use crate::wire::replication::{
+    AdminState, FlowRecord, Frame, HealthRecord, Item, MAX_BATCH, NatKey, NatRecord,
+};
 
-/// Connections in one replica. A flow takes about 100 bytes of memory.
+/// Connections in one replica, of each kind. A flow takes about 100 bytes of memory.
 pub const MAX_FLOWS: usize = 2_000_000;
 /// Backends in each table of one replica.
 pub const MAX_BACKENDS: usize = 262_144;
@@ -19,6 +21,7 @@ pub const MAX_BACKENDS: usize = 262_144;
 #[derive(Clone, Debug, Default)]
 pub struct Replica {
     flows: BTreeMap<FlowId, FlowRecord>,
+    nat: BTreeMap<NatKey, NatRecord>,
     health: BTreeMap<BackendId, HealthRecord>,
     admin: BTreeMap<BackendId, AdminState>,
     overflowed: u64,
@@ -48,6 +51,7 @@ pub(super) enum Key {
     Admin(BackendId),
     Health(BackendId),
     Flow(FlowId),
+    Nat(NatKey),
 }
 
 impl Key {
@@ -58,13 +62,19 @@ impl Key {
             Item::FlowBytes { flow, .. }
             | Item::FlowClose { flow }
             | Item::FlowOpen { flow, .. } => Self::Flow(*flow),
+            Item::NatClose { key } | Item::NatMarks { key, .. } | Item::NatOpen { key, .. } => {
+                Self::Nat(*key)
+            }
         }
     }
 }
 
 impl PartialEq for Replica {
     fn eq(&self, other: &Self) -> bool {
-        self.flows == other.flows && self.health == other.health && self.admin == other.admin
+        self.flows == other.flows
+            && self.nat == other.nat
+            && self.health == other.health
+            && self.admin == other.admin
     }
 }
 
@@ -95,10 +105,18 @@ impl Replica {
                     if changed { Put::Changed } else { Put::Same }
                 })
             }
-            Item::FlowClose { flow } => match self.flows.remove(&flow) {
-                Some(_) => Put::Changed,
-                None => Put::Same,
-            },
+            Item::FlowClose { flow } => removed(self.flows.remove(&flow)),
+            Item::NatOpen { key, record } => put(&mut self.nat, key, record, flows),
+            Item::NatMarks {
+                key,
+                client,
+                backend,
+            } => self.nat.get_mut(&key).map_or(Put::Same, |r| {
+                let changed = (r.client_mark, r.backend_mark) != (client, Some(backend));
+                (r.client_mark, r.backend_mark) = (client, Some(backend));
+                if changed { Put::Changed } else { Put::Same }
+            }),
+            Item::NatClose { key } => removed(self.nat.remove(&key)),
         };
         self.overflowed += u64::from(put == Put::Full);
         put == Put::Changed
@@ -107,6 +125,11 @@ impl Replica {
     /// Live connections.
     pub const fn flows(&self) -> &BTreeMap<FlowId, FlowRecord> {
         &self.flows
+    }
+
+    /// Live connections of the kernel mode.
+    pub const fn nat(&self) -> &BTreeMap<NatKey, NatRecord> {
+        &self.nat
     }
 
     /// Verdicts.
@@ -126,7 +149,7 @@ impl Replica {
 
     /// Entries in all tables.
     pub fn len(&self) -> u64 {
-        (self.flows.len() + self.health.len() + self.admin.len()) as u64
+        (self.flows.len() + self.nat.len() + self.health.len() + self.admin.len()) as u64
     }
 
     /// There is nothing in it.
@@ -141,18 +164,27 @@ impl Replica {
 
     /// The items behind this key.
     pub(super) fn items_after(&self, last: Option<Key>) -> impl Iterator<Item = Item> + '_ {
-        let (admin, health, flows) = match last {
-            None => (Some(Unbounded), Some(Unbounded), Unbounded),
-            Some(Key::Admin(id)) => (Some(Excluded(id)), Some(Unbounded), Unbounded),
-            Some(Key::Health(id)) => (None, Some(Excluded(id)), Unbounded),
-            Some(Key::Flow(id)) => (None, None, Excluded(id)),
+        let all = (Some(Unbounded), Some(Unbounded), Some(Unbounded), Unbounded);
+        let (admin, health, flows, nat) = match last {
+            None => all,
+            Some(Key::Admin(id)) => (
+                Some(Excluded(id)),
+                Some(Unbounded),
+                Some(Unbounded),
+                Unbounded,
+            ),
+            Some(Key::Health(id)) => (None, Some(Excluded(id)), Some(Unbounded), Unbounded),
+            Some(Key::Flow(id)) => (None, None, Some(Excluded(id)), Unbounded),
+            Some(Key::Nat(key)) => (None, None, None, Excluded(key)),
         };
         let admin = admin.map(|from| self.admin.range((from, Unbounded)));
         let health = health.map(|from| self.health.range((from, Unbounded)));
-        let flows = self.flows.range((flows, Unbounded));
+        let flows = flows.map(|from| self.flows.range((from, Unbounded)));
+        let nat = self.nat.range((nat, Unbounded));
         let admin = admin.into_iter().flatten().map(admin_item);
         let health = health.into_iter().flatten().map(health_item);
-        admin.chain(health).chain(flows.map(flow_item))
+        let flows = flows.into_iter().flatten().map(flow_item);
+        admin.chain(health).chain(flows).chain(nat.map(nat_item))
     }
 
     /// The item for this key, if there is an entry.
@@ -161,10 +193,11 @@ impl Replica {
             Key::Admin(id) => self.admin.get_key_value(&id).map(admin_item),
             Key::Health(id) => self.health.get_key_value(&id).map(health_item),
             Key::Flow(id) => self.flows.get_key_value(&id).map(flow_item),
+            Key::Nat(key) => self.nat.get_key_value(&key).map(nat_item),
         }
     }
 
-    /// Forgets the connections: those of a dead proxy are dead.
+    /// Forgets the proxied connections: those of a dead proxy are dead.
     pub fn forget_flows(&mut self) {
         self.flows.clear();
     }
@@ -190,6 +223,10 @@ enum Put {
     Same,
 }
 
+fn removed<V>(entry: Option<V>) -> Put {
+    entry.map_or(Put::Same, |_| Put::Changed)
+}
+
 fn put<K: Ord, V: PartialEq>(table: &mut BTreeMap<K, V>, key: K, value: V, limit: usize) -> Put {
     if let Some(known) = table.get_mut(&key) {
         let changed = *known != value;
@@ -211,6 +248,11 @@ const fn plain(record: FlowRecord) -> FlowRecord {
         v4 @ SocketAddr::V4(_) => v4,
     };
     FlowRecord { client, ..record }
+}
+
+const fn nat_item((key, record): (&NatKey, &NatRecord)) -> Item {
+    let (key, record) = (*key, *record);
+    Item::NatOpen { key, record }
 }
 
 const fn admin_item((backend, state): (&BackendId, &AdminState)) -> Item {

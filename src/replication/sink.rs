@@ -6,7 +6,7 @@ use crate::time::Mono;
 use crate::wire::replication::{Frame, Item, MAX_BATCH, Position};
 
 /// Items of the largest snapshot.
-const MAX_ITEMS: u64 = (MAX_FLOWS + 2 * MAX_BACKENDS) as u64;
+const MAX_ITEMS: u64 = (2 * MAX_FLOWS + 2 * MAX_BACKENDS) as u64;
 
 /// What a sink leaves behind when its node becomes master.
 #[derive(Clone, Debug, Eq, PartialEq)]
