@@ -9,7 +9,8 @@ use crate::model::{
 };
 use crate::wire::heartbeat::Echo;
 use crate::wire::replication::{
-    AdminState, FlowRecord, HandoverCause, HealthRecord, Hello, Item, MAX_BATCH, Position,
+    AdminState, FlowRecord, HandoverCause, HealthRecord, Hello, Item, MAX_BATCH, NatKey, NatRecord,
+    Position,
 };
 
 fn heartbeat() -> Heartbeat {
@@ -111,8 +112,26 @@ fn golden() -> Vec<(Frame, &'static str)> {
                     down: 11,
                 },
                 Item::FlowClose { flow: FlowId(9) },
+                Item::NatOpen {
+                    key: nat_key(),
+                    record: NatRecord {
+                        service: ServiceId(3),
+                        backend: BackendId(4),
+                        source: ([192, 0, 2, 100], 20_000).into(),
+                        target: ([198, 51, 100, 21], 8_080).into(),
+                        client_mark: 5,
+                        backend_mark: None,
+                        since_unix_ms: 6,
+                    },
+                },
+                Item::NatMarks {
+                    key: nat_key(),
+                    client: 7,
+                    backend: 8,
+                },
+                Item::NatClose { key: nat_key() },
             ]),
-            "010002060300020101090a0b0209",
+            "010002060600020101090a0b02090500c0000207fb409c00c000026450030400c0000264fb204e00c6336415fb901f0500060600c0000207fb409c00c00002645007080700c0000207fb409c00c000026450",
         ),
         (Frame::SnapshotEnd, "01000207"),
         (
@@ -151,6 +170,13 @@ fn the_bytes_of_a_heartbeat_are_these_until_the_protocol_version_rises() {
         "01000101fb2c0102079600fc00e1f505fd887766554433221101fbcdab02010000fc00ca9a3b0105fc70110100"
     );
     assert_eq!(decode_heartbeat(&bytes), Ok(heartbeat()));
+}
+
+fn nat_key() -> NatKey {
+    NatKey {
+        client: ([192, 0, 2, 7], 40_000).into(),
+        service: ([192, 0, 2, 100], 80).into(),
+    }
 }
 
 #[test]
@@ -313,7 +339,12 @@ fn items() -> impl Strategy<Value = Vec<Item>> {
                 bad,
             },
         });
-    prop::collection::vec(prop_oneof![open, bytes, close, health], 0..40)
+    let nat = any::<(u32, u32)>().prop_map(|(client, backend)| Item::NatMarks {
+        key: nat_key(),
+        client,
+        backend,
+    });
+    prop::collection::vec(prop_oneof![open, bytes, close, health, nat], 0..40)
 }
 
 proptest! {

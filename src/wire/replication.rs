@@ -157,6 +157,16 @@ pub enum Item {
     },
 }
 
+impl Item {
+    /// It is about a connection of the kernel mode.
+    pub const fn of_nat(&self) -> bool {
+        matches!(
+            self,
+            Self::NatClose { .. } | Self::NatMarks { .. } | Self::NatOpen { .. }
+        )
+    }
+}
+
 /// A connection of the kernel mode, as its client sees it.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct NatKey {
