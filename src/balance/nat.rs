@@ -62,7 +62,7 @@ pub struct NatReport {
 }
 
 /// One thing that happened to a connection of the kernel mode.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub enum NatEvent {
     /// It ended.
     Closed {
