@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -379,18 +380,14 @@ fn forge(eyes: &Wire, hands: &[Wire; 2]) {
 async fn silence() -> Result<(), LabError> {
     let mut lab = Lab::up(&with(default_config())).await?;
     let master = lab.settled().await?;
-    let mut slow = Vec::new();
-    for vip in [vip(80), vip6(80)].repeat(10) {
-        // Asks for much and reads nothing.
-        slow.push(good("ask", lab.network().client.run(ask(vip)).await));
-    }
-    sleep(Duration::from_millis(300)).await;
     let wire = Wire::tap(lab.network().node(master), ETH0).await;
     let clock = lab.clock();
     let dead = node_mac(master).0;
+    let over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&over);
     let listening = spawn_blocking(move || {
-        let (began, mut before, mut last) = (clock.now(), 0, None);
-        while clock.now().since(began) < Duration::from_secs(3) {
+        let (mut before, mut last) = (0, None);
+        while !told.load(Ordering::Relaxed) {
             let Some(frame) = wire.frame() else { continue };
             let ours = [VIP4.into(), VIP6.into()];
             if frame[6..12] == dead && ours.iter().any(|vip| speaks_for(&frame, *vip)) {
@@ -400,7 +397,12 @@ async fn silence() -> Result<(), LabError> {
         }
         (before, last)
     });
-    sleep(Duration::from_millis(500)).await;
+    let mut slow = Vec::new();
+    for vip in [vip(80), vip6(80)].repeat(10) {
+        // Asks for much and reads nothing.
+        slow.push(good("ask", lab.network().client.run(ask(vip)).await));
+    }
+    sleep(Duration::from_millis(800)).await;
     lab.node(master).signal(Signal::SIGKILL)?;
     let killed = clock.now();
     shows(&mut lab, master.peer(), "it takes over", SOON, |status| {
@@ -419,6 +421,8 @@ async fn silence() -> Result<(), LabError> {
             .expect_err("it was not all there was");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
+    sleep(Duration::from_secs(2)).await;
+    over.store(true, Ordering::Relaxed);
     let (frames, last) = listening.await.expect("the ear does not panic");
     let last = last.expect("it spoke while it lived");
     let after = last.since(killed);

@@ -1,7 +1,7 @@
 //! Authenticated encryption of heartbeats, and the keys of both channels.
 //!
-//! Owns: key derivation, the datagram's header, the knock, the replay window, which life of the peer is the
-//! present one. Never: decides whether a life is present; its caller does, and calls
+//! Owns: key derivation, the datagram's header, the knock, the replay window, which life of the peer
+//! is the present one. Never: decides whether a life is present; its caller does, and calls
 //! [`Opener::confirm`]. Never sends, never reads a clock.
 //!
 //! Primitives: ChaCha20-Poly1305 (RFC 8439) and HKDF-SHA256 (RFC 5869), both from ring.
