@@ -132,6 +132,7 @@ fn unexpected(response: &Response) -> Failure {
         Response::Done { .. } => "done",
         Response::Error { .. } => "error",
         Response::Events { .. } => "events",
+        Response::Flows { .. } => "flows",
         Response::Status { .. } => "status",
     };
     let message = format!(
