@@ -27,11 +27,20 @@
 //!
 //! A backend as a client of its own service is served like any other client by full NAT.
 
+mod attach;
+mod batch;
+mod error;
 pub mod layout;
+mod lease;
 mod names;
+mod pins;
 pub mod program;
 pub mod reference;
 pub mod tables;
 
+pub use attach::Hook;
+pub use error::NatError;
+pub use lease::Lease;
 pub use names::{Cause, Counter, EventKind, Scheduler, State};
-pub use program::{Hook, Nat, NatError, Sizes};
+pub use pins::{Adopted, cleanup};
+pub use program::{Nat, Sizes};
