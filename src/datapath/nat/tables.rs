@@ -8,7 +8,7 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 
 use super::layout::{
-    Backend, Endpoint, Event, Flow, FlowKey, Opened, Owned, Refusal, Service, Settings, record,
+    Backend, Carried, Endpoint, Event, Flow, FlowKey, Owned, Refusal, Service, Settings, record,
 };
 use super::names::Counter;
 use super::program::NatError;
@@ -19,8 +19,8 @@ const NO_EXIST: u64 = 1;
 /// What the program said of a flow.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Told {
-    /// It began.
-    Opened(Box<Opened>),
+    /// It began, or its SYN-ACK waits: with the packet.
+    Carried(Box<Carried>),
     /// Anything else.
     Event(Event),
 }
@@ -247,8 +247,8 @@ impl Tables {
     /// millisecond under load, and rescan the flows when [`Counter::LostEvent`] moves.
     pub fn next_event(&mut self) -> Option<Told> {
         let item = self.events.next()?;
-        let opened = record(&item).map(|opened| Told::Opened(Box::new(opened)));
-        opened.or_else(|| record(&item).map(Told::Event))
+        let carried = record(&item).map(|carried| Told::Carried(Box::new(carried)));
+        carried.or_else(|| record(&item).map(Told::Event))
     }
 
     /// The next packet that deserves a RST.
