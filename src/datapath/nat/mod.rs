@@ -27,7 +27,9 @@
 //!
 //! A backend as a client of its own service is served like any other client by full NAT.
 
+pub mod engine;
 pub mod layout;
+pub mod maps;
 mod names;
 pub mod program;
 pub mod reference;
