@@ -12,13 +12,9 @@ const LOOKUP: libc::c_long = 24;
 const UPDATE: libc::c_long = 26;
 const DELETE: libc::c_long = 27;
 
-/// Where a walk stands: the kernel's number of the next bucket, which never moves, since these
-/// maps do not grow.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Bucket(u32);
-
-/// What a step of a walk found, and where it goes on; none: it is over.
-pub(super) type Step<K, V> = (Vec<(K, V)>, Option<Bucket>);
+/// What a step of a walk found, and where it goes on: the kernel's number of the next bucket, which
+/// stays what it is, since these maps do not grow. None: it is over.
+pub(super) type Step<K, V> = (Vec<(K, V)>, Option<u32>);
 
 /// `struct { .. } batch` of `union bpf_attr` (linux/bpf.h). The first four are addresses.
 #[repr(C)]
@@ -58,7 +54,7 @@ impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
     }
 
     /// The entries of the next buckets, about `most` of them.
-    pub(super) fn walk(&self, from: Option<Bucket>, most: usize) -> io::Result<Step<K, V>> {
+    pub(super) fn walk(&self, from: Option<u32>, most: usize) -> io::Result<Step<K, V>> {
         let mut room = most.max(1);
         loop {
             match self.lookup(from, room) {
@@ -69,10 +65,10 @@ impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
         }
     }
 
-    fn lookup(&self, from: Option<Bucket>, room: usize) -> io::Result<Step<K, V>> {
+    fn lookup(&self, from: Option<u32>, room: usize) -> io::Result<Step<K, V>> {
         let mut keys = vec![K::default(); room];
         let mut values = vec![V::default(); room];
-        let (begin, mut next) = (from.map_or(0, |bucket| bucket.0), 0_u32);
+        let (begin, mut next) = (from.unwrap_or(0), 0_u32);
         let mut attributes = self.attributes(room);
         if from.is_some() {
             attributes.in_batch = (&raw const begin) as u64;
@@ -89,7 +85,7 @@ impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
             Err(error) => return Err(error),
         };
         let found = keys.into_iter().zip(values).take(attributes.count as usize);
-        Ok((found.collect(), (!over).then_some(Bucket(next))))
+        Ok((found.collect(), (!over).then_some(next)))
     }
 
     /// Adds entries or overwrites them, in order; ends at the first that does not fit.

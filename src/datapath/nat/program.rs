@@ -8,10 +8,12 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, TestRun, TestRunOptions};
 
 use super::attach::Attached;
-use super::error::{NatError, load_error, program_error};
+use super::error::{load_error, program_error};
 use super::lease::Lease;
 use super::pins::{Adopted, Pins};
 use super::tables::Tables;
+
+pub use super::error::NatError;
 
 /// The compiled program; `.ci/bpf` makes it from its sources and compares.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("bpf/nat.bpf.o");

@@ -10,12 +10,11 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::sys::SyscallError;
 
-use super::batch::{Batches, Bucket};
+use super::batch::Batches;
 use super::error::NatError;
 use super::layout::{
     Backend, Carried, Endpoint, Event, Flow, FlowKey, Owned, Refusal, Service, Settings, record,
 };
-use super::lease::Lease;
 use super::names::Counter;
 
 const ANY: u64 = 0;
@@ -30,7 +29,10 @@ pub enum Told {
     Event(Event),
 }
 
-/// All maps.
+/// Entries of a walk, and the place where it goes on.
+pub type Walked = (Vec<(FlowKey, Flow)>, Option<u32>);
+
+/// All maps but the lease, and those that are the program's own.
 pub struct Tables {
     flows: HashMap<MapData, FlowKey, Flow>,
     batches: Batches<FlowKey, Flow>,
@@ -47,10 +49,6 @@ pub struct Tables {
     /// Where something was written since the program was loaded.
     written: BTreeSet<Endpoint>,
 }
-
-/// Where a walk over the flows stands.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Cursor(Bucket);
 
 impl fmt::Debug for Tables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -287,15 +285,9 @@ impl Tables {
 
     /// The next entries of a walk over all, about so many, and where it goes on; none: it is
     /// over. What comes or goes meanwhile may or may not be met; nothing is met twice.
-    pub fn walk_flows(
-        &self,
-        cursor: Option<Cursor>,
-        most: usize,
-    ) -> Result<(Vec<(FlowKey, Flow)>, Option<Cursor>), NatError> {
-        let step = self.batches.walk(cursor.map(|cursor| cursor.0), most);
-        let (found, next) =
-            step.map_err(|error| batch_error("read the flows", "bpf_map_lookup_batch", error))?;
-        Ok((found, next.map(Cursor)))
+    pub fn walk_flows(&self, place: Option<u32>, most: usize) -> Result<Walked, NatError> {
+        let step = self.batches.walk(place, most);
+        step.map_err(|error| batch_error("read the flows", "bpf_map_lookup_batch", error))
     }
 
     /// Every entry, while traffic may go on: what comes or goes meanwhile may or may not be there.
