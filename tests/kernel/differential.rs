@@ -28,7 +28,7 @@ fn timeless(mut flow: Flow) -> Flow {
 
 fn told(mut told: Told) -> Told {
     match &mut told {
-        Told::Opened(opened) => opened.event.flow = timeless(opened.event.flow),
+        Told::Carried(carried) => carried.event.flow = timeless(carried.event.flow),
         Told::Event(event) => event.flow = timeless(event.flow),
     }
     told

@@ -130,7 +130,7 @@ fn run_random_choice() -> Result<Result<(), String>, NatError> {
     let mut shares = [0_u32; BACKENDS as usize];
     for n in 0..COUNT {
         knock(&mut nat, n)?;
-        if let Some(Told::Opened(opened)) = nat.tables.next_event() {
+        if let Some(Told::Carried(opened)) = nat.tables.next_event() {
             shares[opened.event.flow.backend as usize] += 1;
         }
     }

@@ -215,7 +215,7 @@ async fn load(line: &Line, hook: Hook) -> Result<Nat, String> {
 /// How many of this kind.
 pub(crate) fn kinds(told: &[Told], kind: EventKind) -> usize {
     let kinds = told.iter().map(|told| match told {
-        Told::Opened(opened) => opened.event.kind,
+        Told::Carried(carried) => carried.event.kind,
         Told::Event(event) => event.kind,
     });
     kinds.filter(|found| *found == kind.number()).count()

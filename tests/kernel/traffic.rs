@@ -55,12 +55,12 @@ pub(crate) async fn many_connections(six: bool) -> Outcome {
     }
     let mut shares = BTreeMap::new();
     for told in &told {
-        if let Told::Opened(opened) = told {
+        if let Told::Carried(opened) = told {
             *shares.entry(opened.event.flow.backend).or_insert(0) += 1;
             let version = if six { 6 } else { 4 };
             expect(
                 "the SYN is whole",
-                opened.syn[0] >> 4 == version && opened.length >= 40,
+                opened.packet[0] >> 4 == version && opened.length >= 40,
             )?;
         }
     }
@@ -262,7 +262,7 @@ pub(crate) async fn forgotten_flow() -> Outcome {
     let vip = rig.vip();
     let mut stream = rig.line.client().run(connect(vip)).await?;
     let told = rig.told();
-    let Some(Told::Opened(opened)) = told.first() else {
+    let Some(Told::Carried(opened)) = told.first() else {
         return Err(format!("told: {told:?}"));
     };
     let key = opened.event.key;

@@ -27,11 +27,26 @@
 //!
 //! A backend as a client of its own service is served like any other client by full NAT.
 
+pub mod adapter;
+mod attach;
+mod batch;
+pub mod engine;
+mod error;
+mod host;
+pub mod inject;
 pub mod layout;
+mod lease;
+pub mod maps;
 mod names;
+mod pins;
 pub mod program;
 pub mod reference;
 pub mod tables;
 
+pub use adapter::{NatHandle, NatOptions, start};
+pub use attach::Hook;
+pub use error::NatError;
+pub use lease::Lease;
 pub use names::{Cause, Counter, EventKind, Scheduler, State};
-pub use program::{Hook, Nat, NatError, Sizes};
+pub use pins::{Adopted, cleanup};
+pub use program::{Nat, Sizes};

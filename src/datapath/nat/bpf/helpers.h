@@ -28,6 +28,7 @@ static long (*const redirect_neigh)(__u32 ifindex, void *params, int size,
 static void *(*const ring_reserve)(void *ring, __u64 size,
                                    __u64 flags) = (void *)BPF_FUNC_ringbuf_reserve;
 static void (*const ring_submit)(void *data, __u64 flags) = (void *)BPF_FUNC_ringbuf_submit;
+static __u64 (*const ring_query)(void *ring, __u64 flags) = (void *)BPF_FUNC_ringbuf_query;
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define BE16(x) ((__u16)__builtin_bswap16(x))

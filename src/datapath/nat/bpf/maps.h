@@ -85,6 +85,14 @@ struct {
     NUMBER(max_entries, 4194304);
 } events SEC(".maps");
 
+/* Where `events` ended when its reader was last woken. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_ARRAY);
+    NUMBER(max_entries, 1);
+    TYPE(key, __u32);
+    TYPE(value, __u64);
+} woken SEC(".maps");
+
 /* A ring of its own: a flood of strays must not push out what is true of flows. */
 struct {
     NUMBER(type, BPF_MAP_TYPE_RINGBUF);

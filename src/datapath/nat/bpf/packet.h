@@ -65,6 +65,11 @@ INLINE int same(const struct address *a, const struct address *b) {
              (a->word[3] ^ b->word[3]));
 }
 
+/* Sequence numbers that a packet takes. */
+INLINE __u32 taken(const struct packet *p) {
+    return p->payload + !!(p->flags & TCP_SYN) + !!(p->flags & TCP_FIN);
+}
+
 INLINE int bare_syn(__u8 flags) {
     return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
