@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 /// Where the node's configuration is, unless said otherwise.
 pub(super) const CONFIG: &str = "/etc/tandem/tandem.toml";
+/// Where the kernel mode's tables are, unless said otherwise.
+pub(super) const PINS: &str = "/sys/fs/bpf/tandem";
 /// Where the node listens for operators, unless said otherwise.
 pub(super) const CONTROL: &str = "/run/tandem/control.sock";
 
@@ -118,6 +120,10 @@ pub struct Run {
     /// name.
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+
+    /// Where the kernel mode pins its tables: a directory in a BPF file system.
+    #[arg(long, value_name = "DIR", default_value = PINS)]
+    pub pins: PathBuf,
 
     /// Where the other commands reach this node.
     #[command(flatten)]

@@ -118,6 +118,7 @@ fn node(args: args::Run) -> ExitCode {
         config: args.config,
         node: args.node,
         control: args.control.path,
+        pins: args.pins,
     };
     match daemon::run(&options) {
         Ok(()) => Exit::Fine.into(),
