@@ -31,6 +31,7 @@ pub mod engine;
 pub mod layout;
 pub mod maps;
 mod names;
+pub mod packet;
 pub mod program;
 pub mod reference;
 pub mod tables;

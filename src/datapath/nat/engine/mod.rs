@@ -5,10 +5,10 @@
 //! nanoseconds of `CLOCK_MONOTONIC`, as the program has them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 
 use super::layout::Refusal;
 use super::maps::Maps;
+pub use super::packet::Packet;
 use super::program::NatError;
 use super::tables::Told;
 use crate::balance::nat::{NatCommand, NatReport};
@@ -32,15 +32,6 @@ pub struct Link {
     pub ifindex: u32,
     /// Its MTU in bytes.
     pub mtu: u32,
-}
-
-/// A packet to send.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Packet {
-    /// From the IP header on, every checksum complete.
-    pub bytes: Vec<u8>,
-    /// Its receiver.
-    pub to: IpAddr,
 }
 
 /// See the module.
