@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::layout::Flow;
+use super::layout::{Flow, Refusal};
 use super::reference;
 
 const ACK: u8 = 0x10;
@@ -64,7 +64,7 @@ pub fn translate(packet: &[u8], flow: &Flow) -> Option<Packet> {
     Some(Packet { bytes, to })
 }
 
-/// Ends a connection at one of its ends, in the name of the other (RFC 9293, section 3.10.7.1).
+/// Ends a connection at one of its ends, in the name of the other.
 pub fn reset(from: SocketAddr, to: SocketAddr, seq: u32, ack: Option<u32>) -> Packet {
     let flags = if ack.is_some() { RST | ACK } else { RST };
     make(
@@ -78,6 +78,17 @@ pub fn reset(from: SocketAddr, to: SocketAddr, seq: u32, ack: Option<u32>) -> Pa
             payload: &[],
         },
     )
+}
+
+/// The answer to a packet of no connection (RFC 9293, section 3.10.7.1).
+pub fn refusal(refused: &Refusal) -> Packet {
+    let (from, to) = (refused.key.to(), refused.key.from());
+    if refused.flags & ACK != 0 {
+        reset(from, to, refused.ack, None)
+    } else {
+        let after = refused.seq.wrapping_add(refused.length);
+        reset(from, to, 0, Some(after))
+    }
 }
 
 /// One octet that its receiver has had: it says at once where it is, and passes nothing on.
