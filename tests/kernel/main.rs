@@ -4,11 +4,14 @@
 //! is listed as ignored, with the reason; none passes silently.
 
 mod checks;
+mod cost;
 mod differential;
+mod flood;
 mod frames;
 mod limits;
 mod line;
 mod rig;
+mod sync;
 mod traffic;
 mod world;
 
@@ -34,7 +37,10 @@ fn main() -> ExitCode {
             None => test().map(|()| Completion::Completed).map_err(Failed::from),
         })
     });
-    libtest_mimic::run(&Arguments::from_args(), tests.collect()).exit_code()
+    let costs =
+        Trial::test("cost", || cost::report().map_err(Failed::from)).with_ignored_flag(true);
+    let tests = tests.chain([costs]).collect();
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
 fn all() -> Vec<Test> {
@@ -45,6 +51,13 @@ fn all() -> Vec<Test> {
         ),
         ("full_table", Box::new(limits::full_table)),
         ("full_ring", Box::new(limits::full_ring)),
+        (
+            "flood_spares_flows",
+            Box::new(flood::established_flows_go_on),
+        ),
+        ("source_rate", Box::new(flood::source_rate)),
+        ("waking", Box::new(sync::waking)),
+        test("waiting_answer", sync::waiting_answer),
         ("random_choice", Box::new(limits::random_choice)),
         ("no_such_interface", Box::new(limits::no_such_interface)),
         test("many_connections_ipv4", || traffic::many_connections(false)),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use aya::maps::MapError;
 use aya::programs::tc::{
@@ -196,6 +197,23 @@ impl Nat {
         let ran = self.program()?.test_run(options);
         let ran = ran.map_err(|error| program_error("try a frame", error))?;
         Ok((ran.return_value.cast_signed(), out))
+    }
+
+    /// Runs the program so many times, on one frame as the run before left it. What the last run
+    /// returned, and how long one took on average.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_frame`](Self::try_frame).
+    pub fn time_frame(&mut self, frame: &[u8], runs: u32) -> Result<(i32, Duration), NatError> {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            repeat: runs,
+            ..TestRunOptions::default()
+        };
+        let ran = self.program()?.test_run(options);
+        let ran = ran.map_err(|error| program_error("time a frame", error))?;
+        Ok((ran.return_value.cast_signed(), ran.duration))
     }
 
     /// Has the kernel call the program for what comes in by this interface: by tcx, or where the
