@@ -3,6 +3,7 @@
 //! Owns nothing outside of its tables; no IO, no clock. The kernel's program is tested against it,
 //! packet by packet; a simulation may use it as its data path.
 
+mod alone;
 mod choose;
 mod follow;
 mod packet;
@@ -17,6 +18,7 @@ use super::layout::{
 };
 use super::names::{Cause, Counter, EventKind, State};
 use super::tables::Told;
+pub(super) use alone::translated;
 pub use choose::hashed;
 use packet::{ACK, FIN, Kind, L3, Packet, RST, SYN};
 
