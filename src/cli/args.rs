@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 pub(super) const CONFIG: &str = "/etc/tandem/tandem.toml";
 /// Where the node listens for operators, unless said otherwise.
 pub(super) const CONTROL: &str = "/run/tandem/control.sock";
+/// Where the kernel mode keeps its program and tables, unless said otherwise.
+pub(super) const PINS: &str = "/sys/fs/bpf/tandem";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -95,6 +97,16 @@ Example:
   tandem release --config /etc/tandem/tandem.toml")]
     Release(Release),
 
+    /// Remove the kernel mode's program and tables that a dead process left behind.
+    #[command(after_help = "\
+They are kept on purpose: a process that starts again within its peer's patience
+goes on with them, and without a living process they forward nothing. This is
+for good: after it, no connection is known here. Refuses while the node runs.
+
+Example:
+  tandem cleanup")]
+    Cleanup(Cleanup),
+
     /// Run a whole pair on this machine, in network namespaces, and break it. Needs root.
     #[command(after_help = "\
 Nothing outside the namespaces is touched, and they end with the program.
@@ -134,6 +146,18 @@ pub struct Release {
     /// Which node.
     #[command(flatten)]
     pub control: Control,
+}
+
+/// Arguments of `cleanup`.
+#[derive(Args, Debug)]
+pub struct Cleanup {
+    /// Where they are pinned.
+    #[arg(long, value_name = "DIR", default_value = PINS)]
+    pub pins: PathBuf,
+
+    /// One JSON document instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// One file.

@@ -59,7 +59,7 @@ fn world(nat: &mut Nat, seed: u64, seen: &mut Seen) -> Result<(), String> {
     let say = |error: NatError| error.to_string();
     let mut rng = Rng::with_seed(seed);
     let lease = if rng.u8(..12) == 0 { 0 } else { u64::MAX };
-    let mut reference = world::fill(&mut nat.tables, lease).map_err(say)?;
+    let mut reference = world::fill(nat, lease).map_err(say)?;
     let before = counters(nat).map_err(say)?;
     for step in 0..FRAMES {
         let frame = world::frame(&mut rng, &reference);

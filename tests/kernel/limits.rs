@@ -51,7 +51,7 @@ fn load(flows: u32, events: u32, scheduler: Scheduler) -> Result<Nat, NatError> 
         ..Service::default()
     };
     tables.set_service(Endpoint::from(vip()), service)?;
-    tables.renew_lease(u64::MAX)?;
+    nat.lease()?.renew(u64::MAX)?;
     Ok(nat)
 }
 
