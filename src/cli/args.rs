@@ -97,6 +97,16 @@ Example:
   tandem release --config /etc/tandem/tandem.toml")]
     Release(Release),
 
+    /// Remove the kernel mode's program and tables that a dead process left behind.
+    #[command(after_help = "\
+They are kept on purpose: a process that starts again within its peer's patience
+goes on with them, and without a living process they forward nothing. This is
+for good: after it, no connection is known here. Refuses while the node runs.
+
+Example:
+  tandem cleanup")]
+    Cleanup(Cleanup),
+
     /// Run a whole pair on this machine, in network namespaces, and break it. Needs root.
     #[command(after_help = "\
 Nothing outside the namespaces is touched, and they end with the program.
@@ -140,6 +150,18 @@ pub struct Release {
     /// Which node.
     #[command(flatten)]
     pub control: Control,
+}
+
+/// Arguments of `cleanup`.
+#[derive(Args, Debug)]
+pub struct Cleanup {
+    /// Where they are pinned.
+    #[arg(long, value_name = "DIR", default_value = PINS)]
+    pub pins: PathBuf,
+
+    /// One JSON document instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// One file.

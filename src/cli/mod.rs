@@ -7,6 +7,7 @@
 mod args;
 mod ask;
 mod check;
+mod cleanup;
 mod logging;
 mod release;
 pub mod render;
@@ -97,6 +98,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Failover(args) => ask::failover(&args),
         Command::Drain(args) => ask::drain(&args),
         Command::Enable(args) => ask::enable(&args),
+        Command::Cleanup(args) => cleanup::cleanup(&args),
         Command::Release(args) => release::release(&args),
         Command::Lab(args) => return lab(&args),
     };

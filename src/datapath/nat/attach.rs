@@ -244,7 +244,8 @@ impl Nat {
             return pins.detach_others(&[]).map(drop);
         }
         for at in attached {
-            first = first.and(let_go(at));
+            let gone = let_go(at);
+            first = first.and(gone);
         }
         first
     }

@@ -52,9 +52,12 @@ impl Sent {
 
     const fn count(&mut self, errno: Errno) {
         let counter = match errno {
-            Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::ENETDOWN | Errno::EHOSTDOWN => {
-                &mut self.unreachable
-            }
+            // The last: IPv6, and no device has an address that could send there.
+            Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH
+            | Errno::ENETDOWN
+            | Errno::EHOSTDOWN
+            | Errno::EADDRNOTAVAIL => &mut self.unreachable,
             Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => &mut self.full,
             Errno::EMSGSIZE => &mut self.large,
             Errno::EPERM | Errno::EACCES => &mut self.refused,
