@@ -7,6 +7,7 @@
 mod args;
 mod ask;
 mod check;
+mod flows;
 mod logging;
 mod release;
 pub mod render;
@@ -94,6 +95,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Keygen(args) => check::keygen(&args.file),
         Command::Status(args) => ask::status(&args),
         Command::Events(args) => ask::events(&args),
+        Command::Flows(args) => flows::flows(&args),
         Command::Failover(args) => ask::failover(&args),
         Command::Drain(args) => ask::drain(&args),
         Command::Enable(args) => ask::enable(&args),
