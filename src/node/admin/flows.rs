@@ -19,7 +19,7 @@ use crate::status::Mode;
 use crate::wire::admin::{FlowCursor, FlowQuery, FlowState, FlowStatus, MAX_PAGE, Response};
 use crate::wire::replication::{FlowRecord, NatKey, NatRecord};
 
-/// Entries that one question looks at. Together with a full page that takes about a millisecond.
+/// Entries that one question looks at.
 const LOOKED_AT: usize = 4_096;
 
 /// The page behind the question's cursor; `unix_ms` is the time of day.
@@ -199,8 +199,10 @@ fn of_any_service(config: &Config, name: &str) -> Result<BTreeSet<BackendId>, St
 /// What the configuration says of ids, looked up once for each that occurs.
 struct Names<'c> {
     config: &'c Config,
-    known: BTreeMap<(ServiceId, BackendId), (Option<&'c Service>, Option<&'c Backend>)>,
+    known: BTreeMap<(ServiceId, BackendId), Found<'c>>,
 }
+
+type Found<'c> = (Option<&'c Service>, Option<&'c Backend>);
 
 impl<'c> Names<'c> {
     const fn new(config: &'c Config) -> Self {
@@ -210,7 +212,7 @@ impl<'c> Names<'c> {
         }
     }
 
-    fn of(&mut self, ids: (ServiceId, BackendId)) -> (Option<&'c Service>, Option<&'c Backend>) {
+    fn of(&mut self, ids: (ServiceId, BackendId)) -> Found<'c> {
         let services = &self.config.services;
         *self.known.entry(ids).or_insert_with(|| {
             let service = services.iter().find(|known| known.id == ids.0);
