@@ -11,6 +11,7 @@
 mod backend;
 mod bench;
 mod config;
+mod cut;
 mod demo;
 mod error;
 mod held;
