@@ -1,5 +1,6 @@
 //! A node of the pair: the real program in a process of its own, in its host's namespace.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -30,6 +31,8 @@ pub struct NodeProcess {
     binary: PathBuf,
     /// The configuration's file, in the directory.
     config: String,
+    /// Where it pins its programs, if it has any.
+    pins: Option<PathBuf>,
     child: Option<Child>,
     /// A signal was sent that may end it.
     harmed: bool,
@@ -42,6 +45,7 @@ impl NodeProcess {
             dir: dir.to_owned(),
             binary: binary.to_owned(),
             config: CONFIG_FILE.to_owned(),
+            pins: None,
             child: None,
             harmed: false,
         }
@@ -65,6 +69,11 @@ impl NodeProcess {
     /// From its next start on it reads this file, in the lab's directory.
     pub(super) fn read_from(&mut self, file: &str) {
         file.clone_into(&mut self.config);
+    }
+
+    /// From its next start on it pins its programs and maps in this directory.
+    pub(super) fn pin_to(&mut self, dir: PathBuf) {
+        self.pins = Some(dir);
     }
 
     /// Starts the program, unless it runs.
@@ -93,6 +102,11 @@ impl NodeProcess {
             .args(["run", "--config", &self.config, "--node", self.name()])
             .arg("--control")
             .arg(self.socket())
+            .args(
+                self.pins
+                    .iter()
+                    .flat_map(|dir| [OsStr::new("--pins"), dir.as_os_str()]),
+            )
             .current_dir(&self.dir)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

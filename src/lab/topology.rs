@@ -93,7 +93,6 @@ impl Lan {
     }
 }
 
-
 /// The heartbeat addresses of a node, one a path.
 pub fn node_addresses(node: NodeId) -> [Ipv4Addr; 2] {
     Lan::BOTH.map(|lan| lan.v4(NODES[node.index()]))

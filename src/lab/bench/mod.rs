@@ -11,9 +11,9 @@ mod rivals;
 mod server;
 
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::time::{Instant, sleep};
 
 use self::client::{Clients, Kind as Work, idle};
@@ -22,7 +22,7 @@ use self::rivals::{Haproxy, Kind, Rival, cpus, haproxy_version};
 use self::server::{Block, Server};
 use super::config::{CONFIG_FILE, KEY_FILE, PORT};
 use super::error::LabError;
-use super::netns::Rights;
+use super::netns::{Rights, allow_descriptors};
 use super::node::NodeProcess;
 use super::pair::LabConfig;
 use super::scratch::Scratch;
@@ -31,6 +31,27 @@ use crate::model::{NodeId, Role};
 use crate::net::key;
 
 pub(super) use self::report::{Report, table};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum BenchChoice {
+    /// The proxy mode beside HAProxy.
+    Proxy,
+    /// The kernel mode beside plain forwarding, nftables and HAProxy.
+    Kernel,
+}
+
+impl FromStr for BenchChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "proxy" => Ok(Self::Proxy),
+            "kernel" => Ok(Self::Kernel),
+            _ => Err("no such benchmark; write proxy or kernel".to_owned()),
+        }
+    }
+}
 
 /// Rounds, unless said otherwise.
 pub(super) const ROUNDS: u32 = 5;
@@ -84,7 +105,7 @@ pub(super) async fn run(
     note: impl Fn(&str),
 ) -> Result<Report, LabError> {
     let load = Conditions::load_average();
-    allow_descriptors();
+    allow_descriptors(DESCRIPTORS);
     let haproxy = haproxy_version();
     let bench = Bench::build(config, haproxy.is_some()).await?;
     note("memory of idle connections ...");
@@ -320,15 +341,6 @@ async fn alone(node: &mut NodeProcess) -> Result<(), LabError> {
             });
         }
         sleep(LOOK).await;
-    }
-}
-
-/// The lab holds both ends of every connection. What is not allowed shows when they are opened.
-fn allow_descriptors() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < DESCRIPTORS
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS.min(hard), hard);
     }
 }
 
