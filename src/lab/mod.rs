@@ -131,8 +131,10 @@ pub fn main(options: &Options) -> Result<Outcome, LabError> {
 
 async fn work(options: &Options, rights: Rights) -> Result<Outcome, LabError> {
     let config = LabConfig::new(&options.binary);
+    if let Some(choice) = options.bench {
+        return bench(&config, rights, choice, options).await;
+    }
     match options.scenario {
-        _ if options.bench.is_some() => bench(&config, rights, options).await,
         _ if options.keep => keep::stay(&config, rights).await,
         Some(ScenarioChoice::Survive) => survive(rights, options).await,
         Some(choice) => scenarios(&config, rights, choice, options).await,
@@ -141,11 +143,17 @@ async fn work(options: &Options, rights: Rights) -> Result<Outcome, LabError> {
     }
 }
 
-async fn bench(config: &LabConfig, rights: Rights, options: &Options) -> Result<Outcome, LabError> {
+async fn bench(
+    config: &LabConfig,
+    rights: Rights,
+    choice: BenchChoice,
+    options: &Options,
+) -> Result<Outcome, LabError> {
     let rounds = options.runs.unwrap_or(bench::ROUNDS);
-    let report = bench::run(config, rights, rounds, |what| anstream::eprintln!("{what}")).await?;
+    let note = |what: &str| anstream::eprintln!("{what}");
+    let report = bench::run(config, rights, choice, rounds, note).await?;
     print(options, &report, bench::table);
-    Ok(Outcome::Good)
+    Ok(Outcome::of(report.is_complete()))
 }
 
 /// Runs of `survive`, unless said otherwise.

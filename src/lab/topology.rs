@@ -73,7 +73,7 @@ impl Lan {
     }
 
     /// The address of the host with this last byte.
-    const fn v4(self, host: u8) -> Ipv4Addr {
+    pub(super) const fn v4(self, host: u8) -> Ipv4Addr {
         match self {
             Self::Front => Ipv4Addr::new(192, 0, 2, host),
             Self::Back => Ipv4Addr::new(198, 51, 100, host),
@@ -189,7 +189,7 @@ impl Network {
     }
 
     /// Every host but the switch.
-    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> + Clone {
         [&self.client, &self.watch]
             .into_iter()
             .chain(&self.nodes)
@@ -213,7 +213,13 @@ impl Network {
     }
 
     /// Runs a cable from the host to a LAN, and gives the host its address there.
-    async fn plug(&self, host: &Host, lan: Lan, number: u8, nth: u32) -> Result<(), LabError> {
+    pub(super) async fn plug(
+        &self,
+        host: &Host,
+        lan: Lan,
+        number: u8,
+        nth: u32,
+    ) -> Result<(), LabError> {
         let what = || LabError::network(format!("plug {} into {}", host.name(), lan.name()));
         let index = ETH0 + nth;
         let mut far = LinkUnspec::new_with_index(index)
@@ -350,7 +356,12 @@ fn port(host: &Host, lan: Lan) -> String {
 }
 
 /// Gives a host an address at once (without duplicate address detection).
-async fn add_address(host: &Host, index: u32, address: IpAddr, prefix: u8) -> Result<(), LabError> {
+pub(super) async fn add_address(
+    host: &Host,
+    index: u32,
+    address: IpAddr,
+    prefix: u8,
+) -> Result<(), LabError> {
     let mut request = host.netlink().address().add(index, address, prefix);
     if address.is_ipv6() {
         let flags = AddressAttribute::Flags(AddressFlags::Nodad);

@@ -1,4 +1,4 @@
-//! The clients' part: connections that stay, each a task of the client's one thread.
+//! The clients' part: connections that stay, each a task of its host's one thread.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -82,9 +82,10 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Opens connections from this host. They take turns among the targets.
+    /// Opens connections from the first host, and those that are not paced from the second: its
+    /// thread is as busy as they can make it, and the others' stalls shall not be its.
     pub(super) fn start(
-        host: &Host,
+        hosts: [&Host; 2],
         crowd: &Crowd,
         targets: &[SocketAddr],
         board: &Arc<Board>,
@@ -102,6 +103,8 @@ impl Clients {
                     board: board.clone(),
                     told: told.clone(),
                 };
+                let bulk = matches!(kind, Kind::Download | Kind::Upload) && crowd.rate(n) == 0;
+                let host = hosts[usize::from(bulk)];
                 tasks.spawn_on(client.keep(later(nth)), host.runtime());
                 nth += 1;
             }

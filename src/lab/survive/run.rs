@@ -153,7 +153,12 @@ impl Lab {
         let vip = SocketAddr::new(VIP4.into(), PORT);
         let targets = [vip, vip, vip, SocketAddr::new(VIP6.into(), PORT)];
         let board = self.board().clone();
-        let clients = Clients::start(client, &plan.crowd, &targets, &board);
+        let clients = Clients::start(
+            [client, &self.network().watch],
+            &plan.crowd,
+            &targets,
+            &board,
+        );
         self.standing(&plan.crowd).await?;
         let rate = plan.crowd.new_rate;
         let newcomers = Newcomers::start(
