@@ -1,7 +1,7 @@
 //! A node of the pair: the real program in a process of its own, in its host's namespace.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -97,6 +97,9 @@ impl NodeProcess {
 
     fn command(&self) -> io::Result<Command> {
         let log = File::options().create(true).append(true).open(self.log())?;
+        if let Some(dir) = &self.pins {
+            fs::create_dir_all(dir)?;
+        }
         let mut command = Command::new(&self.binary);
         command
             .args(["run", "--config", &self.config, "--node", self.name()])
@@ -162,7 +165,7 @@ impl NodeProcess {
         let Some(status) = self.ended() else {
             return Ok(());
         };
-        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         Err(LabError::NodeEnded {
             node: self.name().to_owned(),

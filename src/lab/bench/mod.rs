@@ -21,12 +21,13 @@ use tokio::time::{Instant, sleep};
 
 use self::client::{Clients, Work};
 use self::report::{Conditions, Layout, Row};
-use self::rivals::{Cost, Haproxy, Kind, Rival, cpus, haproxy_version};
+use self::rivals::{Cost, Haproxy, Kind, Rival, cpus, haproxy_version, machine};
 use self::server::{Block, Server};
 use super::error::LabError;
 use super::host::Host;
 use super::netns::{Rights, allow_descriptors};
 use super::pair::{Lab, LabConfig};
+use super::report::median;
 use super::topology::Network;
 
 pub(super) use self::report::{Report, table};
@@ -218,9 +219,10 @@ pub(super) async fn run(
         }
         BenchChoice::Kernel => None,
     };
-    let mut samples = Vec::new();
+    let (mut samples, mut background) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         note(&format!("round {round} of {rounds} ..."));
+        background.push(background_cpus().await?);
         for (nth, work) in program.works.iter().enumerate() {
             // There and back, so that a drift of the machine hits nobody more than others.
             let mut turn: Vec<_> = stage.rivals.iter().collect();
@@ -267,6 +269,7 @@ pub(super) async fn run(
             nftables: stage.nftables.clone(),
             no_kernel_mode: stage.no_kernel_mode.clone(),
             cpu_of: program.cost,
+            background_cpus: median(background),
             rounds,
             window_ms: WINDOW.as_millis(),
             congestion_control: stage.congestion_control,
@@ -307,6 +310,14 @@ impl Stage {
             p99: quantile(0.99),
         })
     }
+}
+
+/// Processors that are busy while nothing is measured.
+async fn background_cpus() -> Result<f64, LabError> {
+    let (start, cpu) = (Instant::now(), machine()?);
+    sleep(WINDOW / 2).await;
+    let cpu = machine()?.saturating_sub(cpu);
+    Ok(cpu.as_secs_f64() / start.elapsed().as_secs_f64())
 }
 
 /// Has everybody use a congestion control that does not pace, if one is permitted: pacing (bbr) has

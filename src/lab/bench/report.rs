@@ -57,6 +57,9 @@ pub(super) struct Conditions {
     /// Why the kernel mode is missing, if it was asked for and is.
     pub(super) no_kernel_mode: Option<String>,
     pub(super) cpu_of: Cost,
+    /// Processors that were busy while nothing was measured: with [`Cost::Machine`] the figures
+    /// contain them.
+    pub(super) background_cpus: f64,
     pub(super) rounds: u32,
     pub(super) window_ms: u128,
     /// Everybody's; none: the host's default.
@@ -93,13 +96,14 @@ impl Conditions {
             false => "; DEBUG BUILD: figures mean nothing",
         };
         format!(
-            "tandem {} and {rivals}; Linux {}, {} CPUs shared by all, {}; CPU of {cpu}; medians of {} \
-             rounds of {} ms; load average {:.1} before, {:.1} after{debug}{missing}",
+            "tandem {} and {rivals}; Linux {}, {} CPUs shared by all, {}; CPU of {cpu}; {:.2} CPUs busy \
+             with something else; medians of {} rounds of {} ms; load average {:.1} before, {:.1} after{debug}{missing}",
             self.version,
             self.kernel,
             self.cpus,
             self.congestion_control
                 .unwrap_or("default congestion control"),
+            self.background_cpus,
             self.rounds,
             self.window_ms,
             self.load[0],

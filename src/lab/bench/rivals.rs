@@ -86,7 +86,7 @@ impl Rival {
     pub(super) fn used(&self, cost: Cost) -> Result<Duration, LabError> {
         match cost {
             Cost::Process => self.cpu(),
-            Cost::Machine => machine().map_err(LabError::io("read /proc/stat")),
+            Cost::Machine => machine(),
         }
     }
 
@@ -122,9 +122,10 @@ fn cpu(pid: u32) -> io::Result<Duration> {
 }
 
 /// Time that all processors worked since the machine started.
-fn machine() -> io::Result<Duration> {
-    let text = fs::read_to_string("/proc/stat")?;
-    busy(&text).ok_or_else(|| ErrorKind::InvalidData.into())
+pub(super) fn machine() -> Result<Duration, LabError> {
+    let text = fs::read_to_string("/proc/stat");
+    let time = text.and_then(|text| busy(&text).ok_or_else(|| ErrorKind::InvalidData.into()));
+    time.map_err(LabError::io("read /proc/stat"))
 }
 
 /// Everything but idle, iowait and stolen time, in hundredths of a second (proc_stat(5)).

@@ -10,7 +10,7 @@ use super::gauge::Board;
 use super::stream::{Check, MOST, end, slice};
 
 /// Time between two parts of a paced stream.
-pub(super) const TICK: Duration = Duration::from_millis(20);
+pub(super) const TICK: Duration = Duration::from_millis(40);
 /// Precedes every stream and every answer here.
 pub(super) const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
 
