@@ -281,7 +281,9 @@ fn of_flow(rng: &mut Rng, reference: &Reference, key: &FlowKey, flow: &Flow) -> 
     let asked = flow.state == 1 || flow.state == 2 && rng.u8(..3) == 0;
     if !front && asked && rng.bool() {
         tcp.flags = SYN | ACK;
-        tcp.ack = expected;
+        // With data of the SYN, or with more than it can have had.
+        let data = [0, 0, 0, 0, 1, 65_535, 65_536][rng.usize(..7)];
+        tcp.ack = expected.wrapping_add(data);
     }
     if reference.flows.len() > 60 && rng.bool() {
         tcp.flags = RST;

@@ -36,6 +36,7 @@ const MAPS: [&str; 13] = [
     "settings",
     "slots",
     "turns",
+    "sources",
     "woken",
 ];
 

@@ -34,7 +34,7 @@ static __u64 (*const ring_query)(void *ring, __u64 flags) = (void *)BPF_FUNC_rin
  * area, as headers nearly always are; else by helpers, which cost more. 0, or an error. A pointer
  * lasts until a helper changes the packet, so each access makes its own.
  * Since the program writes directly, the kernel sees to it that the linear area is ours alone
- * before the program runs. */
+ * before the program runs, and drops the packet itself if it has no memory for that. */
 #define NEAR 256
 #define GET(ctx, at, to)                                                                         \
     ({                                                                                           \

@@ -5,6 +5,8 @@
 #include "maps.h"
 #include "packet.h"
 
+#define SYN_DATA 65536 /* more than fits in a SYN */
+
 struct step {
     __u32 event; /* enum event_kind, or 0 */
     __u32 cause;
@@ -74,7 +76,9 @@ INLINE void follow(struct flow *f, const struct packet *p, int client, struct st
     if (p->flags & TCP_RST) {
         reset(f, p, client, step);
     } else if (p->flags & TCP_SYN) {
-        if (!client && p->flags & TCP_ACK && p->ack == f->client_isn + 1) answer(f, p, step);
+        /* A SYN may carry data, which its answer may acknowledge as well (RFC 7413). */
+        __u32 data = p->ack - f->client_isn - 1;
+        if (!client && p->flags & TCP_ACK && data < SYN_DATA) answer(f, p, step);
     } else {
         speak(f, p, client, step);
     }

@@ -9,6 +9,9 @@ use super::packet::{ACK, FIN, Packet, RST, SYN};
 
 const FINS: u8 = MARK_CLIENT_FIN | MARK_BACKEND_FIN;
 
+/// More than fits in a SYN.
+const SYN_DATA: u32 = 65_536;
+
 /// What a packet did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Step {
@@ -46,8 +49,9 @@ pub(super) fn follow(flow: &mut Flow, packet: &Packet, client: bool) -> Step {
     if packet.flags & SYN == 0 {
         return speak(flow, packet, client);
     }
-    let answers = packet.flags & ACK != 0 && packet.ack == flow.client_isn.wrapping_add(1);
-    if !client && answers {
+    // A SYN may carry data, which its answer may acknowledge as well (RFC 7413).
+    let data = packet.ack.wrapping_sub(flow.client_isn).wrapping_sub(1);
+    if !client && packet.flags & ACK != 0 && data < SYN_DATA {
         return answer(flow, packet);
     }
     Step::default()

@@ -104,10 +104,24 @@ fn a_syn_ack_that_the_client_would_refuse_does_not_wait() {
     let mut world = world(SERVICE_SYNC, Scheduler::RoundRobin);
     let (ours, theirs, _) = through(&mut world, &syn(CLIENT, 100));
     // Of an older connection: the client's RST tells the backend so.
-    through(
-        &mut world,
-        &frame(theirs, ours, sent(SYN | ACK, 900, 55), &[]),
-    );
+    for ack in [100, 55, 101 + 65_536] {
+        through(
+            &mut world,
+            &frame(theirs, ours, sent(SYN | ACK, 900, ack), &[]),
+        );
+    }
     assert_eq!(state(&world), State::Opening);
     assert!(waiting(&mut world).is_empty());
+}
+
+#[test]
+fn the_answer_to_a_syn_with_data_is_an_answer() {
+    let mut world = world(SERVICE_SYNC, Scheduler::RoundRobin);
+    let opening = frame(at(CLIENT), at(VIP), sent(SYN, u32::MAX - 2, 0), b"hello");
+    let (ours, theirs, _) = through(&mut world, &opening);
+    assert_eq!(entries(&world).0.seq, 3);
+    let answer = frame(theirs, ours, sent(SYN | ACK, 900, 3), &[]);
+    let verdict = world.process(&answer, &arrival());
+    assert_eq!(verdict, Verdict::Drop(Counter::Waiting));
+    assert_eq!(waiting(&mut world).len(), 1);
 }
