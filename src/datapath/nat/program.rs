@@ -23,7 +23,7 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("bpf/nat.bpf.o");
 pub(super) const PROGRAM: &str = "tandem_nat";
 
 /// The names of its maps.
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 14] = [
     "addresses",
     "backends",
     "counters",
@@ -35,8 +35,8 @@ const MAPS: [&str; 13] = [
     "services",
     "settings",
     "slots",
-    "turns",
     "sources",
+    "turns",
     "woken",
 ];
 
