@@ -116,6 +116,8 @@ fn replication(node: &Node, now: Mono) -> ReplicationStatus {
 
 fn service(node: &Node, known: &config::Service) -> ServiceStatus {
     let counts = node.flows.service(known.id);
+    let backends = &known.backends;
+    let live = |backend: &config::Backend| node.replica().nat_live(backend.id);
     ServiceStatus {
         name: known.name.clone(),
         mode: match known.kernel {
@@ -124,8 +126,8 @@ fn service(node: &Node, known: &config::Service) -> ServiceStatus {
         },
         listen: known.listen.clone(),
         balance: scheduler(known.balance).into(),
-        connections: counts.connections,
-        total: counts.total,
+        connections: counts.connections + backends.iter().map(live).sum::<u64>(),
+        total: counts.total + node.nat.of_service(known.id),
         failed: counts.failed,
         refused: counts.refused,
         backends: known
@@ -161,8 +163,8 @@ fn backend(node: &Node, known: &config::Backend) -> BackendStatus {
             .get(&known.id)
             .copied()
             .unwrap_or_default(),
-        connections: counts.connections,
-        total: counts.total,
+        connections: counts.connections + node.replica().nat_live(known.id),
+        total: counts.total + node.nat.of_backend(known.id),
         connect_failures: counts.connect_failures,
         checks_good: record.good,
         checks_bad: record.bad,
