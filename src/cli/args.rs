@@ -9,6 +9,8 @@ use ipnet::IpNet;
 
 /// Where the node's configuration is, unless said otherwise.
 pub(super) const CONFIG: &str = "/etc/tandem/tandem.toml";
+/// Where the kernel mode's tables are, unless said otherwise.
+pub(super) const PINS: &str = "/sys/fs/bpf/tandem";
 /// Where the node listens for operators, unless said otherwise.
 pub(super) const CONTROL: &str = "/run/tandem/control.sock";
 
@@ -108,6 +110,16 @@ Example:
   tandem release --config /etc/tandem/tandem.toml")]
     Release(Release),
 
+    /// Remove the kernel mode's program and tables that a dead process left behind.
+    #[command(after_help = "\
+They are kept on purpose: a process that starts again within its peer's patience
+goes on with them, and without a living process they forward nothing. This is
+for good: after it, no connection is known here. Refuses while the node runs.
+
+Example:
+  tandem cleanup")]
+    Cleanup(Cleanup),
+
     /// Run a whole pair on this machine, in network namespaces, and break it. Needs root.
     #[command(after_help = "\
 Nothing outside the namespaces is touched, and they end with the program.
@@ -116,6 +128,7 @@ Exits with 1 if the pair did not do what it should have, 130 if interrupted.
 Example:
   sudo tandem lab
   sudo tandem lab --scenario kill9 --runs 5
+  sudo tandem lab --scenario survive --runs 20
   sudo tandem lab --bench proxy")]
     Lab(Lab),
 }
@@ -132,6 +145,10 @@ pub struct Run {
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
 
+    /// Where the kernel mode pins its tables: a directory in a BPF file system.
+    #[arg(long, value_name = "DIR", default_value = PINS)]
+    pub pins: PathBuf,
+
     /// Where the other commands reach this node.
     #[command(flatten)]
     pub control: Control,
@@ -147,6 +164,18 @@ pub struct Release {
     /// Which node.
     #[command(flatten)]
     pub control: Control,
+}
+
+/// Arguments of `cleanup`.
+#[derive(Args, Debug)]
+pub struct Cleanup {
+    /// Where they are pinned.
+    #[arg(long, value_name = "DIR", default_value = PINS)]
+    pub pins: PathBuf,
+
+    /// One JSON document instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// One file.
@@ -275,12 +304,19 @@ impl FromStr for BackendName {
 /// Arguments of `lab`.
 #[derive(Args, Debug)]
 pub struct Lab {
-    /// What to break, and measure. Default: a demonstration.
+    /// What to break, and measure. Default: a demonstration. `survive` has every fault in turn
+    /// under all kinds of connections, none of which may be lost.
     #[arg(long, value_name = "NAME", value_parser = SCENARIOS)]
     pub scenario: Option<String>,
 
-    /// Measure the data path beside HAProxy's, if that is installed. Takes two minutes.
-    #[arg(long, value_name = "WHAT", value_parser = ["proxy"], conflicts_with_all = ["scenario", "keep"])]
+    /// How `survive` has its services: in kernel mode with new connections replicated before
+    /// (sync) or after (async) they stand, or in proxy mode, which loses them. Default: sync.
+    #[arg(long, value_name = "MODE", value_parser = ["sync", "async", "proxy"], requires = "scenario")]
+    pub mode: Option<String>,
+
+    /// Measure the data path of a mode beside others, as far as they are installed: HAProxy, and
+    /// for the kernel mode plain forwarding and nftables too. Takes 2 to 4 minutes.
+    #[arg(long, value_name = "MODE", value_parser = ["proxy", "kernel"], conflicts_with_all = ["scenario", "keep"])]
     pub bench: Option<String>,
 
     /// How many times to break it, or rounds to measure. Default: 5 or 3, by scenario.
@@ -297,7 +333,7 @@ pub struct Lab {
 }
 
 /// What `lab` can break.
-const SCENARIOS: [&str; 8] = [
+const SCENARIOS: [&str; 9] = [
     "kill9",
     "switchover",
     "hang",
@@ -305,6 +341,7 @@ const SCENARIOS: [&str; 8] = [
     "cut",
     "partition",
     "backend-down",
+    "survive",
     "all",
 ];
 
@@ -334,8 +371,8 @@ mod tests {
     #[test]
     fn the_lab_knows_its_scenarios() {
         let known = crate::lab::Scenario::ALL.map(crate::lab::Scenario::name);
-        let (all, named) = SCENARIOS.split_last().unwrap();
-        assert_eq!((named, *all), (known.as_slice(), "all"));
+        assert_eq!(SCENARIOS[..known.len()], known);
+        assert_eq!(SCENARIOS[known.len()..], ["survive", "all"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod args;
 mod ask;
 mod check;
+mod cleanup;
 mod flows;
 mod logging;
 mod release;
@@ -99,6 +100,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Failover(args) => ask::failover(&args),
         Command::Drain(args) => ask::drain(&args),
         Command::Enable(args) => ask::enable(&args),
+        Command::Cleanup(args) => cleanup::cleanup(&args),
         Command::Release(args) => release::release(&args),
         Command::Lab(args) => return lab(&args),
     };
@@ -120,6 +122,7 @@ fn node(args: args::Run) -> ExitCode {
         config: args.config,
         node: args.node,
         control: args.control.path,
+        pins: args.pins,
     };
     match daemon::run(&options) {
         Ok(()) => Exit::Fine.into(),
