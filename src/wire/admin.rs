@@ -151,7 +151,7 @@ pub struct FlowStatus {
     pub mode: Mode,
     /// The client.
     pub client: SocketAddr,
-    /// Where it connected to; none: a proxied service with several addresses.
+    /// Where it connected to; none: a proxied service with several addresses of its IP version.
     pub listen: Option<SocketAddr>,
     /// Name of the service.
     pub service: String,

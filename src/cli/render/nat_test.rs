@@ -128,8 +128,8 @@ trouble     1 lost event; 9 send unreachable"
         head(&status),
         "\
 lb1 of web-pair: MASTER, epoch 7, since 2026-11-26T03:12:44.120Z (3 h 12 min)
-WARNING: kernel mode: lb2 is late, so handshakes do not wait for it: connections
-that began meanwhile may not outlive a failover
+WARNING: kernel mode: lb2 is late, so handshakes do not wait for it:
+connections that began meanwhile may not outlive a failover
 WARNING: kernel mode: the table of connections is 99 % full, then new ones are
 dropped; raise kernel.max_flows"
     );

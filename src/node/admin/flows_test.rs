@@ -28,7 +28,7 @@ fn config() -> Config {
         interface = "eth0"
         [[service]]
         name = "mail"
-        listen = ["192.0.2.100:25"]
+        listen = ["192.0.2.100:25", "[2001:db8::100]:25", "[2001:db8::100]:587"]
         [[service.backend]]
         name = "b1"
         address = "198.51.100.31:25"
@@ -195,6 +195,15 @@ fn a_connection_is_told_with_its_names() {
     };
     assert_eq!(page.flows[3], http);
     assert_eq!((page.matching, page.next), (6, None));
+}
+
+/// The proxy does not tell at which of its addresses a client came.
+#[test]
+fn the_address_of_a_proxied_client_is_told_if_it_can_be_no_other() {
+    let replica = replica(&[proxied(1, "203.0.113.7:1"), proxied(2, "[2001:db8:2::7]:1")]);
+    let flows = ask(&replica, &FlowQuery::default()).flows;
+    assert_eq!(flows[0].listen, Some("192.0.2.100:25".parse().unwrap()));
+    assert_eq!(flows[1].listen, None);
 }
 
 #[test]
