@@ -38,6 +38,7 @@ use crate::net::session::{Session, Settings};
 use crate::node::{Identity, Node};
 use crate::probe::Prober;
 use crate::wire::replication::{Hello, PROTOCOL};
+use crate::wire::seal::Knock;
 
 use turn::{Adapters, Arrivals, TurnLoop};
 
@@ -194,7 +195,8 @@ async fn start(
     let (asks, requests) = mpsc::channel(QUEUE);
     let (results, probes) = mpsc::channel(QUEUE);
     let prober = start_control(options, asks, Arc::clone(&rejected), results)?;
-    let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>());
+    let knock = Knock::new(secret, &config.cluster.name, me.peer());
+    let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>(), knock);
     let (session_events, session_arrivals) = mpsc::channel(QUEUE);
     let hello = Hello {
         protocol: PROTOCOL,

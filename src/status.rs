@@ -4,6 +4,7 @@
 //! wall clock once at the start and advanced by the monotonic clock, so that a clock step cannot
 //! reorder the timeline.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,8 @@ pub struct Status {
     pub replication: ReplicationStatus,
     /// Services with their backends.
     pub services: Vec<ServiceStatus>,
+    /// The kernel mode's data path; none: no service uses it.
+    pub nat: Option<NatStatus>,
     /// Counters of things that should be rare.
     pub counters: Counters,
 }
@@ -199,6 +202,42 @@ pub struct BackendStatus {
     pub checks_good: u64,
     /// Checks that failed.
     pub checks_bad: u64,
+}
+
+/// The data path in the kernel. Counts are of this process's life, those of the program
+/// (`counters`) of the pinned tables' life.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct NatStatus {
+    /// Where the kernel calls the program: `eth0 (tcx)`.
+    pub hooks: Vec<String>,
+    /// The lease holds: this node forwards.
+    pub forwarding: bool,
+    /// Connections in the kernel's table, ended ones that are still kept included.
+    pub flows: u64,
+    /// Most of them.
+    pub max_flows: u64,
+    /// Handshakes that wait for the standby's word now.
+    pub waiting: u64,
+    /// Handshakes that the standby's word let go on.
+    pub released_acknowledged: u64,
+    /// Handshakes that went on at once, since no standby followed.
+    pub released_alone: u64,
+    /// Handshakes that went on after `sync_timeout`, without the standby's word.
+    pub released_late: u64,
+    /// The standby is late: handshakes do not wait for it until it has caught up.
+    pub degraded: bool,
+    /// Connections that went to another backend before the handshake.
+    pub retries: u64,
+    /// Connections that no backend took.
+    pub unserved: u64,
+    /// Resets sent to ends of connections that this node does not know or had to end.
+    pub resets: u64,
+    /// Connections whose ends were probed after a takeover.
+    pub probed: u64,
+    /// Times the kernel's table was read whole because an event was lost.
+    pub rescans: u64,
+    /// What the program counts, by name.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// Counters of things that should be rare.

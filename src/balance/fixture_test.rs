@@ -28,6 +28,7 @@ pub(in crate::balance) fn route(scheduler: Scheduler, weights: &[u16]) -> Route 
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_secs(300),
         max_connections: 100,
+        kernel: None,
         health: None,
         backends: weights.iter().enumerate().map(backend).collect(),
     };

@@ -1,12 +1,13 @@
 //! Balancing: which backend a new connection goes to.
 //!
 //! Owns: the compiled routes ([`Routes`]), the algorithms ([`scheduler`]), and the shapes of what
-//! the data path tells about connections ([`flow`]).
+//! the data paths tell about connections ([`flow`], [`nat`]).
 //! Never: opens a connection, knows what is healthy (it is told who is eligible), reads a clock.
 //! Invariants: routes never change once compiled, they are replaced whole; what must survive a
 //! replacement (the rotation's position, the counts of connections) is shared by old and new.
 
 pub mod flow;
+pub mod nat;
 pub mod routes;
 pub mod scheduler;
 

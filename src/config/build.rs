@@ -3,7 +3,9 @@
 use super::file;
 use super::hash::fingerprint;
 use super::report::{List, Located, Reported};
-use super::{Backend, Cluster, Config, Election, Health, Node, Proxy, Service};
+use std::time::Duration;
+
+use super::{Backend, Cluster, Config, Election, Health, Kernel, Node, Proxy, Service};
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
 /// The configuration, if every value is there.
@@ -15,6 +17,15 @@ pub(super) fn build(file: file::File) -> Result<Config, Reported> {
         cluster: cluster(file.cluster?)?,
         nodes: [first, second],
         election: election(file.election?)?,
+        kernel: Kernel {
+            max_flows: 131_072,
+            first_port: 16_384,
+            last_port: u16::MAX,
+            sync_timeout: Duration::from_millis(20),
+            opening_timeout: Duration::from_secs(30),
+            closing_timeout: Duration::from_secs(240),
+            closed_timeout: Duration::from_secs(10),
+        },
         proxy: proxy(file.proxy?)?,
         vips: all(file.vips, vip)?,
         services: all(file.services, service)?,
@@ -82,6 +93,7 @@ fn service(service: file::Service) -> Result<Service, Reported> {
         connect_timeout: service.connect_timeout?.value,
         idle_timeout: service.idle_timeout?.value,
         max_connections: service.max_connections?.value,
+        kernel: None,
         health: match service.health {
             Some(section) => Some(health(section?)?),
             None => None,

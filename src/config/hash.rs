@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Backend, Cluster, Config, Election, Health, Node, Proxy, Service};
+use super::{Backend, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Proxy, Service};
 use crate::model::ConfigHash;
 
 /// The hash of the canonical text. The order of VIPs, services, backends and listen addresses
@@ -28,6 +28,7 @@ fn write_config(text: &mut String, config: &Config) {
         cluster,
         nodes,
         election,
+        kernel,
         proxy,
         vips,
         services,
@@ -61,6 +62,19 @@ fn write_config(text: &mut String, config: &Config) {
         text,
         "election {heartbeat:?} {misses} {preempt} {preempt_delay:?} {dead_man:?}"
     );
+    let Kernel {
+        max_flows,
+        first_port,
+        last_port,
+        sync_timeout,
+        opening_timeout,
+        closing_timeout,
+        closed_timeout,
+    } = kernel;
+    line!(
+        text,
+        "kernel {max_flows} {first_port} {last_port} {sync_timeout:?} {opening_timeout:?} {closing_timeout:?} {closed_timeout:?}"
+    );
     let Proxy {
         workers,
         max_connections,
@@ -83,6 +97,7 @@ fn write_service(text: &mut String, service: &Service) {
         connect_timeout,
         idle_timeout,
         max_connections,
+        kernel,
         health,
         backends,
     } = service;
@@ -91,6 +106,22 @@ fn write_service(text: &mut String, service: &Service) {
         text,
         "service {name} {listen:?} {balance:?} {connect_timeout:?} {idle_timeout:?} {max_connections}"
     );
+    if let Some(kernel) = kernel {
+        let KernelMode {
+            sources,
+            forward,
+            replication,
+            fallback,
+            on_down,
+            stray,
+            source_rate,
+        } = kernel;
+        let sources = sorted(sources, |address| **address);
+        line!(
+            text,
+            "kernel {sources:?} {forward:?} {replication:?} {fallback:?} {on_down:?} {stray:?} {source_rate}"
+        );
+    }
     if let Some(health) = health {
         let Health {
             kind,

@@ -38,6 +38,8 @@ pub struct Config {
     pub nodes: [Node; 2],
     /// `[election]`
     pub election: Election,
+    /// `[kernel]`
+    pub kernel: Kernel,
     /// `[proxy]`
     pub proxy: Proxy,
     /// `[[vip]]`: 1 to 256.
@@ -112,6 +114,93 @@ pub struct Proxy {
     pub max_connections: u32,
 }
 
+/// Limits and timers of the data path in the kernel, for all services of that mode together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// Connections at once; each takes two entries of the kernel's table, allocated at the start.
+    /// Default 131,072; 1,024 to 2,000,000.
+    pub max_flows: u32,
+    /// First port towards the backends. Half of the range belongs to each node. Default 16,384.
+    pub first_port: u16,
+    /// Last of them. Default 65,535.
+    pub last_port: u16,
+    /// How long the answer to a client waits for the standby's word with `replication = "sync"`.
+    /// Default 20 ms, 1 ms to 1 s.
+    pub sync_timeout: Duration,
+    /// A connection whose backend has not answered, or whose client has not completed the
+    /// handshake, is forgotten after this long without a packet. Default 30 s, 1 s to 10 min.
+    pub opening_timeout: Duration,
+    /// The same, after one side has ended. Default 4 min (RFC 5382, REQ-5), 1 s to 1 h.
+    pub closing_timeout: Duration,
+    /// How long an ended connection is kept, for late packets. Default 10 s, 1 s to 10 min.
+    pub closed_timeout: Duration,
+}
+
+/// How a service in kernel mode forwards.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelMode {
+    /// Our addresses towards the backends, at most one a family, each a VIP. None for a family:
+    /// the address that the client connected to.
+    pub sources: Vec<IpAddr>,
+    /// What the backend sees. Default `nat`.
+    pub forward: Forward,
+    /// Whether a client waits until the standby knows its connection. Default `sync`.
+    pub replication: Acknowledge,
+    /// What happens on a host that cannot forward in the kernel. Default `refuse`.
+    pub fallback: Fallback,
+    /// What becomes of the connections of a backend that is judged down. Default `keep`.
+    pub on_down: OnDown,
+    /// The answer to packets of no connection. Default `reset`.
+    pub stray: Stray,
+    /// New connections a second from one IPv4 address or one IPv6 /64; 0: any number. Default 0.
+    pub source_rate: u32,
+}
+
+/// What a backend sees as its client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Forward {
+    /// One of our addresses.
+    Nat,
+    /// The client's; the backend's answers must be routed through the VIP.
+    Dnat,
+}
+
+/// When a client's handshake may complete.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Acknowledge {
+    /// Once the standby knows the connection.
+    Sync,
+    /// At once.
+    Async,
+}
+
+/// What a service does where the kernel mode cannot run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fallback {
+    /// The program does not start.
+    Refuse,
+    /// The service is proxied.
+    Proxy,
+}
+
+/// What becomes of connections when their backend is judged down.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OnDown {
+    /// They go on, if they can.
+    Keep,
+    /// Both ends get a reset.
+    Reset,
+}
+
+/// The answer to packets that belong to no connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stray {
+    /// None.
+    Drop,
+    /// A reset.
+    Reset,
+}
+
 /// A listener with its algorithm and its backends.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
@@ -130,6 +219,8 @@ pub struct Service {
     pub idle_timeout: Duration,
     /// Connections at once. Default 50,000; 1 to 10,000,000.
     pub max_connections: u32,
+    /// The kernel mode's settings; none: the service is proxied.
+    pub kernel: Option<KernelMode>,
     /// `[service.health]`; none: backends count as up until connects fail.
     pub health: Option<Health>,
     /// `[[service.backend]]`: 1 to 1,024.

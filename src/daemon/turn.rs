@@ -189,6 +189,7 @@ impl TurnLoop {
                 Output::DropFlows { .. } => adapters.proxy.drop_flows(),
                 Output::Event(event) => log(&event),
                 Output::Kernel(command) => adapters.kernel.command(command),
+                Output::Nat(_) => {}
                 Output::Probe(request) => adapters.prober.probe(request),
                 Output::PublishRoutes { eligible } => adapters.proxy.publish(&eligible),
                 Output::Reply { ticket, response } => self.reply(ticket, response),

@@ -33,6 +33,8 @@ pub(super) fn status(node: &Node, now: Mono) -> Status {
             .iter()
             .map(|known| service(node, known))
             .collect(),
+        // The data path knows.
+        nat: None,
         counters: Counters {
             false_alarms: node.election.false_alarms(),
             ..node.counters.clone()
@@ -114,12 +116,14 @@ fn replication(node: &Node, now: Mono) -> ReplicationStatus {
 
 fn service(node: &Node, known: &config::Service) -> ServiceStatus {
     let counts = node.flows.service(known.id);
+    let backends = &known.backends;
+    let live = |backend: &config::Backend| node.replica().nat_live(backend.id);
     ServiceStatus {
         name: known.name.clone(),
         listen: known.listen.clone(),
         balance: scheduler(known.balance).into(),
-        connections: counts.connections,
-        total: counts.total,
+        connections: counts.connections + backends.iter().map(live).sum::<u64>(),
+        total: counts.total + node.nat.of_service(known.id),
         failed: counts.failed,
         refused: counts.refused,
         backends: known
@@ -155,8 +159,8 @@ fn backend(node: &Node, known: &config::Backend) -> BackendStatus {
             .get(&known.id)
             .copied()
             .unwrap_or_default(),
-        connections: counts.connections,
-        total: counts.total,
+        connections: counts.connections + node.replica().nat_live(known.id),
+        total: counts.total + node.nat.of_backend(known.id),
         connect_failures: counts.connect_failures,
         checks_good: record.good,
         checks_bad: record.bad,

@@ -8,9 +8,11 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::model::{BackendId, FlowId};
 use crate::wire::codec;
-use crate::wire::replication::{AdminState, FlowRecord, Frame, HealthRecord, Item, MAX_BATCH};
+use crate::wire::replication::{
+    AdminState, FlowRecord, Frame, HealthRecord, Item, MAX_BATCH, NatKey, NatRecord,
+};
 
-/// Connections in one replica. A flow takes about 100 bytes of memory.
+/// Connections in one replica, of each kind. A flow takes about 100 bytes of memory.
 pub const MAX_FLOWS: usize = 2_000_000;
 /// Backends in each table of one replica.
 pub const MAX_BACKENDS: usize = 262_144;
@@ -19,6 +21,9 @@ pub const MAX_BACKENDS: usize = 262_144;
 #[derive(Clone, Debug, Default)]
 pub struct Replica {
     flows: BTreeMap<FlowId, FlowRecord>,
+    nat: BTreeMap<NatKey, NatRecord>,
+    /// How many of `nat` each backend has.
+    nat_live: BTreeMap<BackendId, u64>,
     health: BTreeMap<BackendId, HealthRecord>,
     admin: BTreeMap<BackendId, AdminState>,
     overflowed: u64,
@@ -48,6 +53,7 @@ pub(super) enum Key {
     Admin(BackendId),
     Health(BackendId),
     Flow(FlowId),
+    Nat(NatKey),
 }
 
 impl Key {
@@ -58,13 +64,19 @@ impl Key {
             Item::FlowBytes { flow, .. }
             | Item::FlowClose { flow }
             | Item::FlowOpen { flow, .. } => Self::Flow(*flow),
+            Item::NatClose { key } | Item::NatMarks { key, .. } | Item::NatOpen { key, .. } => {
+                Self::Nat(*key)
+            }
         }
     }
 }
 
 impl PartialEq for Replica {
     fn eq(&self, other: &Self) -> bool {
-        self.flows == other.flows && self.health == other.health && self.admin == other.admin
+        self.flows == other.flows
+            && self.nat == other.nat
+            && self.health == other.health
+            && self.admin == other.admin
     }
 }
 
@@ -99,6 +111,21 @@ impl Replica {
                 Some(_) => Put::Changed,
                 None => Put::Same,
             },
+            Item::NatOpen { key, record } => self.open_nat(key, record, flows),
+            Item::NatMarks {
+                key,
+                client,
+                backend,
+            } => self.nat.get_mut(&key).map_or(Put::Same, |r| {
+                let was = (r.client_mark, r.backend_mark);
+                (r.client_mark, r.backend_mark) = (client, Some(backend));
+                if was == (client, Some(backend)) {
+                    Put::Same
+                } else {
+                    Put::Changed
+                }
+            }),
+            Item::NatClose { key } => self.close_nat(key),
         };
         self.overflowed += u64::from(put == Put::Full);
         put == Put::Changed
@@ -107,6 +134,42 @@ impl Replica {
     /// Live connections.
     pub const fn flows(&self) -> &BTreeMap<FlowId, FlowRecord> {
         &self.flows
+    }
+
+    fn open_nat(&mut self, key: NatKey, record: NatRecord, limit: usize) -> Put {
+        let was = self.nat.get(&key).map(|known| known.backend);
+        let put = put(&mut self.nat, key, record, limit);
+        if put == Put::Changed {
+            if let Some(was) = was {
+                self.uncount_nat(was);
+            }
+            *self.nat_live.entry(record.backend).or_default() += 1;
+        }
+        put
+    }
+
+    fn close_nat(&mut self, key: NatKey) -> Put {
+        let Some(record) = self.nat.remove(&key) else {
+            return Put::Same;
+        };
+        self.uncount_nat(record.backend);
+        Put::Changed
+    }
+
+    fn uncount_nat(&mut self, backend: BackendId) {
+        if let Some(live) = self.nat_live.get_mut(&backend) {
+            *live = live.saturating_sub(1);
+        }
+    }
+
+    /// Live connections of the kernel mode on this backend.
+    pub fn nat_live(&self, backend: BackendId) -> u64 {
+        self.nat_live.get(&backend).copied().unwrap_or(0)
+    }
+
+    /// Live connections of the kernel mode.
+    pub const fn nat(&self) -> &BTreeMap<NatKey, NatRecord> {
+        &self.nat
     }
 
     /// Verdicts.
@@ -126,7 +189,7 @@ impl Replica {
 
     /// Entries in all tables.
     pub fn len(&self) -> u64 {
-        (self.flows.len() + self.health.len() + self.admin.len()) as u64
+        (self.flows.len() + self.nat.len() + self.health.len() + self.admin.len()) as u64
     }
 
     /// There is nothing in it.
@@ -141,18 +204,27 @@ impl Replica {
 
     /// The items behind this key.
     pub(super) fn items_after(&self, last: Option<Key>) -> impl Iterator<Item = Item> + '_ {
-        let (admin, health, flows) = match last {
-            None => (Some(Unbounded), Some(Unbounded), Unbounded),
-            Some(Key::Admin(id)) => (Some(Excluded(id)), Some(Unbounded), Unbounded),
-            Some(Key::Health(id)) => (None, Some(Excluded(id)), Unbounded),
-            Some(Key::Flow(id)) => (None, None, Excluded(id)),
+        let all = (Some(Unbounded), Some(Unbounded), Some(Unbounded), Unbounded);
+        let (admin, health, flows, nat) = match last {
+            None => all,
+            Some(Key::Admin(id)) => (
+                Some(Excluded(id)),
+                Some(Unbounded),
+                Some(Unbounded),
+                Unbounded,
+            ),
+            Some(Key::Health(id)) => (None, Some(Excluded(id)), Some(Unbounded), Unbounded),
+            Some(Key::Flow(id)) => (None, None, Some(Excluded(id)), Unbounded),
+            Some(Key::Nat(key)) => (None, None, None, Excluded(key)),
         };
         let admin = admin.map(|from| self.admin.range((from, Unbounded)));
         let health = health.map(|from| self.health.range((from, Unbounded)));
-        let flows = self.flows.range((flows, Unbounded));
+        let flows = flows.map(|from| self.flows.range((from, Unbounded)));
+        let nat = self.nat.range((nat, Unbounded));
         let admin = admin.into_iter().flatten().map(admin_item);
         let health = health.into_iter().flatten().map(health_item);
-        admin.chain(health).chain(flows.map(flow_item))
+        let flows = flows.into_iter().flatten().map(flow_item);
+        admin.chain(health).chain(flows).chain(nat.map(nat_item))
     }
 
     /// The item for this key, if there is an entry.
@@ -161,12 +233,22 @@ impl Replica {
             Key::Admin(id) => self.admin.get_key_value(&id).map(admin_item),
             Key::Health(id) => self.health.get_key_value(&id).map(health_item),
             Key::Flow(id) => self.flows.get_key_value(&id).map(flow_item),
+            Key::Nat(key) => self.nat.get_key_value(&key).map(nat_item),
         }
     }
 
-    /// Forgets the connections: those of a dead proxy are dead.
+    /// Forgets the proxied connections: those of a dead proxy are dead.
     pub fn forget_flows(&mut self) {
         self.flows.clear();
+    }
+
+    /// Gives back so many entries of each table of connections.
+    pub(super) fn shed(&mut self, most: usize) {
+        for _ in 0..most {
+            if self.flows.pop_first().is_none() & self.nat.pop_first().is_none() {
+                break;
+            }
+        }
     }
 
     /// A fingerprint: equal for equal contents, on any host. It is the hash of the bytes of a
@@ -213,6 +295,11 @@ const fn plain(record: FlowRecord) -> FlowRecord {
     FlowRecord { client, ..record }
 }
 
+const fn nat_item((key, record): (&NatKey, &NatRecord)) -> Item {
+    let (key, record) = (*key, *record);
+    Item::NatOpen { key, record }
+}
+
 const fn admin_item((backend, state): (&BackendId, &AdminState)) -> Item {
     let (backend, state) = (*backend, *state);
     Item::Admin { backend, state }
@@ -231,7 +318,9 @@ const fn flow_item((flow, record): (&FlowId, &FlowRecord)) -> Item {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::tests::{admin, bytes, close, health, open};
+    use crate::replication::tests::{
+        admin, bytes, close, health, nat_close, nat_key, nat_marks, nat_open, open,
+    };
 
     fn of(items: &[Item]) -> Replica {
         let mut replica = Replica::default();
@@ -263,6 +352,25 @@ mod tests {
         assert!(replica.flows().is_empty());
         assert_eq!(replica.admin()[&BackendId(1)], AdminState::Drain);
         assert_eq!(replica.health()[&BackendId(1)].good, 2);
+    }
+
+    #[test]
+    fn connections_of_the_kernel_mode_move_between_backends_and_are_counted() {
+        let mut replica = of(&[nat_open(1, 1), nat_open(2, 1)]);
+        let live = |replica: &Replica| [1, 2].map(|id| replica.nat_live(BackendId(id)));
+        assert_eq!(live(&replica), [2, 0]);
+        for (item, counts) in [
+            (nat_marks(1, 9), [2, 0]),
+            (nat_open(2, 2), [1, 1]),
+            (nat_close(1), [0, 1]),
+        ] {
+            assert!(replica.apply(&item), "{item:?}");
+            assert!(!replica.apply(&item), "{item:?} again");
+            assert_eq!(live(&replica), counts, "{item:?}");
+        }
+        assert!(!replica.apply(&nat_marks(1, 9)), "it is not there");
+        replica.forget_flows();
+        assert_eq!(replica.nat().keys().collect::<Vec<_>>(), [&nat_key(2)]);
     }
 
     #[test]
@@ -300,6 +408,8 @@ mod tests {
             health(2, 1),
             admin(4, AdminState::Drain),
             admin(6, AdminState::Enabled),
+            nat_open(4, 1),
+            nat_open(3, 2),
         ]);
         let all: Vec<Item> = replica.items().collect();
         assert_eq!(of(&all), replica);

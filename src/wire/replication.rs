@@ -15,7 +15,7 @@ use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, Se
 pub use crate::model::AdminState;
 
 /// Version of everything on the wire between nodes; raised on any change of shape.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// Items in one `Update` or `SnapshotChunk` at most.
 pub const MAX_BATCH: usize = 512;
 /// What the decoder says of a list with more than [`MAX_BATCH`] items.
@@ -134,6 +134,66 @@ pub enum Item {
         /// What holds now.
         record: HealthRecord,
     },
+    /// What is known of a connection of the kernel mode: it began, or goes to another backend.
+    NatOpen {
+        /// The connection.
+        key: NatKey,
+        /// All of it.
+        record: NatRecord,
+    },
+    /// Both ends of a connection of the kernel mode sent up to here, or a little more.
+    NatMarks {
+        /// The connection.
+        key: NatKey,
+        /// The client's mark.
+        client: u32,
+        /// The backend's mark; from the first one on the connection counts as answered.
+        backend: u32,
+    },
+    /// A connection of the kernel mode ended.
+    NatClose {
+        /// The connection.
+        key: NatKey,
+    },
+}
+
+impl Item {
+    /// It is about a connection of the kernel mode.
+    pub const fn of_nat(&self) -> bool {
+        matches!(
+            self,
+            Self::NatClose { .. } | Self::NatMarks { .. } | Self::NatOpen { .. }
+        )
+    }
+}
+
+/// A connection of the kernel mode, as its client sees it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct NatKey {
+    /// The client.
+    pub client: SocketAddr,
+    /// Where it connected to.
+    pub service: SocketAddr,
+}
+
+/// A connection of the kernel mode, as both nodes know it: enough to forward it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct NatRecord {
+    /// The service.
+    pub service: ServiceId,
+    /// The backend that serves it.
+    pub backend: BackendId,
+    /// The sender that the backend sees: an address and a port of ours, or the client (dnat).
+    pub source: SocketAddr,
+    /// Where the backend is.
+    pub target: SocketAddr,
+    /// A sequence number that the client has left behind, by less than 2^31: its first at the
+    /// beginning.
+    pub client_mark: u32,
+    /// The same of the backend; none: it has not answered yet.
+    pub backend_mark: Option<u32>,
+    /// When it began, milliseconds since 1970 by the master's clock.
+    pub since_unix_ms: u64,
 }
 
 /// A live connection, as the standby knows it.

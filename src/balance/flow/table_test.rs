@@ -358,7 +358,7 @@ impl World {
                 }
                 Item::FlowClose { flow } => assert!(self.peer.remove(&flow).is_some()),
                 Item::FlowBytes { flow, .. } => assert!(self.peer.contains_key(&flow)),
-                Item::Admin { .. } | Item::Health { .. } => panic!("{item:?}"),
+                other => panic!("{other:?}"),
             }
         }
         let live = self.table.live.iter();

@@ -87,6 +87,7 @@ pub(super) fn master() -> Status {
         version: "0.1.0".into(),
         incarnation: "1a2b3c4d".into(),
         uptime_ms: 447_000_000,
+        nat: None,
         role: Role::Master,
         epoch: 7,
         priority: 150,

@@ -1,0 +1,108 @@
+//! What the node and the kernel mode's data path tell each other.
+//!
+//! The node decides who serves and who is master, and owns the replicated table; the data path owns
+//! the kernel's tables. Facts about connections flow up on the master and down on its standby.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::flow::FlowEnd;
+use crate::model::{BackendId, ConnectFailure, ServiceId};
+use crate::wire::replication::{Item, NatKey, NatRecord};
+
+/// What the node wants. Commands arrive in the order in which they were given; none is lost.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub enum NatCommand {
+    /// The standby knows what every report up to this ticket said; or there is no standby that
+    /// follows, and nobody is to wait for one.
+    Acknowledged {
+        /// Of the last such report.
+        ticket: u64,
+        /// The standby said so.
+        by_standby: bool,
+    },
+    /// Facts that the master told: `Nat*` items, in order. To be in the kernel's tables before
+    /// whatever is commanded next.
+    Learn(Vec<Item>),
+    /// This node became master: the connections that it knows are its own now.
+    Lead,
+    /// A switchover is offered: what has not been acknowledged by now may never be, so no handshake
+    /// may go on without it. Established connections go on.
+    Pause,
+    /// The addresses are here and announced: wake those that wait for an answer that got lost.
+    Probe,
+    /// Let new connections go to these backends only. Latest wins.
+    Publish {
+        /// Those that are up and not drained.
+        eligible: BTreeSet<BackendId>,
+        /// Those that were judged down: what becomes of their connections is the service's
+        /// `on_down`.
+        down: BTreeSet<BackendId>,
+    },
+    /// The switchover came to nothing.
+    Resume,
+    /// A snapshot begins: what is not learned until its end is to be forgotten then.
+    SnapshotBegin,
+    /// The snapshot is whole.
+    SnapshotEnd,
+    /// The snapshot came to nothing.
+    SnapshotVoid,
+    /// This node is not master any more.
+    Yield,
+}
+
+/// What happened to connections, in order.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct NatReport {
+    /// Its number: one more than the last report's. To be acknowledged.
+    pub ticket: u64,
+    /// What happened.
+    pub events: Vec<NatEvent>,
+}
+
+/// One thing that happened to a connection of the kernel mode.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub enum NatEvent {
+    /// It ended.
+    Closed {
+        /// Which.
+        key: NatKey,
+        /// How.
+        end: FlowEnd,
+    },
+    /// A backend did not take a connection (the next one is tried).
+    ConnectFailed {
+        /// The backend.
+        backend: BackendId,
+        /// How.
+        failure: ConnectFailure,
+    },
+    /// Where its ends are; the first time: the backend has answered.
+    Marks {
+        /// Which.
+        key: NatKey,
+        /// The backend that serves it.
+        backend: BackendId,
+        /// See [`NatRecord::client_mark`].
+        client: u32,
+        /// See [`NatRecord::backend_mark`].
+        backend_mark: u32,
+        /// The first time.
+        answered: bool,
+    },
+    /// It began, was found when the program started, or goes to another backend.
+    Opened {
+        /// Which.
+        key: NatKey,
+        /// All of it, but for `since_unix_ms`, which is zero: the node knows the time of day.
+        record: NatRecord,
+        /// How long ago it began, in milliseconds.
+        age_ms: u64,
+    },
+    /// A client got no backend.
+    Unserved {
+        /// The service.
+        service: ServiceId,
+    },
+}
