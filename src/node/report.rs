@@ -4,7 +4,7 @@ use super::{Node, Replication};
 use crate::config;
 use crate::model::Role;
 use crate::status::{
-    BackendStatus, Counters, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
+    BackendStatus, Counters, Mode, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
     ServiceStatus, Status, VipStatus,
 };
 use crate::time::Mono;
@@ -120,6 +120,10 @@ fn service(node: &Node, known: &config::Service) -> ServiceStatus {
     let live = |backend: &config::Backend| node.replica().nat_live(backend.id);
     ServiceStatus {
         name: known.name.clone(),
+        mode: match known.kernel {
+            Some(_) => Mode::Kernel,
+            None => Mode::Proxy,
+        },
         listen: known.listen.clone(),
         balance: scheduler(known.balance).into(),
         connections: counts.connections + backends.iter().map(live).sum::<u64>(),

@@ -150,6 +150,11 @@ pub struct Flow {
     pub packets: u64,
     /// Their bytes, IP headers included.
     pub bytes: u64,
+    /// What the sender of this direction will send next, by its last packet that was no RST:
+    /// sequence number, payload, SYN and FIN.
+    pub seq: u32,
+    /// What it acknowledged last.
+    pub ack: u32,
 }
 
 impl Flow {
@@ -167,14 +172,13 @@ impl Flow {
 
 /// The key is the client's, else the backend's.
 pub const FLOW_CLIENT: u8 = 1;
-/// The standby knows the flow.
-pub const FLOW_ACKED: u8 = 2;
-/// The SYN-ACK is to wait for [`FLOW_ACKED`] (reserved; the program does not look at it yet).
-pub const FLOW_SYNC: u8 = 4;
+/// The client gets its SYN-ACK from user space, once the standby knows the flow: the program holds
+/// each that comes before the flow is established.
+pub const FLOW_SYNC: u8 = 2;
 /// A refusing backend is hidden from the client: user space tries another.
-pub const FLOW_RETRY: u8 = 8;
+pub const FLOW_RETRY: u8 = 4;
 /// The client's address and port are kept.
-pub const FLOW_DNAT: u8 = 16;
+pub const FLOW_DNAT: u8 = 8;
 
 /// The client sent FIN.
 pub const MARK_CLIENT_FIN: u8 = 1;
@@ -239,6 +243,30 @@ pub struct Service {
     /// Larger ones that a client or backend announces are lowered to it, since no ICMP error
     /// tells of a link of ours. 0: as announced.
     pub mss: u32,
+    /// Most flows that one [`Source`] opens in a second. 0: no limit.
+    pub source_rate: u32,
+}
+
+/// Whom a rate is for: an IPv4 address, or a /64 of IPv6, whose holder has all of its addresses.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(C)]
+pub struct Source {
+    /// As on the wire; IPv4 uses the first four bytes and leaves the rest zero.
+    pub net: [u8; 8],
+    /// Id of the service.
+    pub service: u32,
+    /// [`V4`] or [`V6`].
+    pub family: u32,
+}
+
+/// What a [`Source`] asked for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Window {
+    /// When it began: `CLOCK_MONOTONIC`, nanoseconds. It lasts a second.
+    pub start: u64,
+    /// SYNs that would open a flow since then, with those that were dropped.
+    pub syns: u64,
 }
 
 /// User space is told of packets that deserve a RST.
@@ -319,21 +347,23 @@ pub struct Event {
     pub back_bytes: u64,
 }
 
-/// Most bytes of a SYN that are kept.
+/// Most bytes of a SYN or SYN-ACK that are kept.
 pub const SYN_MAX: usize = 128;
 
-/// The record of [`EventKind::Opened`](super::EventKind::Opened): the SYN from its IP header on, before translation.
+/// The record of [`EventKind::Opened`](super::EventKind::Opened) with the SYN, and of
+/// [`EventKind::Established`](super::EventKind::Established) of a flow with [`FLOW_SYNC`] with
+/// the SYN-ACK that waits: from the IP header on, before translation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
-pub struct Opened {
+pub struct Carried {
     /// The event.
     pub event: Event,
-    /// Bytes of `syn`.
+    /// Bytes of `packet`.
     pub length: u32,
     /// Zero.
     pub zero: u32,
     /// The packet.
-    pub syn: [u8; SYN_MAX],
+    pub packet: [u8; SYN_MAX],
 }
 
 /// A packet that deserves a RST.
@@ -365,7 +395,7 @@ macro_rules! plain {
     )*};
 }
 
-plain!(FlowKey Flow Endpoint Service Backend Owned Settings Event Opened Refusal);
+plain!(FlowKey Flow Endpoint Service Source Window Backend Owned Settings Event Carried Refusal);
 
 /// A record of a ring, if it has the size of this type.
 pub(super) fn record<T: aya::Pod>(bytes: &[u8]) -> Option<T> {

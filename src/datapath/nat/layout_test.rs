@@ -17,15 +17,17 @@ fn expected() -> Vec<usize> {
         FlowKey { src dst sport dport family }
         Flow {
             to_src to_dst to_sport to_dport service backend ifindex client_isn backend_isn
-            state flags marks mss opened seen packets bytes
+            state flags marks mss opened seen packets bytes seq ack
         }
         Endpoint { address port family }
-        Service { id flags scheduler first slots turn seed mss }
+        Service { id flags scheduler first slots turn seed mss source_rate }
+        Source { net service family }
+        Window { start syns }
         Backend { address source port id ifindex }
         Owned { flags }
         Settings { range_first range_last own_first own_last }
         Event { kind cause key flow back_packets back_bytes }
-        Opened { event length syn }
+        Carried { event length packet }
         Refusal { key seq ack length reason flags }
     };
     table.extend([Counter::ALL.len(), SYN_MAX]);
@@ -95,7 +97,7 @@ fn flags_have_the_same_numbers() {
         ($($name:ident)*) => { $(assert_eq!(u32::try_from($name).unwrap(), defined(stringify!($name)));)* };
     }
     same! {
-        FLOW_CLIENT FLOW_ACKED FLOW_SYNC FLOW_RETRY FLOW_DNAT
+        FLOW_CLIENT FLOW_SYNC FLOW_RETRY FLOW_DNAT
         MARK_CLIENT_FIN MARK_BACKEND_FIN MARK_CLIENT_RST MARK_BACKEND_RST
         SERVICE_REJECT SERVICE_SYNC SERVICE_RETRY SERVICE_DNAT
         OWNED_SOURCE OWNED_REJECT NO_BACKEND SYN_MAX
@@ -108,15 +110,17 @@ fn no_padding() {
     assert_eq!(size_of::<FlowKey>(), 2 * address + 2 * 2 + 4);
     assert_eq!(
         size_of::<Flow>(),
-        2 * address + 2 * 2 + 5 * 4 + 4 + 4 + 4 * 8
+        2 * address + 2 * 2 + 5 * 4 + 4 + 4 + 4 * 8 + 2 * 4
     );
     assert_eq!(size_of::<Endpoint>(), address + 2 + 2 + 4);
-    assert_eq!(size_of::<Service>(), 8 * 4);
+    assert_eq!(size_of::<Service>(), 9 * 4);
+    assert_eq!(size_of::<Source>(), 8 + 2 * 4);
+    assert_eq!(size_of::<Window>(), 2 * 8);
     assert_eq!(size_of::<Backend>(), 2 * address + 2 + 2 + 3 * 4);
     assert_eq!(size_of::<Settings>(), 4 * 2);
     let event = 2 * 4 + size_of::<FlowKey>() + size_of::<Flow>() + 2 * 8;
     assert_eq!(size_of::<Event>(), event);
-    assert_eq!(size_of::<Opened>(), event + 2 * 4 + SYN_MAX);
+    assert_eq!(size_of::<Carried>(), event + 2 * 4 + SYN_MAX);
     assert_eq!(
         size_of::<Refusal>(),
         size_of::<FlowKey>() + 3 * 4 + 2 + 1 + 1

@@ -37,7 +37,7 @@ shared_enum! {
     State: u8 from 1 {
         /// The client's SYN went to the backend.
         Opening = "STATE_OPENING",
-        /// The backend's SYN-ACK went to the client.
+        /// The backend's SYN-ACK came; it went to the client, or waits for the standby.
         Answered = "STATE_ANSWERED",
         /// The client's ACK went to the backend.
         Established = "STATE_ESTABLISHED",
@@ -65,9 +65,11 @@ shared_enum! {
 shared_enum! {
     /// What happened to a flow.
     EventKind: u32 from 1 {
-        /// It began; the record is an [`Opened`](super::layout::Opened).
+        /// It began; the record is a [`Carried`](super::layout::Carried).
         Opened = "EVENT_OPENED",
-        /// The backend answered: both initial sequence numbers are known.
+        /// The backend answered: both initial sequence numbers are known. With
+        /// [`FLOW_SYNC`](super::layout::FLOW_SYNC) the record is a
+        /// [`Carried`](super::layout::Carried), and a further SYN-ACK is told again.
         Established = "EVENT_ESTABLISHED",
         /// It ended.
         Closed = "EVENT_CLOSED",
@@ -135,8 +137,12 @@ shared_enum! {
         Hairpin = "DROP_HAIRPIN",
         /// Dropped: a SYN from an address that no client has.
         BadSource = "DROP_BAD_SOURCE",
+        /// Dropped: a SYN of a source that opened enough flows this second.
+        SourceRate = "DROP_SOURCE_RATE",
         /// A backend's refusal, held for a retry.
         Held = "DROP_HELD",
+        /// A SYN-ACK, held until the standby knows the flow.
+        Waiting = "DROP_WAITING",
         /// Dropped: the packet could not be changed.
         Write = "DROP_WRITE",
         /// An event was lost: the flow map must be read again.

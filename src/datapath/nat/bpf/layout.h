@@ -40,21 +40,22 @@ struct flow {
     __u64 seen;   /* the same clock: last packet of this direction */
     __u64 packets;
     __u64 bytes; /* from the IP header on */
+    __u32 seq;   /* what its sender will send next, by its last packet; host byte order */
+    __u32 ack;   /* what its sender acknowledged last */
 };
 
 enum state {
     STATE_OPENING = 1, /* the client's SYN went to the backend */
-    STATE_ANSWERED,    /* the backend's SYN-ACK went to the client */
+    STATE_ANSWERED,    /* the backend's SYN-ACK came */
     STATE_ESTABLISHED, /* the client's ACK went to the backend */
     STATE_CLOSING,     /* one side sent FIN */
     STATE_CLOSED,      /* both sent FIN, or one RST */
 };
 
 #define FLOW_CLIENT 1 /* the key is the client's; else the backend's */
-#define FLOW_ACKED 2  /* the standby knows the flow (set by user space) */
-#define FLOW_SYNC 4   /* the SYN-ACK is to wait for FLOW_ACKED (reserved) */
-#define FLOW_RETRY 8  /* a refusing backend is hidden from the client: user space tries another */
-#define FLOW_DNAT 16  /* the client's address and port are kept */
+#define FLOW_SYNC 2   /* user space sends the SYN-ACK, once the standby knows the flow */
+#define FLOW_RETRY 4  /* a refusing backend is hidden from the client: user space tries another */
+#define FLOW_DNAT 8   /* the client's address and port are kept */
 
 #define MARK_CLIENT_FIN 1
 #define MARK_BACKEND_FIN 2
@@ -79,6 +80,20 @@ struct service {
     __u32 seed;      /* of the hash */
     __u32 mss;       /* largest segment that fits all our links; larger ones announced are lowered
                         to it, as no ICMP error tells of links of ours; 0: as announced */
+    __u32 source_rate; /* most flows that one source opens in a second; 0: no limit */
+};
+
+/* Whom a rate is for: an IPv4 address, or a /64 of IPv6, whose holder has all of its addresses. */
+struct source {
+    __be32 net[2]; /* IPv4 leaves the second zero */
+    __u32 service; /* service.id */
+    __u32 family;
+};
+
+/* SYNs of a source that would open a flow, within a second of the first. */
+struct window {
+    __u64 start; /* coarse CLOCK_MONOTONIC, ns */
+    __u64 syns;
 };
 
 #define SERVICE_REJECT 1 /* tell user space of packets that deserve a RST */
@@ -122,7 +137,7 @@ struct settings {
 
 enum event_kind {
     EVENT_OPENED = 1,  /* with the client's SYN */
-    EVENT_ESTABLISHED, /* SYN-ACK seen: both ISNs are known */
+    EVENT_ESTABLISHED, /* SYN-ACK seen: both ISNs are known; FLOW_SYNC: told each time, with it */
     EVENT_CLOSED,
     EVENT_REVIVED, /* the RST that closed it was not its sender's */
     EVENT_REFUSED, /* the backend refused: answer held, user space is to try another */
@@ -148,12 +163,13 @@ struct event {
 
 #define SYN_MAX 128
 
-/* EVENT_OPENED: the SYN from its IP header on, before translation. */
-struct opened {
+/* EVENT_OPENED with the SYN, and EVENT_ESTABLISHED of a flow with FLOW_SYNC with the SYN-ACK that
+ * waits: from the IP header on, before translation. */
+struct carried {
     struct event event;
     __u32 length;
     __u32 zero;
-    __u8 syn[SYN_MAX];
+    __u8 packet[SYN_MAX];
 };
 
 /* A packet that deserves a RST, which user space may send. */
@@ -187,7 +203,9 @@ enum counter {
     DROP_HOPS,        /* TTL or hop limit used up */
     DROP_HAIRPIN,     /* a backend would have to answer itself (SERVICE_DNAT) */
     DROP_BAD_SOURCE,  /* a SYN from an address no client can have */
+    DROP_SOURCE_RATE, /* a SYN of a source that opened enough flows this second */
     DROP_HELD,        /* a backend's refusal, held for a retry */
+    DROP_WAITING,     /* a SYN-ACK, held until the standby knows the flow */
     DROP_WRITE,       /* the packet could not be changed */
     LOST_EVENT,       /* `events` was full: rescan `flows` */
     LOST_REFUSAL,     /* `refusals` was full */

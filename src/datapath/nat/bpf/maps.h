@@ -58,6 +58,15 @@ struct {
     TYPE(value, __u64);
 } turns SEC(".maps");
 
+/* Sources of services that limit them. The ones longest unseen make room: under a flood from more
+ * sources than this, some begin anew before their second is over. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+    NUMBER(max_entries, 65536);
+    TYPE(key, struct source);
+    TYPE(value, struct window);
+} sources SEC(".maps");
+
 struct {
     NUMBER(type, BPF_MAP_TYPE_ARRAY);
     NUMBER(max_entries, 1);
@@ -84,6 +93,14 @@ struct {
     NUMBER(type, BPF_MAP_TYPE_RINGBUF);
     NUMBER(max_entries, 4194304);
 } events SEC(".maps");
+
+/* Where `events` ended when its reader was last woken. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_ARRAY);
+    NUMBER(max_entries, 1);
+    TYPE(key, __u32);
+    TYPE(value, __u64);
+} woken SEC(".maps");
 
 /* A ring of its own: a flood of strays must not push out what is true of flows. */
 struct {

@@ -14,6 +14,7 @@
 
 #define TRIES 8
 #define PACKET_HOST 0
+#define SECOND 1000000000ULL
 
 /* The kernel lends some helpers to GPL compatible programs only. */
 const char licence[] SEC("license") = "Dual MIT/GPL";
@@ -46,6 +47,27 @@ INLINE int bad_source(const struct flow_key *key) {
         if (!src->word[0] && !src->word[1] && !src->word[2] && BE32(src->word[3]) < 2) return 1;
     }
     return !!owner(src, key->family);
+}
+
+/* Whether this source opened enough flows this second. */
+INLINE int too_fast(const struct flow_key *key, const struct service *service, __u64 now) {
+    if (!service->source_rate) return 0;
+    struct source source = {
+        .net = {key->src.word[0], key->src.word[1]},
+        .service = service->id,
+        .family = key->family,
+    };
+    struct window *window = map_lookup(&sources, &source);
+    if (!window) {
+        struct window first = {.start = now, .syns = 1};
+        map_update(&sources, &source, &first, BPF_ANY);
+        return 0;
+    }
+    if (now - window->start >= SECOND) {
+        window->start = now;
+        window->syns = 0;
+    }
+    return __sync_fetch_and_add(&window->syns, 1) >= service->source_rate;
 }
 
 INLINE __u32 mixed(__u32 hash, __u32 word) {
@@ -105,6 +127,7 @@ INLINE __u32 allocate(struct flow *to, struct flow_key *back_key, struct flow *b
 INLINE __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct service *service,
                   __u64 now) {
     if (bad_source(&p->key)) return DROP_BAD_SOURCE;
+    if (too_fast(&p->key, service, now)) return DROP_SOURCE_RATE;
     __u32 index = pick(&p->key, service);
     struct backend *backend = map_lookup(&backends, &index);
     if (!backend || !backend->port) return DROP_NO_BACKEND;
@@ -118,6 +141,7 @@ INLINE __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct se
         .backend = backend->id,
         .ifindex = backend->ifindex,
         .client_isn = p->seq,
+        .seq = p->seq + taken(p),
         .mss = service->mss,
         .state = STATE_OPENING,
         .flags = (dnat ? FLOW_DNAT : 0) | (service->flags & SERVICE_SYNC ? FLOW_SYNC : 0) |
@@ -133,6 +157,7 @@ INLINE __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct se
     back.to_sport = p->key.dport;
     back.to_dport = p->key.sport;
     back.ifindex = ctx->ifindex;
+    back.seq = 0;
     to.flags |= FLOW_CLIENT;
     __u32 refused = allocate(&to, &back_key, &back, index);
     if (refused) return refused;
@@ -142,7 +167,7 @@ INLINE __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct se
         return failed == -17 ? DROP_RACE : DROP_TABLE_FULL;
     }
     count(COUNT_OPENED);
-    tell_opened(ctx, p, &to);
+    carry(ctx, p, EVENT_OPENED, &p->key, &to, 0);
     return 0;
 }
 
@@ -150,10 +175,14 @@ INLINE void touch(struct flow *f, const struct packet *p, __u64 now) {
     if (f->seen != now) f->seen = now;
     f->packets += 1;
     f->bytes += p->end - L3;
+    /* Whoever sends a RST may be somebody else, and nothing follows it. */
+    if (p->flags & TCP_RST) return;
+    f->seq = p->seq + taken(p);
+    if (p->flags & TCP_ACK) f->ack = p->ack;
 }
 
-/* Follows what the packet says. Whether it stays here. */
-INLINE int hold(const struct packet *p, struct flow *f) {
+/* Follows what the packet says. Why it stays here, or 0. */
+INLINE __u32 hold(struct __sk_buff *ctx, const struct packet *p, struct flow *f) {
     struct flow_key other = opposite(f, p->key.family);
     struct flow *pair = map_lookup(&flows, &other);
     int client = f->flags & FLOW_CLIENT;
@@ -165,16 +194,21 @@ INLINE int hold(const struct packet *p, struct flow *f) {
     back->state = front->state;
     back->marks = front->marks;
     back->backend_isn = front->backend_isn;
-    if (step.event)
-        tell(step.event, step.cause, client ? &p->key : &other, front, back);
+    const struct flow_key *key = client ? &p->key : &other;
+    if (step.carry)
+        carry(ctx, p, step.event, key, front, back);
+    else if (step.event)
+        tell(step.event, step.cause, key, front, back);
     return step.held;
 }
 
 INLINE int forward(struct __sk_buff *ctx, const struct packet *p, struct flow *f, __u64 now) {
     if (p->hops < 2) return drop(DROP_HOPS);
     touch(f, p, now);
-    if ((f->state != STATE_ESTABLISHED || p->flags & (TCP_SYN | TCP_FIN | TCP_RST)) && hold(p, f))
-        return drop(DROP_HELD);
+    if (f->state != STATE_ESTABLISHED || p->flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
+        __u32 reason = hold(ctx, p, f);
+        if (reason) return drop(reason);
+    }
     return translate_tcp(ctx, p, f);
 }
 

@@ -65,13 +65,18 @@ INLINE int same(const struct address *a, const struct address *b) {
              (a->word[3] ^ b->word[3]));
 }
 
+/* Sequence numbers that a packet takes. */
+INLINE __u32 taken(const struct packet *p) {
+    return p->payload + !!(p->flags & TCP_SYN) + !!(p->flags & TCP_FIN);
+}
+
 INLINE int bare_syn(__u8 flags) {
     return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
 INLINE enum kind read_tcp(struct __sk_buff *ctx, struct packet *p) {
     struct tcp tcp;
-    if (p->l4 + TCP_HEADER > p->end || load_bytes(ctx, p->l4, &tcp, sizeof(tcp)))
+    if (p->l4 + TCP_HEADER > p->end || GET(ctx, p->l4, &tcp))
         return KIND_MALFORMED;
     __u32 header = (tcp.offset >> 4) * 4;
     if (header < TCP_HEADER || p->l4 + header > p->end) return KIND_MALFORMED;
@@ -86,7 +91,7 @@ INLINE enum kind read_tcp(struct __sk_buff *ctx, struct packet *p) {
 
 INLINE enum kind read_ipv4(struct __sk_buff *ctx, struct packet *p) {
     struct iphdr ip;
-    if (load_bytes(ctx, L3, &ip, sizeof(ip)) || ip.version != 4) return KIND_OTHER;
+    if (GET(ctx, L3, &ip) || ip.version != 4) return KIND_OTHER;
     if (ip.protocol != IPPROTO_TCP && ip.protocol != IPPROTO_ICMP) return KIND_OTHER;
     enum kind bad = ip.protocol == IPPROTO_TCP ? KIND_MALFORMED : KIND_OTHER;
     p->key.family = 4;
@@ -107,7 +112,7 @@ INLINE enum kind read_ipv4(struct __sk_buff *ctx, struct packet *p) {
 
 INLINE enum kind read_ipv6(struct __sk_buff *ctx, struct packet *p) {
     struct ipv6hdr ip;
-    if (load_bytes(ctx, L3, &ip, sizeof(ip)) || ip.version != 6) return KIND_OTHER;
+    if (GET(ctx, L3, &ip) || ip.version != 6) return KIND_OTHER;
     p->key.family = 6;
     __builtin_memcpy(&p->key.src, &ip.saddr, sizeof(struct address));
     __builtin_memcpy(&p->key.dst, &ip.daddr, sizeof(struct address));

@@ -8,13 +8,14 @@
 struct step {
     __u32 event; /* enum event_kind, or 0 */
     __u32 cause;
-    int held; /* the packet stays here */
+    __u32 held; /* why the packet stays here (enum counter), or 0 */
+    int carry;  /* tell with the packet */
 };
 
 INLINE void refused(struct step *step, __u32 cause) {
     step->event = EVENT_REFUSED;
     step->cause = cause;
-    step->held = 1;
+    step->held = DROP_HELD;
 }
 
 INLINE void reset(struct flow *f, const struct packet *p, int client, struct step *step) {
@@ -55,16 +56,25 @@ INLINE void speak(struct flow *f, const struct packet *p, int client, struct ste
     step->cause = CAUSE_FIN;
 }
 
+/* A SYN-ACK that the client would take. With FLOW_SYNC each of them is held and told: the one
+ * before may have been lost on its way through user space. */
+INLINE void answer(struct flow *f, const struct packet *p, struct step *step) {
+    int sync = f->flags & FLOW_SYNC;
+    if (f->state != STATE_OPENING && !(sync && f->state == STATE_ANSWERED)) return;
+    f->backend_isn = p->seq;
+    f->state = STATE_ANSWERED;
+    step->event = EVENT_ESTABLISHED;
+    if (!sync) return;
+    step->held = DROP_WAITING;
+    step->carry = 1;
+}
+
 /* Moves the client's entry on. The other entry gets a copy of its state afterwards. */
 INLINE void follow(struct flow *f, const struct packet *p, int client, struct step *step) {
     if (p->flags & TCP_RST) {
         reset(f, p, client, step);
     } else if (p->flags & TCP_SYN) {
-        if (client || !(p->flags & TCP_ACK) || f->state != STATE_OPENING) return;
-        if (p->ack != f->client_isn + 1) return;
-        f->backend_isn = p->seq;
-        f->state = STATE_ANSWERED;
-        step->event = EVENT_ESTABLISHED;
+        if (!client && p->flags & TCP_ACK && p->ack == f->client_isn + 1) answer(f, p, step);
     } else {
         speak(f, p, client, step);
     }
@@ -91,6 +101,18 @@ INLINE void fill(struct event *event, __u32 kind, __u32 cause, const struct flow
     event->back_bytes = back ? back->bytes : 0;
 }
 
+/* How to submit a record that cannot wait for the reader's next look. The kernel's own choice
+ * (0) wakes a reader that has read all before this record; but one that sleeps may have left
+ * records unread that did not wake it. So it is woken by force unless it was already, and has
+ * not yet come to where `events` ended then. */
+INLINE __u64 waking(void) {
+    __u32 zero = 0;
+    __u64 *end = map_lookup(&woken, &zero);
+    if (!end || ring_query(&events, BPF_RB_CONS_POS) < *end) return 0;
+    *end = ring_query(&events, BPF_RB_PROD_POS);
+    return BPF_RB_FORCE_WAKEUP;
+}
+
 INLINE void tell(__u32 kind, __u32 cause, const struct flow_key *key, const struct flow *f,
                  const struct flow *back) {
     struct event *event = ring_reserve(&events, sizeof(*event), 0);
@@ -99,26 +121,28 @@ INLINE void tell(__u32 kind, __u32 cause, const struct flow_key *key, const stru
         return;
     }
     fill(event, kind, cause, key, f, back);
-    ring_submit(event, BPF_RB_NO_WAKEUP);
+    ring_submit(event, kind == EVENT_REFUSED ? waking() : BPF_RB_NO_WAKEUP);
 }
 
-/* With the SYN itself: a retry must send the same one. */
-INLINE void tell_opened(struct __sk_buff *ctx, const struct packet *p, const struct flow *f) {
-    struct opened *opened = ring_reserve(&events, sizeof(*opened), 0);
-    if (!opened) {
+/* With the packet itself: a retry must send the same SYN, and a SYN-ACK that waits is sent by user
+ * space. */
+INLINE void carry(struct __sk_buff *ctx, const struct packet *p, __u32 kind,
+                  const struct flow_key *key, const struct flow *f, const struct flow *back) {
+    struct carried *carried = ring_reserve(&events, sizeof(*carried), 0);
+    if (!carried) {
         count(LOST_EVENT);
         return;
     }
-    fill(&opened->event, EVENT_OPENED, CAUSE_NONE, &p->key, f, 0);
-    __builtin_memset(opened->syn, 0, SYN_MAX);
-    opened->zero = 0;
+    fill(&carried->event, kind, CAUSE_NONE, key, f, back);
+    __builtin_memset(carried->packet, 0, SYN_MAX);
+    carried->zero = 0;
     /* Less one, masked, plus one: bounds that the verifier believes. */
     __u32 last = p->end - L3 - 1;
     if (last >= SYN_MAX) last = SYN_MAX - 1;
     asm volatile("%0 &= 127" : "+r"(last));
-    opened->length = last + 1;
-    if (load_bytes(ctx, L3, opened->syn, last + 1)) opened->length = 0;
-    ring_submit(opened, BPF_RB_NO_WAKEUP);
+    carried->length = last + 1;
+    if (load_bytes(ctx, L3, carried->packet, last + 1)) carried->length = 0;
+    ring_submit(carried, f->flags & FLOW_SYNC ? waking() : BPF_RB_NO_WAKEUP);
 }
 
 /* Counts a packet that is dropped, and tells user space if it is to send a RST for it. */
@@ -129,8 +153,7 @@ INLINE int refuse(const struct packet *p, __u32 reason, int answer) {
             refusal->key = p->key;
             refusal->seq = p->seq;
             refusal->ack = p->ack;
-            refusal->length =
-                p->payload + !!(p->flags & TCP_SYN) + !!(p->flags & TCP_FIN);
+            refusal->length = taken(p);
             refusal->reason = reason;
             refusal->flags = p->flags;
             refusal->zero = 0;

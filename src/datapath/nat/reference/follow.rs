@@ -1,9 +1,10 @@
 //! The life of a flow, as `bpf/state.h` has it.
 
 use super::super::layout::{
-    FLOW_RETRY, Flow, MARK_BACKEND_FIN, MARK_BACKEND_RST, MARK_CLIENT_FIN, MARK_CLIENT_RST,
+    FLOW_RETRY, FLOW_SYNC, Flow, MARK_BACKEND_FIN, MARK_BACKEND_RST, MARK_CLIENT_FIN,
+    MARK_CLIENT_RST,
 };
-use super::super::names::{Cause, EventKind, State};
+use super::super::names::{Cause, Counter, EventKind, State};
 use super::packet::{ACK, FIN, Packet, RST, SYN};
 
 const FINS: u8 = MARK_CLIENT_FIN | MARK_BACKEND_FIN;
@@ -13,42 +14,61 @@ const FINS: u8 = MARK_CLIENT_FIN | MARK_BACKEND_FIN;
 pub(super) struct Step {
     /// What to tell of it.
     pub(super) event: Option<(EventKind, Cause)>,
-    /// The packet stays here.
-    pub(super) held: bool,
+    /// Why the packet stays here.
+    pub(super) held: Option<Counter>,
+    /// It is told with the packet.
+    pub(super) carry: bool,
 }
 
 impl Step {
     const fn tell(kind: EventKind, cause: Cause) -> Self {
         Self {
             event: Some((kind, cause)),
-            held: false,
+            held: None,
+            carry: false,
         }
     }
 
     const fn refuse(cause: Cause) -> Self {
         Self {
             event: Some((EventKind::Refused, cause)),
-            held: true,
+            held: Some(Counter::Held),
+            carry: false,
         }
     }
 }
 
 /// Moves the client's entry on; `client`: it sent the packet.
 pub(super) fn follow(flow: &mut Flow, packet: &Packet, client: bool) -> Step {
-    let opening = flow.state == State::Opening.number();
     if packet.flags & RST != 0 {
         return reset(flow, client);
     }
     if packet.flags & SYN == 0 {
         return speak(flow, packet, client);
     }
-    let answer = !client && packet.flags & ACK != 0;
-    if opening && answer && packet.ack == flow.client_isn.wrapping_add(1) {
-        flow.backend_isn = packet.seq;
-        flow.state = State::Answered.number();
-        return Step::tell(EventKind::Established, Cause::None);
+    let answers = packet.flags & ACK != 0 && packet.ack == flow.client_isn.wrapping_add(1);
+    if !client && answers {
+        return answer(flow, packet);
     }
     Step::default()
+}
+
+/// A SYN-ACK that the client would take.
+fn answer(flow: &mut Flow, packet: &Packet) -> Step {
+    let sync = flow.flags & FLOW_SYNC != 0;
+    let step = Step::tell(EventKind::Established, Cause::None);
+    let step = match State::from_number(flow.state) {
+        Some(State::Opening | State::Answered) if sync => Step {
+            held: Some(Counter::Waiting),
+            carry: true,
+            ..step
+        },
+        Some(State::Opening) => step,
+        _ => return Step::default(),
+    };
+    flow.backend_isn = packet.seq;
+    flow.state = State::Answered.number();
+    step
 }
 
 fn reset(flow: &mut Flow, client: bool) -> Step {

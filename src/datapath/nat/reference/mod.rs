@@ -3,6 +3,7 @@
 //! Owns nothing outside of its tables; no IO, no clock. The kernel's program is tested against it,
 //! packet by packet; a simulation may use it as its data path.
 
+mod alone;
 mod choose;
 mod follow;
 mod packet;
@@ -11,12 +12,13 @@ mod translate;
 use std::collections::BTreeMap;
 
 use super::layout::{
-    Address, Backend, Endpoint, Event, FLOW_CLIENT, FLOW_DNAT, FLOW_RETRY, FLOW_SYNC, Flow,
-    FlowKey, OWNED_REJECT, OWNED_SOURCE, Opened, Owned, Port, Refusal, SERVICE_DNAT,
-    SERVICE_REJECT, SERVICE_RETRY, SERVICE_SYNC, SYN_MAX, Service, Settings,
+    Address, Backend, Carried, Endpoint, Event, FLOW_CLIENT, FLOW_DNAT, FLOW_RETRY, FLOW_SYNC,
+    Flow, FlowKey, OWNED_REJECT, OWNED_SOURCE, Owned, Port, Refusal, SERVICE_DNAT, SERVICE_REJECT,
+    SERVICE_RETRY, SERVICE_SYNC, SYN_MAX, Service, Settings, Source, Window,
 };
 use super::names::{Cause, Counter, EventKind, State};
 use super::tables::Told;
+pub(super) use alone::translated;
 pub use choose::hashed;
 use packet::{ACK, FIN, Kind, L3, Packet, RST, SYN};
 
@@ -72,6 +74,8 @@ pub struct Reference {
     pub ports: Vec<u64>,
     /// Flows placed, a counter a service.
     pub turns: Vec<u64>,
+    /// Who opened flows of services that limit it; without the kernel's forgetting.
+    pub sources: BTreeMap<Source, Window>,
     /// Port ranges.
     pub settings: Settings,
     /// May forward until then.
@@ -112,12 +116,11 @@ impl Reference {
 
     fn refuse(&mut self, packet: &Packet, reason: Counter, answer: bool) -> Verdict {
         if answer && packet.flags & RST == 0 {
-            let counted = (packet.flags & (SYN | FIN)).count_ones();
             self.refusals.push(Refusal {
                 key: packet.key,
                 seq: packet.seq,
                 ack: packet.ack,
-                length: packet.payload + counted,
+                length: packet.taken(),
                 reason: reason.number() as u16,
                 flags: packet.flags,
                 zero: 0,
@@ -231,10 +234,18 @@ impl Reference {
         flow.seen = arrival.now;
         flow.packets += 1;
         flow.bytes += (packet.end - L3) as u64;
+        if packet.flags & RST == 0 {
+            flow.seq = packet.seq.wrapping_add(packet.taken());
+            if packet.flags & ACK != 0 {
+                flow.ack = packet.ack;
+            }
+        }
         let flow = *flow;
         let plain = packet.flags & (SYN | FIN | RST) == 0;
-        if !(plain && flow.state == State::Established.number()) && self.hold(packet, flow) {
-            return self.drop(Counter::Held);
+        if !(plain && flow.state == State::Established.number())
+            && let Some(reason) = self.hold(frame, packet, flow)
+        {
+            return self.drop(reason);
         }
         let mut frame = frame.to_vec();
         translate::tcp(&mut frame, packet, &flow);
@@ -247,12 +258,10 @@ impl Reference {
         self.send(&flow, arrival, what, frame)
     }
 
-    /// Follows what the packet says. Whether it stays here.
-    fn hold(&mut self, packet: &Packet, flow: Flow) -> bool {
+    /// Follows what the packet says. Why it stays here, if it does.
+    fn hold(&mut self, frame: &[u8], packet: &Packet, flow: Flow) -> Option<Counter> {
         let other = flow.opposite(packet.key.family);
-        let Some(pair) = self.flows.get(&other).copied() else {
-            return false;
-        };
+        let pair = self.flows.get(&other).copied()?;
         let client = flow.flags & FLOW_CLIENT != 0;
         let (front_key, back_key, mut front, mut back) = if client {
             (packet.key, other, flow, pair)
@@ -266,7 +275,12 @@ impl Reference {
         self.flows.insert(front_key, front);
         self.flows.insert(back_key, back);
         if let Some((kind, cause)) = step.event {
-            self.tell(kind, cause, front_key, front, Some(back));
+            let event = event(kind, cause, front_key, front, Some(back));
+            self.events.push(if step.carry {
+                carried(event, frame, packet)
+            } else {
+                Told::Event(event)
+            });
         }
         step.held
     }
@@ -277,22 +291,11 @@ impl Reference {
         if flow.state != State::Closed.number() {
             flow.state = State::Closed.number();
             let back = self.flows.get(&other).copied();
-            self.tell(EventKind::Closed, Cause::Replaced, packet.key, flow, back);
+            let event = event(EventKind::Closed, Cause::Replaced, packet.key, flow, back);
+            self.events.push(Told::Event(event));
         }
         self.flows.remove(&other);
         self.flows.remove(&packet.key);
-    }
-
-    fn tell(
-        &mut self,
-        kind: EventKind,
-        cause: Cause,
-        key: FlowKey,
-        flow: Flow,
-        back: Option<Flow>,
-    ) {
-        self.events
-            .push(Told::Event(event(kind, cause, key, flow, back)));
     }
 
     fn open(
@@ -304,6 +307,9 @@ impl Reference {
     ) -> Result<(), Counter> {
         if self.bad_source(&packet.key) {
             return Err(Counter::BadSource);
+        }
+        if self.too_fast(&packet.key, service, arrival.now) {
+            return Err(Counter::SourceRate);
         }
         let index = self.pick(&packet.key, service, arrival) as usize;
         let backend = self.backends.get(index).copied().unwrap_or_default();
@@ -327,6 +333,7 @@ impl Reference {
             backend: backend.id,
             ifindex: backend.ifindex,
             client_isn: packet.seq,
+            seq: packet.seq.wrapping_add(packet.taken()),
             mss: service.mss,
             state: State::Opening.number(),
             flags: flag(SERVICE_DNAT, FLOW_DNAT)
@@ -345,6 +352,7 @@ impl Reference {
             to_sport: packet.key.dport,
             to_dport: packet.key.sport,
             ifindex: arrival.ifindex,
+            seq: 0,
             ..front
         };
         front.flags |= FLOW_CLIENT;
@@ -360,18 +368,23 @@ impl Reference {
         self.flows.insert(back_key, back);
         self.flows.insert(packet.key, front);
         self.count(Counter::Opened);
-        let bytes = &frame[L3..packet.end];
-        let length = bytes.len().min(SYN_MAX);
-        let mut syn = [0; SYN_MAX];
-        syn[..length].copy_from_slice(&bytes[..length]);
-        self.events.push(Told::Opened(Box::new(Opened {
-            event: event(EventKind::Opened, Cause::None, packet.key, front, None),
-            length: length as u32,
-            zero: 0,
-            syn,
-        })));
+        let event = event(EventKind::Opened, Cause::None, packet.key, front, None);
+        self.events.push(carried(event, frame, packet));
         Ok(())
     }
+}
+
+fn carried(event: Event, frame: &[u8], packet: &Packet) -> Told {
+    let from = &frame[L3..packet.end];
+    let length = from.len().min(SYN_MAX);
+    let mut bytes = [0; SYN_MAX];
+    bytes[..length].copy_from_slice(&from[..length]);
+    Told::Carried(Box::new(Carried {
+        event,
+        length: length as u32,
+        zero: 0,
+        packet: bytes,
+    }))
 }
 
 fn event(kind: EventKind, cause: Cause, key: FlowKey, flow: Flow, back: Option<Flow>) -> Event {

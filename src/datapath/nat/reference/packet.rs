@@ -47,6 +47,13 @@ pub(super) struct Packet {
     pub(super) flags: u8,
 }
 
+impl Packet {
+    /// Sequence numbers that it takes.
+    pub(super) const fn taken(&self) -> u32 {
+        self.payload + (self.flags & (SYN | FIN)).count_ones()
+    }
+}
+
 /// `N` bytes from there, if the frame has them.
 fn bytes<const N: usize>(frame: &[u8], at: usize) -> Option<[u8; N]> {
     frame.get(at..at.checked_add(N)?)?.try_into().ok()

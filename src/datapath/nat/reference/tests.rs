@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{PacketBuilder, SlicedPacket, TcpSlice, TransportSlice};
 
-use super::super::layout::{MARK_CLIENT_RST, SERVICE_DNAT};
+use super::super::layout::MARK_CLIENT_RST;
 use super::super::names::Scheduler;
 use super::*;
 
+mod flood;
+mod sequence;
 mod strange;
 
 const CLIENT: &str = "203.0.113.1:40000";
@@ -159,7 +161,7 @@ const V4: u32 = super::super::layout::V4;
 /// What user space was told since the last time.
 fn told(world: &mut Reference) -> Vec<(EventKind, Cause)> {
     let events = world.events.drain(..).map(|told| match told {
-        Told::Opened(opened) => opened.event,
+        Told::Carried(carried) => carried.event,
         Told::Event(event) => event,
     });
     let names = events.map(|event| {
@@ -212,10 +214,10 @@ fn the_event_of_a_new_flow_has_the_syn_as_it_came() {
     let mut world = world(0, Scheduler::RoundRobin);
     let syn = syn(CLIENT, 100);
     through(&mut world, &syn);
-    let Some(Told::Opened(opened)) = world.events.first() else {
+    let Some(Told::Carried(carried)) = world.events.first() else {
         panic!("nothing told");
     };
-    assert_eq!(opened.syn[..opened.length as usize], syn[L3..]);
+    assert_eq!(carried.packet[..carried.length as usize], syn[L3..]);
 }
 
 #[test]
