@@ -199,6 +199,11 @@ mod tests {
         assert_eq!((config.vips.len(), config.services.len()), (2, 4));
         assert!(!is_kernel_mode(&text));
 
+        for mode in [Mode::Sync, Mode::Async] {
+            let text = mode_config(&[("web", mode, 80)], PORT).replace(DIR, "/tmp");
+            let config = Config::parse(&text).unwrap_or_else(|errors| panic!("{errors}"));
+            assert_eq!((config.vips.len(), config.services.len()), (4, 2));
+        }
         let text = mode_config(&[("web", Mode::Sync, 80)], PORT);
         assert!(is_kernel_mode(&text), "{text}");
         for line in [

@@ -172,7 +172,7 @@ async fn survive(rights: Rights, options: &Options) -> Result<Outcome, LabError>
         runs.push(run);
     }
     let report = survive::Report::new(Conditions::here(rights, &election), &plan, runs);
-    print(options, &report, |report| survive::table(report));
+    print(options, &report, survive::table);
     Ok(Outcome::of(report.ok))
 }
 

@@ -26,14 +26,15 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("survive_finds_nothing_lost_where_nothing_happens", calm),
         test("survive_finds_what_a_killed_proxy_loses", killed),
+        test("survive_loses_nothing_in_kernel_mode", kernel),
         test("survive_goes_both_ways_with_a_smaller_mtu", smaller_mtu),
         test("survive_gives_kernel_mode_nodes_a_place_for_pins", pins),
     ]
 }
 
 /// As many as show it, on a machine that does other things too.
-fn plan(steps: &[Step]) -> Plan {
-    let mut plan = Plan::new(Mode::Proxy);
+fn plan(mode: Mode, steps: &[Step]) -> Plan {
+    let mut plan = Plan::new(mode);
     plan.steps = steps.to_vec();
     plan.crowd = Crowd {
         downloads: 12,
@@ -51,7 +52,8 @@ fn plan(steps: &[Step]) -> Plan {
 async fn undisturbed(lab: &mut Lab, plan: &Plan) -> Result<Run, LabError> {
     for number in 1..=REPEATED {
         let run = lab.survive(plan, number).await?;
-        let stayed = |window: &Window| window.masters_after == [window.master_before];
+        let fault = |step| matches!(step, Step::Kill9 | Step::Failover);
+        let stayed = |w: &Window| fault(w.step) || w.masters_after == [w.master_before];
         if number == REPEATED || run.windows.iter().all(stayed) {
             return Ok(run);
         }
@@ -60,7 +62,7 @@ async fn undisturbed(lab: &mut Lab, plan: &Plan) -> Result<Run, LabError> {
 }
 
 async fn calm() -> Result<(), LabError> {
-    let plan = plan(&[Step::Calm]);
+    let plan = plan(Mode::Proxy, &[Step::Calm]);
     let mut lab = Lab::build(&with(plan.lab(tandem()).config)).await?;
     for _ in 0..2 {
         let run = undisturbed(&mut lab, &plan).await?;
@@ -87,7 +89,7 @@ async fn calm() -> Result<(), LabError> {
 }
 
 async fn killed() -> Result<(), LabError> {
-    let plan = plan(&[Step::Calm, Step::Kill9, Step::Rejoin]);
+    let plan = plan(Mode::Proxy, &[Step::Calm, Step::Kill9, Step::Rejoin]);
     let mut lab = Lab::build(&with(plan.lab(tandem()).config)).await?;
     let run = lab.survive(&plan, 1).await?;
     assert!(!run.ok);
@@ -115,10 +117,25 @@ async fn killed() -> Result<(), LabError> {
     Ok(())
 }
 
+/// The same as above, and nobody notices: the process killed and back, and the other way on purpose.
+async fn kernel() -> Result<(), LabError> {
+    let steps = [Step::Calm, Step::Kill9, Step::Rejoin, Step::Failover];
+    let plan = plan(Mode::Sync, &steps);
+    let rights = *RIGHTS.get().expect("the tests run");
+    if plan.allowed(rights).is_err() {
+        assert_eq!(rights, Rights::UserNamespace);
+        return Ok(());
+    }
+    let mut lab = Lab::build(&with(plan.lab(tandem()).config)).await?;
+    let run = undisturbed(&mut lab, &plan).await?;
+    assert_eq!(run.why_not, [""; 0]);
+    Ok(())
+}
+
 /// The backends' LAN has a smaller MTU than the clients': bulk in both directions, and small
 /// messages.
 async fn smaller_mtu() -> Result<(), LabError> {
-    let plan = plan(&[Step::Calm]);
+    let plan = plan(Mode::Proxy, &[Step::Calm]);
     let mut lab = Lab::build(&with(plan.lab(tandem()).config)).await?;
     for n in 0..BACKENDS {
         let network = lab.network();

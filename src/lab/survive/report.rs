@@ -4,7 +4,7 @@ use comfy_table::Table;
 use serde::Serialize;
 
 use super::clients::Crowd;
-use super::gauge::{Kind, Tally};
+use super::gauge::{Counts, Kind, Tally};
 use super::run::{Plan, Step};
 use super::verdict::{Run, Window};
 use crate::lab::config::Mode;
@@ -153,7 +153,7 @@ impl Row {
 pub(in crate::lab) fn line(run: &Run) -> String {
     let windows = || run.windows.iter().map(|window| &window.counts);
     let lost: u64 = windows()
-        .flat_map(|counts| counts.kinds())
+        .flat_map(Counts::kinds)
         .map(|(_, tally)| tally.lost())
         .sum();
     let new: u64 = windows().map(|counts| counts.new.attempts).sum();

@@ -63,7 +63,8 @@ fn stalls_and_failed_handshakes_are_told_and_not_judged() {
 
 #[test]
 fn no_connection_may_be_lost_except_with_async() {
-    let kinds: [(fn(&mut Counts) -> &mut Tally, &str); 4] = [
+    type Of = fn(&mut Counts) -> &mut Tally;
+    let kinds: [(Of, &str); 4] = [
         (|c| &mut c.downloads, "kill9: 2 downloads lost"),
         (|c| &mut c.uploads, "kill9: 2 uploads lost"),
         (|c| &mut c.requests, "kill9: 2 requests lost"),
