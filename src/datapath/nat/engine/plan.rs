@@ -188,7 +188,7 @@ impl Plan {
             }
         }
         for (source, listen) in sources {
-            self.outlet(service, number, source, &listen);
+            self.outlet(service, mode, source, &listen);
         }
         self.services[number].outlets.end = self.outlets.len();
     }
@@ -200,10 +200,11 @@ impl Plan {
     fn outlet(
         &mut self,
         service: &crate::config::Service,
-        number: usize,
+        mode: &KernelMode,
         source: IpAddr,
         listen: &[SocketAddr],
     ) {
+        let number = self.services.len() - 1;
         let outlet = self.outlets.len();
         let flags = self.services[number].flags;
         let mut pool = Vec::new();
@@ -246,6 +247,7 @@ impl Plan {
                 turn: outlet as u32,
                 seed: service.id.0,
                 mss: self.least_mtu.map_or(0, |mtu| mtu.saturating_sub(headers)),
+                source_rate: mode.source_rate,
                 ..layout::Service::default()
             },
             first: self.slots,
