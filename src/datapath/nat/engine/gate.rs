@@ -15,11 +15,12 @@ const MOST: usize = 65_536;
 /// Reports whose acknowledgement is awaited, whose age is known.
 const REPORTS: usize = 4_096;
 
+/// A SYN-ACK that waits.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     ticket: u64,
     number: u64,
-    carried: Box<Carried>,
+    pub(super) carried: Box<Carried>,
 }
 
 /// How handshakes went on.
@@ -120,12 +121,7 @@ impl Gate {
     }
 
     /// Every report up to this one is acknowledged. What may go on now.
-    pub(super) fn acknowledged(
-        &mut self,
-        ticket: u64,
-        by_standby: bool,
-        now: u64,
-    ) -> Vec<Box<Carried>> {
+    pub(super) fn acknowledged(&mut self, ticket: u64, by_standby: bool, now: u64) -> Vec<Held> {
         self.acked = ticket;
         self.by_standby = by_standby;
         while self.unacked.front().is_some_and(|(it, _)| *it <= ticket) {
@@ -142,7 +138,7 @@ impl Gate {
             let hash = first.remove();
             if let Some(held) = self.held.remove(&hash) {
                 self.count_acknowledged();
-                free.push(held.carried);
+                free.push(held);
             }
         }
         free
@@ -165,7 +161,7 @@ impl Gate {
     }
 
     /// What has waited for too long. If anything has, all go on, in the order in which they came.
-    pub(super) fn expired(&mut self, now: u64) -> Vec<Box<Carried>> {
+    pub(super) fn expired(&mut self, now: u64) -> Vec<Held> {
         let mut free = Vec::new();
         while let Some((until, number, hash)) = self.order.front().copied() {
             let waits = self.held.get(&hash).is_some_and(|it| it.number == number);
@@ -177,7 +173,7 @@ impl Gate {
             if waits && let Some(held) = self.held.remove(&hash) {
                 self.by_ticket.remove(&(held.ticket, held.number));
                 self.released.late += 1;
-                free.push(held.carried);
+                free.push(held);
             }
         }
         free

@@ -171,15 +171,12 @@ impl Plan {
         });
         let mut sources: BTreeMap<IpAddr, Vec<SocketAddr>> = BTreeMap::new();
         for listen in &service.listen {
-            let named = mode
-                .sources
-                .iter()
-                .find(|ip| ip.is_ipv4() == listen.is_ipv4());
-            let unseen = SocketAddr::new(any(listen.ip()), 0).ip();
-            let source = if dnat {
-                unseen
-            } else {
-                *named.unwrap_or(&listen.ip())
+            let mut named = mode.sources.iter().copied();
+            let source = match named.find(|ip| ip.is_ipv4() == listen.is_ipv4()) {
+                // Backends see the client's.
+                _ if dnat => any(listen.ip()),
+                Some(named) => named,
+                None => listen.ip(),
             };
             sources.entry(source).or_default().push(*listen);
             self.own(listen.ip(), 0);

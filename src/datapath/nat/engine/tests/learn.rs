@@ -271,3 +271,24 @@ fn a_master_learns_from_nobody() {
     host.run(3_000);
     assert_eq!(host.maps.flows.len(), 2);
 }
+
+#[test]
+fn a_record_without_room_leaves_no_half() {
+    let mut host = standby();
+    host.maps.capacity = 5;
+    let items = (0..3).map(|n| record(client(n), 20_000 + n as u16, 0));
+    learn(&mut host, items.collect());
+    whole(&host);
+    assert_eq!(host.maps.flows.len(), 4);
+    assert_eq!(host.status().counters["learned_no_room"], 1);
+    assert_eq!(host.status().flows, 2);
+    // There is room again, and the record comes again.
+    host.maps.capacity = 6;
+    learn(
+        &mut host,
+        vec![record(client(0), 20_000, 0), record(client(1), 20_001, 0)],
+    );
+    learn(&mut host, vec![record(client(2), 20_002, 0)]);
+    whole(&host);
+    assert_eq!(host.status().flows, 3);
+}

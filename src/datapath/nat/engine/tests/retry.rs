@@ -241,18 +241,20 @@ fn a_refusal_without_its_syn_lets_the_next_syn_begin_anew() {
 
 #[test]
 fn the_oldest_syn_is_forgotten_when_there_are_too_many() {
-    let mut host = Host::master(&config("round_robin", &[1, 1, 1], |_| {}));
-    host.maps.capacity = 1_000_000;
-    let most = super::super::retry::MOST as u32;
-    for n in 0..=most {
-        let client = SocketAddr::new(
-            [203, 0, 113, (n >> 12) as u8 + 1].into(),
-            20_000 + (n & 0xfff) as u16,
-        );
-        host.pass(&frame(client, at(VIP), SYN, (100, 0))).unwrap();
+    let mut host = master(2);
+    host.engine.retry.most = 3;
+    for n in 0..4 {
+        host.pass(&frame(client(n), at(VIP), SYN, (100, 0)))
+            .unwrap();
     }
     host.tell();
     assert_eq!(host.status().counters["syns_forgotten"], 1);
+    host.run(250);
+    let again: Vec<u16> = host.packets().iter().map(|it| it.from.port()).collect();
+    assert_eq!(again.len(), 3);
+    let moved = |n| host.flow(client(n)).unwrap().to_sport.get();
+    assert!(!again.contains(&moved(0)));
+    assert!((1..4).all(|n| again.contains(&moved(n))));
 }
 
 #[test]
@@ -270,4 +272,18 @@ fn each_scheduler_has_its_next_choice() {
         let (first, second) = next(balance, &[1, 9, 5]);
         assert_ne!(first, second, "{balance}");
     }
+}
+
+#[test]
+fn a_full_table_ends_the_search() {
+    let mut host = master(2);
+    let (ours, first) = host.open(at(CLIENT), 100).unwrap();
+    host.maps.capacity = 2;
+    host.send(first, ours, RST | ACK, (0, 101));
+    let sent = host.packets();
+    assert_eq!(
+        (sent.len(), sent[0].to, sent[0].flags),
+        (1, at(CLIENT), RST | ACK)
+    );
+    assert!(host.maps.flows.is_empty());
 }
