@@ -41,7 +41,7 @@ pub(crate) fn report() -> Result<(), String> {
 
 fn run() -> Result<Result<(), String>, NatError> {
     let mut nat = differential::load()?;
-    nat.tables.renew_lease(u64::MAX)?;
+    nat.lease()?.renew(u64::MAX)?;
     let pairs = [
         ("IPv4", "203.0.113.1:40000", "192.0.2.100:80"),
         ("IPv6", "[2001:db8:9::1]:40000", "[2001:db8:1::100]:80"),

@@ -1,13 +1,14 @@
 //! The program in the kernel against the reference: generated frames, one by one.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
 use tandem::datapath::nat::layout::{Flow, FlowKey};
 use tandem::datapath::nat::reference::{Arrival, Reference, Verdict};
 use tandem::datapath::nat::tables::Told;
 use tandem::datapath::nat::{Counter, Nat, NatError, Sizes};
+use tokio::time::Instant;
 
 use crate::checks;
 use crate::world;
@@ -65,7 +66,7 @@ fn world(nat: &mut Nat, seed: u64, series: u32, seen: &mut Seen) -> Result<(), S
     clear(nat).map_err(say)?;
     let mut rng = Rng::with_seed(seed);
     let lease = if rng.u8(..12) == 0 { 0 } else { u64::MAX };
-    let mut reference = world::fill(&mut nat.tables, lease, series).map_err(say)?;
+    let mut reference = world::fill(nat, lease, series).map_err(say)?;
     let before = counters(nat).map_err(say)?;
     for step in 0..FRAMES {
         let frame = world::frame(&mut rng, &reference);

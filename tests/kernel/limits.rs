@@ -54,7 +54,7 @@ pub(crate) fn load(flows: u32, events: u32, scheduler: Scheduler) -> Result<Nat,
         own_last: 40_000,
     })?;
     tables.set_service(Endpoint::from(vip()), service(scheduler))?;
-    tables.renew_lease(u64::MAX)?;
+    nat.lease()?.renew(u64::MAX)?;
     Ok(nat)
 }
 

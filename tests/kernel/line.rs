@@ -152,6 +152,26 @@ impl Line {
         Ok(())
     }
 
+    /// Another device under the name of the node's device to the backends, without addresses.
+    pub(crate) async fn replug(&self) -> Result<(), String> {
+        let name = String::from(NODE_RIGHT);
+        let links = self.node().netlink().link();
+        let index = self
+            .node()
+            .run(async { nix::net::if_::if_nametoindex(NODE_RIGHT) })
+            .await
+            .map_err(|errno| errno.to_string())?;
+        let removed = links.del(index).execute().await;
+        removed.map_err(failed("unplug"))?;
+        let cable = LinkVeth::new(&name, "other").up().build();
+        let links = self.node().netlink().link();
+        links
+            .add(cable)
+            .execute()
+            .await
+            .map_err(failed("plug again"))
+    }
+
     async fn add(&self, host: usize, device: u32, ip: IpAddr) -> Result<(), String> {
         let prefix = if ip.is_ipv4() { 28 } else { 64 };
         let mut request = self.hosts[host].netlink().address().add(device, ip, prefix);

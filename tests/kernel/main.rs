@@ -3,13 +3,16 @@
 //! Loading it needs root's rights outside of any user namespace. Where they are missing, each test
 //! is listed as ignored, with the reason; none passes silently.
 
+mod batch;
 mod checks;
 mod cost;
 mod differential;
 mod flood;
 mod frames;
+mod inject;
 mod limits;
 mod line;
+mod pins;
 mod rig;
 mod sync;
 mod traffic;
@@ -19,6 +22,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tandem::datapath::nat::Hook;
 use tandem::lab;
 
 type Test = (&'static str, Box<dyn FnOnce() -> Result<(), String> + Send>);
@@ -26,10 +30,7 @@ type Test = (&'static str, Box<dyn FnOnce() -> Result<(), String> + Send>);
 fn main() -> ExitCode {
     // First of all: this is refused once there are threads.
     let rights = lab::enter().map_err(|error| error.to_string());
-    let rights = rights.and_then(|_| {
-        let loaded = differential::load().map_err(|error| error.to_string());
-        loaded.map(drop)
-    });
+    let rights = rights.and_then(|_| pins::prepare());
     let tests = all().into_iter().map(|(name, test)| {
         let refused = rights.clone().err();
         Trial::ignorable_test(name, move || match refused {
@@ -87,6 +88,18 @@ fn all() -> Vec<Test> {
         test("hairpin_ipv4", || traffic::hairpin(false)),
         test("hairpin_ipv6", || traffic::hairpin(true)),
         test("forgotten_flow", traffic::forgotten_flow),
+        ("many_entries", Box::new(batch::many_entries)),
+        ("batches_end_at_what_is_wrong", Box::new(batch::ends)),
+        test("injected_ipv4", || inject::arrives(false)),
+        test("injected_ipv6", || inject::arrives(true)),
+        ("injection_fails", Box::new(inject::fails)),
+        test("adopted_by_tcx", || pins::adopted(Hook::Tcx)),
+        test("adopted_by_clsact", || pins::adopted(Hook::Clsact)),
+        test("clean_up_tcx", || pins::clean_up(Hook::Tcx)),
+        test("clean_up_clsact", || pins::clean_up(Hook::Clsact)),
+        test("other_sizes_begin_anew", pins::other_sizes),
+        ("one_process_a_directory", Box::new(pins::one_process)),
+        test("interfaces_come_and_go", pins::interfaces),
     ]
 }
 

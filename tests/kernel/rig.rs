@@ -54,6 +54,11 @@ impl Rig {
     ) -> Result<Self, String> {
         let line = Line::build(mtus, node).await?;
         let nat = load(&line, hook).await?;
+        Self::with(line, nat, six, flags).await
+    }
+
+    /// With a program that is in its places already.
+    pub(crate) async fn with(line: Line, nat: Nat, six: bool, flags: u32) -> Result<Self, String> {
         let peers = Arc::default();
         let mut rig = Self {
             line,
@@ -120,7 +125,7 @@ impl Rig {
         let flags = OWNED_SOURCE | OWNED_REJECT;
         tables.set_address(Endpoint::from(line.source(six)), Owned { flags })?;
         tables.set_address(Endpoint::from(line.vip(six, 0).ip()), Owned { flags: 0 })?;
-        tables.renew_lease(u64::MAX)
+        self.nat.lease()?.renew(u64::MAX)
     }
 
     async fn serve(&self) -> Result<(), String> {
@@ -249,6 +254,8 @@ pub(crate) async fn exchange(stream: &mut TcpStream, up: u64, down: u64) -> Resu
 }
 
 async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    // An answer is several writes.
+    stream.set_nodelay(true)?;
     loop {
         let up = stream.read_u64().await?;
         let down = stream.read_u64().await?;

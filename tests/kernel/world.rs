@@ -8,8 +8,7 @@ use tandem::datapath::nat::layout::{
     SERVICE_DNAT, SERVICE_REJECT, SERVICE_RETRY, SERVICE_SYNC, Service, Settings,
 };
 use tandem::datapath::nat::reference::Reference;
-use tandem::datapath::nat::tables::Tables;
-use tandem::datapath::nat::{NatError, Scheduler};
+use tandem::datapath::nat::{Nat, NatError, Scheduler};
 
 use crate::frames::{ACK, FIN, RST, SYN, Tcp, icmp};
 
@@ -129,7 +128,9 @@ fn services(six: bool) -> Vec<(u16, Service)> {
 
 /// Fills both. The flows must be empty. `series`: a number of services' ids that was not used
 /// before, so that nobody has opened flows of them yet.
-pub(crate) fn fill(tables: &mut Tables, lease: u64, series: u32) -> Result<Reference, NatError> {
+pub(crate) fn fill(nat: &mut Nat, lease: u64, series: u32) -> Result<Reference, NatError> {
+    nat.lease()?.renew(lease)?;
+    let tables = &mut nat.tables;
     let settings = Settings {
         range_first: *ALL_PORTS.start(),
         range_last: *ALL_PORTS.end(),
@@ -146,7 +147,6 @@ pub(crate) fn fill(tables: &mut Tables, lease: u64, series: u32) -> Result<Refer
         lease,
         ..Reference::default()
     };
-    tables.renew_lease(lease)?;
     tables.set_settings(settings)?;
     for n in 0..8 {
         tables.set_backend(n, backend(n))?;

@@ -68,9 +68,7 @@ impl Maps for Tables {
     }
 
     fn put_flows(&mut self, entries: &[(FlowKey, Flow)]) -> Result<(), NatError> {
-        entries
-            .iter()
-            .try_for_each(|(key, flow)| self.set_flow(key, flow))
+        self.put_flows(entries)
     }
 
     fn add_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<bool, NatError> {
@@ -78,22 +76,15 @@ impl Maps for Tables {
     }
 
     fn remove_flows(&mut self, keys: &[FlowKey]) -> Result<(), NatError> {
-        keys.iter()
-            .try_for_each(|key| self.remove_flow(key).map(|_| ()))
+        self.remove_flows(keys)
     }
 
     fn walk_flows(&self, cursor: Option<Cursor>, most: usize) -> Result<Batch, NatError> {
-        let passed = match cursor {
-            Some(Cursor::Place(passed)) => passed as usize,
-            _ => 0,
+        let place = match cursor {
+            Some(Cursor::Place(place)) => Some(place),
+            _ => None,
         };
-        let entries: Vec<_> = self
-            .flows()
-            .skip(passed)
-            .take(most)
-            .collect::<Result<_, _>>()?;
-        let more = entries.len() == most;
-        let next = u32::try_from(passed + most).ok().filter(|_| more);
+        let (entries, next) = self.walk_flows(place, most)?;
         Ok((entries, next.map(Cursor::Place)))
     }
 

@@ -1,5 +1,6 @@
 //! The program's maps, each with the operations that user space needs.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,12 +8,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::Ebpf;
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::sys::SyscallError;
 
+use super::batch::Batches;
+use super::error::NatError;
 use super::layout::{
     Backend, Carried, Endpoint, Event, Flow, FlowKey, Owned, Refusal, Service, Settings, record,
 };
 use super::names::Counter;
-use super::program::NatError;
 
 const ANY: u64 = 0;
 const NO_EXIST: u64 = 1;
@@ -26,9 +29,13 @@ pub enum Told {
     Event(Event),
 }
 
-/// All maps.
+/// Entries of a walk, and the place where it goes on.
+pub type Walked = (Vec<(FlowKey, Flow)>, Option<u32>);
+
+/// All maps but the lease, and those that are the program's own.
 pub struct Tables {
     flows: HashMap<MapData, FlowKey, Flow>,
+    batches: Batches<FlowKey, Flow>,
     services: HashMap<MapData, Endpoint, Service>,
     addresses: HashMap<MapData, Endpoint, Owned>,
     slots: Array<MapData, u32>,
@@ -36,10 +43,11 @@ pub struct Tables {
     ports: Array<MapData, u64>,
     turns: Array<MapData, u64>,
     settings: Array<MapData, Settings>,
-    lease: Array<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     refusals: RingBuf<MapData>,
+    /// Where something was written since the program was loaded.
+    written: BTreeSet<Endpoint>,
 }
 
 impl fmt::Debug for Tables {
@@ -48,7 +56,7 @@ impl fmt::Debug for Tables {
     }
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, NatError>
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, NatError>
 where
     M: TryFrom<Map, Error = MapError>,
 {
@@ -62,7 +70,22 @@ where
     })
 }
 
-fn map_error(what: &'static str) -> impl FnOnce(MapError) -> NatError {
+fn batches(ebpf: &Ebpf) -> Result<Batches<FlowKey, Flow>, NatError> {
+    let refused = |reason: String| NatError::Other {
+        what: "open a table",
+        reason: format!("flows: {reason}"),
+    };
+    match ebpf.map("flows") {
+        Some(Map::HashMap(flows)) => Batches::of(flows).map_err(|error| refused(error.to_string())),
+        _ => Err(refused("it is no hash map".into())),
+    }
+}
+
+fn batch_error(what: &'static str, call: &'static str, io_error: io::Error) -> NatError {
+    map_error(what)(SyscallError { call, io_error }.into())
+}
+
+pub(super) fn map_error(what: &'static str) -> impl FnOnce(MapError) -> NatError {
     move |source| match &source {
         MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
             NatError::Full { what }
@@ -105,8 +128,10 @@ fn remove<K: Pod, V: Pod>(
 }
 
 impl Tables {
+    /// All maps but the lease, which is another's to write.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, NatError> {
         Ok(Self {
+            batches: batches(ebpf)?,
             flows: take(ebpf, "flows")?,
             services: take(ebpf, "services")?,
             addresses: take(ebpf, "addresses")?,
@@ -115,25 +140,18 @@ impl Tables {
             ports: take(ebpf, "ports")?,
             turns: take(ebpf, "turns")?,
             settings: take(ebpf, "settings")?,
-            lease: take(ebpf, "lease")?,
             counters: take(ebpf, "counters")?,
             events: take(ebpf, "events")?,
             refusals: take(ebpf, "refusals")?,
+            written: BTreeSet::new(),
         })
     }
 
-    /// This node may forward until then: `CLOCK_MONOTONIC`, nanoseconds; 0: not at all. The
-    /// program's clock lags by up to a jiffy (10 ms at most), so it stops that much later.
+    /// Which ports belong to flows.
     ///
     /// # Errors
     ///
     /// What the kernel said; so everywhere below.
-    pub fn renew_lease(&mut self, until: u64) -> Result<(), NatError> {
-        let set = self.lease.set(0, until, ANY);
-        set.map_err(map_error("renew the lease"))
-    }
-
-    /// Which ports belong to flows.
     pub fn set_settings(&mut self, settings: Settings) -> Result<(), NatError> {
         let set = self.settings.set(0, settings, ANY);
         set.map_err(map_error("write the settings"))
@@ -141,6 +159,7 @@ impl Tables {
 
     /// Adds or changes a service, in one step.
     pub fn set_service(&mut self, at: Endpoint, service: Service) -> Result<(), NatError> {
+        self.written.insert(at);
         let set = self.services.insert(at, service, ANY);
         set.map_err(map_error("write a service"))
     }
@@ -152,6 +171,7 @@ impl Tables {
 
     /// Adds or changes an address of ours.
     pub fn set_address(&mut self, at: Endpoint, owned: Owned) -> Result<(), NatError> {
+        self.written.insert(at);
         let set = self.addresses.insert(at, owned, ANY);
         set.map_err(map_error("write an address"))
     }
@@ -159,6 +179,25 @@ impl Tables {
     /// Whether it was there.
     pub fn remove_address(&mut self, at: Endpoint) -> Result<bool, NatError> {
         remove(&mut self.addresses, &at, "remove an address")
+    }
+
+    /// Removes the services and addresses that were not written since the program was loaded: in
+    /// tables that a former life left, those that the configuration has lost. How many.
+    pub fn remove_unwritten(&mut self) -> Result<usize, NatError> {
+        let keys = self.services.keys().collect::<Result<Vec<_>, _>>();
+        let services = keys.map_err(map_error("read the services"))?;
+        let keys = self.addresses.keys().collect::<Result<Vec<_>, _>>();
+        let addresses = keys.map_err(map_error("read the addresses"))?;
+        let stale = |at: &Endpoint| !self.written.contains(at);
+        let services: Vec<_> = services.into_iter().filter(stale).collect();
+        let addresses: Vec<_> = addresses.into_iter().filter(stale).collect();
+        for at in &services {
+            self.remove_service(*at)?;
+        }
+        for at in &addresses {
+            self.remove_address(*at)?;
+        }
+        Ok(services.len() + addresses.len())
     }
 
     /// Writes indices of backends into slots from `first` on. Not in one step: write where no
@@ -231,6 +270,26 @@ impl Tables {
         remove(&mut self.flows, key, "remove a flow")
     }
 
+    /// Writes many, in this order.
+    pub fn put_flows(&mut self, entries: &[(FlowKey, Flow)]) -> Result<(), NatError> {
+        let (keys, flows): (Vec<_>, Vec<_>) = entries.iter().copied().unzip();
+        let put = self.batches.update(&keys, &flows);
+        put.map_err(|error| batch_error("write flows", "bpf_map_update_batch", error))
+    }
+
+    /// Removes many; those that are not there are no error.
+    pub fn remove_flows(&mut self, keys: &[FlowKey]) -> Result<(), NatError> {
+        let removed = self.batches.delete(keys);
+        removed.map_err(|error| batch_error("remove flows", "bpf_map_delete_batch", error))
+    }
+
+    /// The next entries of a walk over all, about so many, and where it goes on; none: it is
+    /// over. What comes or goes meanwhile may or may not be met; nothing is met twice.
+    pub fn walk_flows(&self, place: Option<u32>, most: usize) -> Result<Walked, NatError> {
+        let step = self.batches.walk(place, most);
+        step.map_err(|error| batch_error("read the flows", "bpf_map_lookup_batch", error))
+    }
+
     /// Every entry, while traffic may go on: what comes or goes meanwhile may or may not be there.
     pub fn flows(&self) -> impl Iterator<Item = Result<(FlowKey, Flow), NatError>> + '_ {
         let entries = self.flows.iter();
@@ -257,6 +316,11 @@ impl Tables {
     /// Readable when the program wakes the reader of [`next_event`](Self::next_event).
     pub fn events_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
+    }
+
+    /// Readable while there are refusals.
+    pub(super) fn refusals_fd(&self) -> BorrowedFd<'_> {
+        self.refusals.as_fd()
     }
 
     /// The next packet that deserves a RST.

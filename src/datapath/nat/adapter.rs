@@ -1,0 +1,429 @@
+//! The thread that serves the program: what the program tells and what the node wants go in,
+//! packets and reports come out.
+//!
+//! It owns the tables, the raw sockets and the [`Engine`], and has ordinary scheduling: a flood of
+//! new connections must not cost the turn loop its heartbeats. Nothing here is fatal once it runs:
+//! what fails is logged and counted, and tried again by the engine's own timers.
+//!
+//! It sleeps until a ring or a command wakes it. After a busy round it only naps before it looks
+//! again: then a wake-up serves many records. Records that nobody waits for wake nobody (those of
+//! services that do not wait for the standby), so while this node leads such a service the thread
+//! looks every few milliseconds.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::prctl::set_timerslack;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc as reports;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::engine::{Engine, Packet};
+use super::error::NatError;
+use super::host;
+use super::inject::Injector;
+use super::lease::Lease;
+use super::program::Nat;
+use crate::balance::nat::{NatCommand, NatReport};
+use crate::config::{Acknowledge, Config};
+use crate::model::NodeId;
+use crate::status::NatStatus;
+
+/// Commands, events and refusals of one round; what is left waits for the next.
+const COMMANDS: usize = 256;
+const EVENTS: usize = 1_024;
+const REFUSALS: usize = 256;
+/// A round with so many of them was busy.
+const BUSY: usize = 4;
+/// Sleep after a busy round.
+const NAP: Duration = Duration::from_micros(50);
+/// Longest sleep while records may come that wake nobody.
+const LOOK: Duration = Duration::from_millis(5);
+/// Longest sleep otherwise.
+const IDLE: Duration = Duration::from_millis(100);
+/// Longest sleep while a report does not fit the node's queue.
+const AGAIN: Duration = Duration::from_millis(1);
+/// Age of a status, at most.
+const STATUS: Duration = Duration::from_millis(200);
+/// How often the interfaces are looked at.
+const INTERFACES: Duration = Duration::from_secs(1);
+
+/// How this host runs the kernel mode.
+#[derive(Clone, Debug)]
+pub struct NatOptions {
+    /// The directory of the pins, in a BPF file system.
+    pub pins: PathBuf,
+    /// Seed of what is left to chance.
+    pub seed: u64,
+}
+
+/// To the thread. Dropped without [`stop`](Self::stop), the thread ends and leaves the program
+/// running under its lease, as a process that was killed does.
+#[derive(Debug)]
+pub struct NatHandle {
+    orders: Option<Sender<Order>>,
+    wake: Arc<EventFd>,
+    status: Arc<ArcSwap<NatStatus>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Command(NatCommand),
+    Stop,
+}
+
+impl NatHandle {
+    /// Never waits, and none is lost.
+    pub fn command(&self, command: NatCommand) {
+        self.order(Order::Command(command));
+    }
+
+    /// How it is, or was within the last 200 ms. Never waits.
+    pub fn status(&self) -> Arc<NatStatus> {
+        self.status.load_full()
+    }
+
+    /// Takes the program off the interfaces, removes its tables, and waits until that is done.
+    pub fn stop(mut self) {
+        self.order(Order::Stop);
+        self.end();
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            // The thread ends at our word only.
+            let _ = orders.send(order);
+            wake(&self.wake);
+        }
+    }
+
+    fn end(&mut self) {
+        self.orders.take();
+        wake(&self.wake);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the kernel mode's thread had ended");
+        }
+    }
+}
+
+impl Drop for NatHandle {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn wake(event: &EventFd) {
+    // It fails only if the number is at its end: then it wakes already.
+    let _ = event.write(1);
+}
+
+/// `CLOCK_MONOTONIC`, nanoseconds: the program's clock.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    now.map_or(0, nanos)
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Loads the program or adopts what a former life left, puts it at the interfaces of the VIPs, and
+/// starts the thread, which belongs to the caller's network namespace. The lease is as it was.
+///
+/// # Errors
+///
+/// What is missing, and what to do. Nothing is left behind that was not there before.
+pub fn start(
+    config: &Config,
+    node: NodeId,
+    options: &NatOptions,
+    reports: reports::Sender<NatReport>,
+) -> Result<(NatHandle, Lease), NatError> {
+    let injector = Injector::open()?;
+    let links = host::links(&config.interfaces())?;
+    let (mut nat, adopted) = Nat::open(&options.pins, &host::sizes(config))?;
+    let mut engine = Engine::new(config, node, &links, options.seed);
+    if let Err(error) = begin(config, &mut nat, &mut engine) {
+        if !adopted.tables
+            && let Err(error) = nat.close()
+        {
+            tracing::warn!("{error}");
+        }
+        return Err(error);
+    }
+    let places: Vec<String> = host::places(&nat).collect();
+    tracing::info!(
+        tables = if adopted.tables { "adopted" } else { "new" },
+        links = adopted.links,
+        discarded = adopted.discarded.len(),
+        "the kernel mode's program is at {}",
+        places.join(", ")
+    );
+    let system = |what| {
+        move |error: std::io::Error| NatError::Other {
+            what,
+            reason: error.to_string(),
+        }
+    };
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    let event = EventFd::from_value_and_flags(0, flags);
+    let event = event.map_err(|errno| system("wake the kernel mode's thread")(errno.into()))?;
+    let wake = Arc::new(event);
+    let status = Arc::new(ArcSwap::from_pointee(NatStatus::default()));
+    let (orders, received) = mpsc::channel();
+    let lease = nat.lease()?;
+    let worker = Worker {
+        lease: nat.lease()?,
+        polled: polled(config),
+        interfaces: config.interfaces().into_iter().map(str::to_owned).collect(),
+        nat,
+        engine,
+        injector,
+        orders: received,
+        wake: Arc::clone(&wake),
+        reports,
+        waiting: None,
+        status: Arc::clone(&status),
+        leading: false,
+        packets: Vec::new(),
+        status_due: 0,
+        interfaces_due: 0,
+        failures: 0,
+        trouble: None,
+    };
+    let thread = thread::Builder::new()
+        .name("tandem-nat".into())
+        .spawn(move || worker.run())
+        .map_err(system("start the kernel mode's thread"))?;
+    let handle = NatHandle {
+        orders: Some(orders),
+        wake,
+        status,
+        thread: Some(thread),
+    };
+    Ok((handle, lease))
+}
+
+/// The tables are filled before the program is at any interface where it was not.
+fn begin(config: &Config, nat: &mut Nat, engine: &mut Engine) -> Result<(), NatError> {
+    engine.begin(&mut nat.tables, now())?;
+    nat.tables.remove_unwritten()?;
+    nat.attach_only(&config.interfaces())
+}
+
+/// Whether there are records that wake nobody.
+fn polled(config: &Config) -> bool {
+    let modes = config
+        .services
+        .iter()
+        .filter_map(|service| service.kernel.as_ref());
+    modes
+        .into_iter()
+        .any(|mode| mode.replication == Acknowledge::Async)
+}
+
+struct Worker {
+    nat: Nat,
+    engine: Engine,
+    injector: Injector,
+    lease: Lease,
+    orders: Receiver<Order>,
+    wake: Arc<EventFd>,
+    reports: reports::Sender<NatReport>,
+    /// The report that the node's queue had no room for; later ones gather in the engine.
+    waiting: Option<NatReport>,
+    status: Arc<ArcSwap<NatStatus>>,
+    polled: bool,
+    leading: bool,
+    interfaces: BTreeSet<String>,
+    packets: Vec<Packet>,
+    status_due: u64,
+    interfaces_due: u64,
+    failures: u64,
+    /// What is wrong with the interfaces, said once.
+    trouble: Option<String>,
+}
+
+/// What follows a round.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Next {
+    Wait,
+    Nap,
+    /// The handle is gone.
+    Leave,
+    Close,
+}
+
+impl Worker {
+    fn run(mut self) {
+        // Or a nap takes 50 us longer. It is a wish.
+        let _ = set_timerslack(1);
+        loop {
+            match self.round() {
+                Next::Wait => self.wait(),
+                Next::Nap => thread::sleep(NAP),
+                Next::Leave => return,
+                Next::Close => break,
+            }
+        }
+        if let Err(error) = self.nat.close() {
+            tracing::error!("{error}; run `tandem cleanup` once the node has stopped");
+        }
+    }
+
+    fn round(&mut self) -> Next {
+        let mut work = 0;
+        loop {
+            match self.orders.try_recv() {
+                Ok(Order::Command(command)) => self.command(command),
+                Ok(Order::Stop) => return Next::Close,
+                Err(TryRecvError::Disconnected) => return Next::Leave,
+                Err(TryRecvError::Empty) => break,
+            }
+            work += 1;
+            if work == COMMANDS {
+                break;
+            }
+        }
+        // What the standby's word lets go does not wait for the events behind it.
+        self.send();
+        work += self.events();
+        let ticked = self.engine.tick(&mut self.nat.tables, now());
+        self.check(ticked);
+        self.send();
+        self.report();
+        self.look();
+        if work >= BUSY { Next::Nap } else { Next::Wait }
+    }
+
+    fn command(&mut self, command: NatCommand) {
+        match command {
+            NatCommand::Lead => self.leading = true,
+            NatCommand::Yield => self.leading = false,
+            _ => {}
+        }
+        let done = self.engine.command(command, &mut self.nat.tables, now());
+        self.check(done);
+    }
+
+    fn events(&mut self) -> usize {
+        let mut work = 0;
+        let time = now();
+        while work < EVENTS
+            && let Some(told) = self.nat.tables.next_event()
+        {
+            let done = self.engine.told(told, &mut self.nat.tables, time);
+            self.check(done);
+            work += 1;
+        }
+        for _ in 0..REFUSALS {
+            let Some(refusal) = self.nat.tables.next_refusal() else {
+                break;
+            };
+            self.engine.refused(&refusal, time);
+            work += 1;
+        }
+        work
+    }
+
+    fn send(&mut self) {
+        self.packets
+            .extend(std::iter::from_fn(|| self.engine.poll_packet()));
+        if !self.packets.is_empty() {
+            self.injector.send(&self.packets);
+            self.packets.clear();
+        }
+    }
+
+    /// Hands over what happened, in order. What does not fit waits here, and the rest in the
+    /// engine.
+    fn report(&mut self) {
+        while let Some(report) = self.waiting.take().or_else(|| self.engine.poll_report()) {
+            match self.reports.try_send(report) {
+                Ok(()) => {}
+                Err(TrySendError::Full(report)) => {
+                    self.waiting = Some(report);
+                    return;
+                }
+                // The node has ended; nobody is left to tell.
+                Err(TrySendError::Closed(_)) => {}
+            }
+        }
+    }
+
+    /// What is done from time to time.
+    fn look(&mut self) {
+        let time = now();
+        if time >= self.status_due {
+            self.status_due = time + nanos(STATUS);
+            let mut status = self.engine.status(&self.nat.tables);
+            status.hooks = host::places(&self.nat).collect();
+            status.forwarding = self.lease.until().is_ok_and(|until| until > time);
+            let own = self.injector.sent().named();
+            let own = own.into_iter().chain([("map_failures", self.failures)]);
+            status
+                .counters
+                .extend(own.map(|(name, value)| (name.to_owned(), value)));
+            self.status.store(Arc::new(status));
+        }
+        if time >= self.interfaces_due {
+            self.interfaces_due = time + nanos(INTERFACES);
+            let names = self.interfaces.iter().map(String::as_str).collect();
+            let trouble = self
+                .nat
+                .attach_only(&names)
+                .err()
+                .map(|error| error.to_string());
+            if let Some(text) = &trouble
+                && self.trouble != trouble
+            {
+                tracing::warn!("{text}");
+            }
+            self.trouble = trouble;
+        }
+    }
+
+    fn check(&mut self, done: Result<(), NatError>) {
+        if let Err(error) = done {
+            self.failures += 1;
+            // The first of them and every 1,024th: a full table refuses each new connection.
+            if self.failures % 1_024 == 1 {
+                tracing::error!(failures = self.failures, "{error}");
+            }
+        }
+    }
+
+    fn wait(&self) {
+        let time = now();
+        let most = match (&self.waiting, self.polled && self.leading) {
+            (Some(_), _) => AGAIN,
+            (None, true) => LOOK,
+            (None, false) => IDLE,
+        };
+        let due = self.engine.poll_timeout().unwrap_or(u64::MAX);
+        let most = most.min(Duration::from_nanos(due.saturating_sub(time)));
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let tables = &self.nat.tables;
+        let mut fds = [
+            readable(self.wake.as_fd()),
+            readable(tables.events_fd()),
+            readable(tables.refusals_fd()),
+        ];
+        // Whatever it says, the next round looks at everything.
+        let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(most)), None);
+        // Not readable any more; a command that comes after this makes it so again.
+        let _ = self.wake.read();
+    }
+}

@@ -1,0 +1,188 @@
+//! Packets that were made in user space, on their way to the network.
+//!
+//! Raw sockets, so the kernel finds the route and the neighbour, and queues while it looks for the
+//! latter. What is sent passes netfilter's OUTPUT, and does not come to the program, which stands
+//! at ingress.
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::engine::Packet;
+use super::error::NatError;
+
+/// Most packets of one system call.
+const BATCH: usize = 64;
+/// Bytes that may wait in a socket: some 20,000 handshakes at once.
+const BUFFER: usize = 16 << 20;
+
+/// What became of packets.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sent {
+    /// The kernel took them.
+    pub sent: u64,
+    /// No route or no neighbour.
+    pub unreachable: u64,
+    /// No room in the socket or the device's queue.
+    pub full: u64,
+    /// Larger than the link's MTU.
+    pub large: u64,
+    /// Refused, by netfilter for example.
+    pub refused: u64,
+    /// Anything else.
+    pub other: u64,
+}
+
+impl Sent {
+    /// Their names and values.
+    pub const fn named(&self) -> [(&'static str, u64); 6] {
+        [
+            ("sent", self.sent),
+            ("send_unreachable", self.unreachable),
+            ("send_full", self.full),
+            ("send_large", self.large),
+            ("send_refused", self.refused),
+            ("send_other", self.other),
+        ]
+    }
+
+    const fn count(&mut self, errno: Errno) {
+        let counter = match errno {
+            // The last: IPv6, and no device has an address that could send there.
+            Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH
+            | Errno::ENETDOWN
+            | Errno::EHOSTDOWN
+            | Errno::EADDRNOTAVAIL => &mut self.unreachable,
+            Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => &mut self.full,
+            Errno::EMSGSIZE => &mut self.large,
+            Errno::EPERM | Errno::EACCES => &mut self.refused,
+            _ => &mut self.other,
+        };
+        *counter += 1;
+    }
+}
+
+/// The sockets.
+#[derive(Debug)]
+pub struct Injector {
+    four: Socket,
+    /// None on a host without IPv6.
+    six: Option<Socket>,
+    sent: Sent,
+}
+
+fn open(domain: Domain) -> io::Result<Socket> {
+    // Nothing is ever received by this protocol (raw(7)).
+    let protocol = Protocol::from(libc::IPPROTO_RAW);
+    let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
+    if domain == Domain::IPV4 {
+        socket.set_header_included_v4(true)?;
+    } else {
+        socket.set_header_included_v6(true)?;
+    }
+    // Beyond the host's limit, which is small, if we may.
+    if setsockopt(&socket, sockopt::SndBufForce, &BUFFER).is_err() {
+        socket.set_send_buffer_size(BUFFER)?;
+    }
+    Ok(socket)
+}
+
+impl Injector {
+    /// Opens the sockets, in this thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`NatError::Raw`] without CAP_NET_RAW.
+    pub fn open() -> Result<Self, NatError> {
+        let raw = |source| NatError::Raw {
+            what: "open a raw socket",
+            source,
+        };
+        let six = match open(Domain::IPV6) {
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
+            six => Some(six.map_err(raw)?),
+        };
+        Ok(Self {
+            four: open(Domain::IPV4).map_err(raw)?,
+            six,
+            sent: Sent::default(),
+        })
+    }
+
+    /// What became of all packets so far.
+    pub const fn sent(&self) -> &Sent {
+        &self.sent
+    }
+
+    /// Sends packets, each family in its order, and never waits: what the kernel does not take is
+    /// counted and forgotten. How many it took.
+    pub fn send(&mut self, packets: &[Packet]) -> usize {
+        let before = self.sent.sent;
+        let (four, six): (Vec<&Packet>, Vec<&Packet>) =
+            packets.iter().partition(|packet| packet.to.is_ipv4());
+        for part in four.chunks(BATCH) {
+            send_all(&self.four, part, &mut self.sent);
+        }
+        for part in six.chunks(BATCH) {
+            match &self.six {
+                Some(socket) => send_all(socket, part, &mut self.sent),
+                None => self.sent.unreachable += part.len() as u64,
+            }
+        }
+        usize::try_from(self.sent.sent - before).expect("at most as many as were given")
+    }
+}
+
+/// Where it goes. The port must be zero (raw(7), ipv6(7)).
+fn receiver(to: IpAddr) -> SockAddr {
+    SocketAddr::new(to, 0).into()
+}
+
+fn send_all(socket: &Socket, packets: &[&Packet], sent: &mut Sent) {
+    let receivers: Vec<SockAddr> = packets.iter().map(|packet| receiver(packet.to)).collect();
+    let parts: Vec<[IoSlice<'_>; 1]> = packets
+        .iter()
+        .map(|packet| [IoSlice::new(&packet.bytes)])
+        .collect();
+    let mut messages: Vec<libc::mmsghdr> = receivers
+        .iter()
+        .zip(&parts)
+        .map(|(receiver, part)| message(receiver, part))
+        .collect();
+    let mut rest = messages.as_mut_slice();
+    while !rest.is_empty() {
+        let count = u32::try_from(rest.len()).expect("a batch");
+        // SAFETY: `rest` has `count` messages; their names and parts point to `receivers`, `parts`
+        // and `packets`, which live until the end of this function, and are only read.
+        let done = unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), count, 0) };
+        // The first that failed is skipped: an error is its own affair.
+        let passed = match Errno::result(done) {
+            Ok(done) => {
+                let done = usize::try_from(done).unwrap_or(0);
+                sent.sent += done as u64;
+                done
+            }
+            Err(Errno::EINTR) => 0,
+            Err(errno) => {
+                sent.count(errno);
+                1
+            }
+        };
+        rest = rest.split_at_mut(passed).1;
+    }
+}
+
+fn message(receiver: &SockAddr, part: &[IoSlice<'_>; 1]) -> libc::mmsghdr {
+    // SAFETY: zero is a value of every field: null pointers, and lengths of nothing.
+    let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+    message.msg_hdr.msg_name = receiver.as_ptr().cast_mut().cast();
+    message.msg_hdr.msg_namelen = receiver.len();
+    message.msg_hdr.msg_iov = part.as_ptr().cast_mut().cast();
+    message.msg_hdr.msg_iovlen = part.len();
+    message
+}
