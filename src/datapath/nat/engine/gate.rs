@@ -87,13 +87,17 @@ impl Gate {
             return Some(carried);
         }
         if ticket <= self.acked {
-            self.count_acknowledged();
+            if !again {
+                self.count_acknowledged();
+            }
             return Some(carried);
         }
-        if self.paused && self.held.len() >= MOST {
+        let full = self.held.len() >= MOST;
+        if self.paused && full {
+            // The backend will send it again.
             return None;
         }
-        if !self.paused && (self.degraded || self.held.len() >= MOST) {
+        if !self.paused && (self.degraded || full) {
             self.degraded = true;
             self.released.late += 1;
             return Some(carried);

@@ -148,3 +148,43 @@ fn what_was_taken_over_is_answered_at_once() {
     assert_eq!(second.packets(), [answer(client(0))]);
     second.send(client(0), at(VIP), ACK, (101, 901)).unwrap();
 }
+
+#[test]
+fn while_a_switchover_is_offered_only_the_standbys_word_counts() {
+    let mut host = sync_master();
+    held(&mut host, client(0));
+    host.command(NatCommand::Pause);
+    host.acknowledge(false);
+    host.run(1_000);
+    assert_eq!(host.packets(), [], "no timer, and nobody else");
+    held(&mut host, client(1));
+    host.command(NatCommand::Acknowledged {
+        ticket: 2,
+        by_standby: true,
+    });
+    assert_eq!(host.packets(), [answer(client(0))]);
+    // It came to nothing: the other one has waited for too long.
+    host.command(NatCommand::Resume);
+    host.run(20);
+    assert_eq!(host.packets(), [answer(client(1))]);
+    let status = host.status();
+    assert_eq!((status.released_acknowledged, status.released_late), (1, 1));
+}
+
+#[test]
+fn an_old_handshake_does_not_go_on_during_a_switchover_either() {
+    let mut host = sync_master();
+    let (ours, theirs) = host.open(client(0), 100).unwrap();
+    host.send(theirs, ours, SYN | ACK, (900, 101));
+    host.run(20);
+    assert_eq!(
+        host.packets(),
+        [answer(client(0))],
+        "late, and lost on its way"
+    );
+    host.command(NatCommand::Pause);
+    host.send(theirs, ours, SYN | ACK, (900, 101));
+    assert_eq!(host.packets(), []);
+    host.acknowledge(true);
+    assert_eq!(host.packets(), [answer(client(0))]);
+}

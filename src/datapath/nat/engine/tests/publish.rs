@@ -158,6 +158,12 @@ fn each_family_has_its_backends_and_each_listener_its_way_out() {
         config.services[0].backends[1].address = at("[2001:db8::21]:8080");
     });
     let mut host = Host::master(&both);
+    let sizes = host.engine.sizes();
+    assert_eq!(
+        (sizes.slots, sizes.backends),
+        (4, 2),
+        "two halves of one slot each, twice"
+    );
     let six = at("[2001:db8:1::1]:40000");
     let seen = host
         .send(six, at("[2001:db8::100]:80"), SYN, (100, 0))

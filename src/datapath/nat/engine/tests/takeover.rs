@@ -38,6 +38,13 @@ fn both_ends_are_asked_where_they_are() {
     teach(&mut master, &mut standby);
     standby.command(NatCommand::Lead);
     standby.run(100);
+    assert_eq!(
+        standby.packets(),
+        [],
+        "answers would go to the other node still"
+    );
+    standby.command(NatCommand::Probe);
+    standby.run(100);
     // Not those that have no answer yet, nor those that ended.
     let probes = [
         probe(at(VIP), client(0), 900, 101),
@@ -59,6 +66,7 @@ fn the_newest_are_asked_first_and_not_all_at_once() {
         teach(&mut master, &mut standby);
     }
     standby.command(NatCommand::Lead);
+    standby.command(NatCommand::Probe);
     let mut order = Vec::new();
     let clients: BTreeMap<SocketAddr, u32> = (0..1_000).map(|n| (client(n), n)).collect();
     for _ in 0..40 {
