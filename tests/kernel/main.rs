@@ -7,6 +7,7 @@ mod batch;
 mod checks;
 mod cost;
 mod differential;
+mod engine;
 mod flood;
 mod frames;
 mod inject;
@@ -88,6 +89,10 @@ fn all() -> Vec<Test> {
         test("hairpin_ipv4", || traffic::hairpin(false)),
         test("hairpin_ipv6", || traffic::hairpin(true)),
         test("forgotten_flow", traffic::forgotten_flow),
+        (
+            "engine_on_the_kernels_tables",
+            Box::new(engine::on_the_kernels_tables),
+        ),
         ("many_entries", Box::new(batch::many_entries)),
         ("batches_end_at_what_is_wrong", Box::new(batch::ends)),
         test("injected_ipv4", || inject::arrives(false)),

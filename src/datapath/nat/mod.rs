@@ -3,7 +3,8 @@
 //!
 //! Owns: the program (C, `bpf/`; its object is committed and embedded), its maps, and its place at
 //! TC ingress of the interfaces. [`mod@reference`] is the same translation in plain Rust, against
-//! which the program is tested.
+//! which the program is tested. [`mod@engine`] leads the program: told what it saw and what the node
+//! wants, it writes the maps.
 //! Never: decides which backends serve, or when this node may forward; both are written into the
 //! maps by its caller.
 //! Invariants: while the lease has lapsed no packet is forwarded; what belongs to a service or to

@@ -70,7 +70,7 @@ pub fn reset(from: SocketAddr, to: SocketAddr, seq: u32, ack: Option<u32>) -> Pa
     make(
         from,
         to,
-        Segment {
+        &Segment {
             seq,
             ack: ack.unwrap_or(0),
             flags,
@@ -96,7 +96,7 @@ pub fn probe(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> Packet {
     make(
         from,
         to,
-        Segment {
+        &Segment {
             seq,
             ack,
             flags: ACK | PSH,
@@ -114,7 +114,7 @@ struct Segment<'a> {
     payload: &'a [u8],
 }
 
-fn make(from: SocketAddr, to: SocketAddr, segment: Segment<'_>) -> Packet {
+fn make(from: SocketAddr, to: SocketAddr, segment: &Segment<'_>) -> Packet {
     let length = (20 + segment.payload.len()) as u16;
     let mut bytes = Vec::with_capacity(61);
     match (from.ip(), to.ip()) {

@@ -344,7 +344,9 @@ impl Engine {
         flow: &Flow,
         maps: &impl Maps,
     ) -> Result<(), NatError> {
-        if !self.leading || !is_answered(flow) || is_closed(flow) {
+        // From here on each end has acknowledged something.
+        let shaken = [State::Established, State::Closing].map(State::number);
+        if !self.leading || !shaken.contains(&flow.state) {
             return Ok(());
         }
         let (client, backend) = self.marks_of(key, flow);

@@ -15,11 +15,12 @@ const MOST: usize = 65_536;
 /// Reports whose acknowledgement is awaited, whose age is known.
 const REPORTS: usize = 4_096;
 
+/// A SYN-ACK that waits.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     ticket: u64,
     number: u64,
-    carried: Box<Carried>,
+    pub(super) carried: Box<Carried>,
 }
 
 /// How handshakes went on.
@@ -86,13 +87,17 @@ impl Gate {
             return Some(carried);
         }
         if ticket <= self.acked {
-            self.count_acknowledged();
+            if !again {
+                self.count_acknowledged();
+            }
             return Some(carried);
         }
-        if self.paused && self.held.len() >= MOST {
+        let full = self.held.len() >= MOST;
+        if self.paused && full {
+            // The backend will send it again.
             return None;
         }
-        if !self.paused && (self.degraded || self.held.len() >= MOST) {
+        if !self.paused && (self.degraded || full) {
             self.degraded = true;
             self.released.late += 1;
             return Some(carried);
@@ -126,12 +131,7 @@ impl Gate {
     }
 
     /// Every report up to this one is acknowledged. What may go on now.
-    pub(super) fn acknowledged(
-        &mut self,
-        ticket: u64,
-        by_standby: bool,
-        now: u64,
-    ) -> Vec<Box<Carried>> {
+    pub(super) fn acknowledged(&mut self, ticket: u64, by_standby: bool, now: u64) -> Vec<Held> {
         if self.paused && !by_standby {
             return Vec::new();
         }
@@ -151,7 +151,7 @@ impl Gate {
             let hash = first.remove();
             if let Some(held) = self.held.remove(&hash) {
                 self.count_acknowledged();
-                free.push(held.carried);
+                free.push(held);
             }
         }
         free
@@ -180,7 +180,7 @@ impl Gate {
     }
 
     /// What has waited for too long. If anything has, all go on, in the order in which they came.
-    pub(super) fn expired(&mut self, now: u64) -> Vec<Box<Carried>> {
+    pub(super) fn expired(&mut self, now: u64) -> Vec<Held> {
         let mut free = Vec::new();
         if self.paused {
             return free;
@@ -195,7 +195,7 @@ impl Gate {
             if waits && let Some(held) = self.held.remove(&hash) {
                 self.by_ticket.remove(&(held.ticket, held.number));
                 self.released.late += 1;
-                free.push(held.carried);
+                free.push(held);
             }
         }
         free

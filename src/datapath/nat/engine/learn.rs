@@ -1,7 +1,6 @@
 //! Records and entries: what the master tells becomes entries here, and what is in the table
 //! becomes records.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::super::layout::{Endpoint, FLOW_CLIENT, FLOW_DNAT, Flow, FlowKey};
@@ -9,6 +8,7 @@ use super::super::maps::Maps;
 use super::super::names::State;
 use super::super::program::NatError;
 use super::Engine;
+use super::draft::Draft;
 use super::known::{Entry, NOWHERE};
 use crate::balance::flow::FlowEnd;
 use crate::balance::nat::NatEvent;
@@ -49,45 +49,6 @@ pub(super) fn belongs(back: &Flow, key: &FlowKey) -> bool {
     back.opposite(key.family) == *key
 }
 
-/// Writes that are kept back until a whole list has been read, so that they go in few batches.
-#[derive(Debug, Default)]
-struct Draft {
-    /// What is to be there; none: nothing.
-    entries: BTreeMap<FlowKey, Option<Flow>>,
-}
-
-impl Draft {
-    fn get(&self, key: &FlowKey, maps: &impl Maps) -> Result<Option<Flow>, NatError> {
-        self.entries
-            .get(key)
-            .map_or_else(|| maps.flow(key), |flow| Ok(*flow))
-    }
-
-    fn put(&mut self, key: FlowKey, flow: Flow) {
-        self.entries.insert(key, Some(flow));
-    }
-
-    fn remove(&mut self, key: FlowKey) {
-        self.entries.insert(key, None);
-    }
-
-    /// Backends' entries go first, so that no packet finds half a flow.
-    fn write(self, maps: &mut impl Maps) -> Result<(), NatError> {
-        let mut removed = Vec::new();
-        let (mut fronts, mut backs) = (Vec::new(), Vec::new());
-        for (key, flow) in self.entries {
-            match flow {
-                None => removed.push(key),
-                Some(flow) if flow.flags & FLOW_CLIENT != 0 => fronts.push((key, flow)),
-                Some(flow) => backs.push((key, flow)),
-            }
-        }
-        maps.remove_flows(&removed)?;
-        maps.put_flows(&backs)?;
-        maps.put_flows(&fronts)
-    }
-}
-
 /// A snapshot that is being read, or swept up after.
 #[derive(Debug, Default)]
 pub(super) struct Learner {
@@ -97,7 +58,12 @@ pub(super) struct Learner {
     reading: bool,
     /// Records of services that this node does not have.
     pub(super) strange: u64,
+    /// Records that the table had no room for.
+    pub(super) no_room: u64,
 }
+
+/// A client's entry, and its backend's if that is there.
+type Both = (Flow, Option<(FlowKey, Flow)>);
 
 /// What a record says of a connection that it may not say.
 fn is_strange(key: &NatKey, record: &NatRecord) -> bool {
@@ -213,7 +179,11 @@ impl Engine {
                 | Item::Health { .. } => {}
             }
         }
-        draft.write(maps)
+        for key in draft.write(maps)? {
+            self.learner.no_room += 1;
+            self.known.remove(self.known.hash(&key));
+        }
+        Ok(())
     }
 
     fn learn_open(
@@ -294,11 +264,7 @@ impl Engine {
     }
 
     /// Both entries of a flow, as they are to be.
-    fn both(
-        key: &FlowKey,
-        draft: &Draft,
-        maps: &impl Maps,
-    ) -> Result<Option<(Flow, Option<(FlowKey, Flow)>)>, NatError> {
+    fn both(key: &FlowKey, draft: &Draft, maps: &impl Maps) -> Result<Option<Both>, NatError> {
         let Some(front) = draft.get(key, maps)? else {
             return Ok(None);
         };

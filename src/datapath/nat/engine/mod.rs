@@ -15,7 +15,9 @@
 //! | it falls silent | `collect`: forgotten after a time that depends on its state | only ended ones are |
 //! | this node takes over | `probe`: both ends are asked where they are | |
 
+mod choice;
 mod collect;
+mod draft;
 mod events;
 mod gate;
 mod known;
@@ -198,7 +200,7 @@ impl Engine {
             }
             cursor = next;
             if cursor.is_none() {
-                return Ok(());
+                return self.mind_counts(maps, now);
             }
         }
     }
@@ -217,8 +219,8 @@ impl Engine {
         self.now = now;
         match command {
             NatCommand::Acknowledged { ticket, by_standby } => {
-                for carried in self.gate.acknowledged(ticket, by_standby, now) {
-                    self.answer(&carried);
+                for held in self.gate.acknowledged(ticket, by_standby, now) {
+                    self.answer(&held.carried);
                 }
             }
             NatCommand::Learn(items) if !self.leading => self.learn(&items, maps, now)?,
@@ -326,8 +328,8 @@ impl Engine {
     pub fn tick(&mut self, maps: &mut impl Maps, now: u64) -> Result<(), NatError> {
         self.now = now;
         if self.leading {
-            for carried in self.gate.expired(now) {
-                self.answer(&carried);
+            for held in self.gate.expired(now) {
+                self.answer(&held.carried);
             }
             self.retry_silent(maps, now)?;
             self.look_for_loss(maps, now)?;
@@ -374,6 +376,7 @@ impl Engine {
                 Some((name.to_ascii_lowercase(), value))
             })
             .collect();
+        counters.insert("learned_no_room".to_owned(), self.learner.no_room);
         counters.insert("learned_strange".to_owned(), self.learner.strange);
         counters.insert("syns_forgotten".to_owned(), self.retry.forgotten);
         let released = self.gate.released;

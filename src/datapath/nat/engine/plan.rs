@@ -171,15 +171,12 @@ impl Plan {
         });
         let mut sources: BTreeMap<IpAddr, Vec<SocketAddr>> = BTreeMap::new();
         for listen in &service.listen {
-            let named = mode
-                .sources
-                .iter()
-                .find(|ip| ip.is_ipv4() == listen.is_ipv4());
-            let unseen = SocketAddr::new(any(listen.ip()), 0).ip();
-            let source = if dnat {
-                unseen
-            } else {
-                *named.unwrap_or(&listen.ip())
+            let mut named = mode.sources.iter().copied();
+            let source = match named.find(|ip| ip.is_ipv4() == listen.is_ipv4()) {
+                // Backends see the client's.
+                _ if dnat => any(listen.ip()),
+                Some(named) => named,
+                None => listen.ip(),
             };
             sources.entry(source).or_default().push(*listen);
             self.own(listen.ip(), 0);
@@ -188,7 +185,7 @@ impl Plan {
             }
         }
         for (source, listen) in sources {
-            self.outlet(service, number, source, &listen);
+            self.outlet(service, mode, source, &listen);
         }
         self.services[number].outlets.end = self.outlets.len();
     }
@@ -200,10 +197,11 @@ impl Plan {
     fn outlet(
         &mut self,
         service: &crate::config::Service,
-        number: usize,
+        mode: &KernelMode,
         source: IpAddr,
         listen: &[SocketAddr],
     ) {
+        let number = self.services.len() - 1;
         let outlet = self.outlets.len();
         let flags = self.services[number].flags;
         let mut pool = Vec::new();
@@ -246,6 +244,7 @@ impl Plan {
                 turn: outlet as u32,
                 seed: service.id.0,
                 mss: self.least_mtu.map_or(0, |mtu| mtu.saturating_sub(headers)),
+                source_rate: mode.source_rate,
                 ..layout::Service::default()
             },
             first: self.slots,

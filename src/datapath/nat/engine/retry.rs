@@ -13,10 +13,10 @@ use super::known::ByHash;
 use super::learn::endpoint;
 use crate::balance::flow::FlowEnd;
 use crate::balance::nat::NatEvent;
-use crate::model::{BackendId, ConnectFailure, Scheduler};
+use crate::model::{BackendId, ConnectFailure};
 
 /// SYNs that are kept, at most.
-pub(super) const MOST: usize = 65_536;
+const MOST: usize = 65_536;
 /// Ports that are tried at one backend, as the program does.
 const PORTS: usize = 8;
 /// How often a SYN goes to one backend that remembers an older connection.
@@ -36,8 +36,9 @@ struct Saved {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Retry {
+    pub(super) most: usize,
     saved: ByHash<Saved>,
     /// When each goes on, and the number of the timer.
     timers: BTreeMap<(u64, u64), u64>,
@@ -54,10 +55,22 @@ enum Why {
     Stale,
 }
 
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            most: MOST,
+            saved: ByHash::default(),
+            timers: BTreeMap::new(),
+            next: 0,
+            forgotten: 0,
+        }
+    }
+}
+
 impl Retry {
     fn put(&mut self, hash: u64, at: u64, mut saved: Saved) {
         self.take(hash);
-        if self.saved.len() >= MOST
+        if self.saved.len() >= self.most
             && let Some((_, oldest)) = self.timers.pop_first()
         {
             self.saved.remove(&oldest);
@@ -227,61 +240,6 @@ impl Engine {
         self.retry.put(hash, now.saturating_add(wait), saved);
     }
 
-    /// The next choice among those that may serve and did not fail.
-    fn next_backend(&mut self, key: &FlowKey, failed: &[usize]) -> Option<(usize, u32)> {
-        let outlet = self.plan.outlet_at(endpoint(key))?;
-        let rest: Vec<(usize, u32)> = outlet
-            .pool
-            .iter()
-            .copied()
-            .filter(|(place, _)| {
-                let id = self.plan.backends[*place].id;
-                self.publisher.eligible.contains(&id) && !failed.contains(place)
-            })
-            .collect();
-        if rest.is_empty() {
-            return None;
-        }
-        let weight = |place: usize| self.plan.backends[place].weight;
-        let equals = |best: Vec<(usize, u32)>, rng: &mut fastrand::Rng| {
-            let at = rng.usize(0..best.len());
-            best.get(at).copied()
-        };
-        match self.plan.services[outlet.service].balance {
-            Scheduler::RoundRobin => {
-                let last = failed.last().copied().unwrap_or(0);
-                let next = rest.iter().find(|(place, _)| *place > last);
-                next.or_else(|| rest.first()).copied()
-            }
-            Scheduler::WeightedRoundRobin => {
-                let most = rest.iter().map(|(place, _)| weight(*place)).max();
-                let best = rest.into_iter();
-                let best = best.filter(|(place, _)| Some(weight(*place)) == most);
-                equals(best.collect(), &mut self.rng)
-            }
-            Scheduler::LeastConnections => {
-                let load = |place: usize| {
-                    let weight = u64::from(weight(place));
-                    (u64::from(self.known.live(place)) << 32) / weight
-                };
-                let least = rest.iter().map(|(place, _)| load(*place)).min();
-                let best = rest.into_iter();
-                let best = best.filter(|(place, _)| Some(load(*place)) == least);
-                equals(best.collect(), &mut self.rng)
-            }
-            Scheduler::Random => {
-                let sum = rest.iter().map(|(place, _)| u32::from(weight(*place)));
-                let mut point = self.rng.u32(0..sum.sum::<u32>().max(1));
-                rest.into_iter().find(|(place, _)| {
-                    let weight = u32::from(weight(*place));
-                    let found = point < weight;
-                    point = point.saturating_sub(weight);
-                    found
-                })
-            }
-        }
-    }
-
     /// Sends the SYN to this backend. Whether it went.
     fn move_to(
         &mut self,
@@ -348,16 +306,21 @@ impl Engine {
         back: &Flow,
         maps: &mut impl Maps,
     ) -> Result<Option<FlowKey>, NatError> {
+        // A table without room is like one without a port.
+        let mut add = |key: &FlowKey| match maps.add_flow(key, back) {
+            Err(NatError::Full { .. }) => Ok(false),
+            added => added,
+        };
         if front.flags & FLOW_DNAT != 0 {
             let key = front.opposite(family);
-            return Ok(maps.add_flow(&key, back)?.then_some(key));
+            return Ok(add(&key)?.then_some(key));
         }
         let settings = self.plan.settings;
         for _ in 0..PORTS {
             let port = self.rng.u16(settings.own_first..=settings.own_last);
             front.to_sport = Port::from(port);
             let key = front.opposite(family);
-            if maps.add_flow(&key, back)? {
+            if add(&key)? {
                 return Ok(Some(key));
             }
         }

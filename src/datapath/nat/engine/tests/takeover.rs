@@ -1,0 +1,163 @@
+//! Becoming master, ceasing to be, and starting with a table that is there.
+
+use super::*;
+
+fn pair() -> (Host, Host) {
+    let config = config("round_robin", &[1, 1], |_| {});
+    let standby = Host::new(&config, NodeId::Second);
+    (Host::master(&config), standby)
+}
+
+fn teach(master: &mut Host, standby: &mut Host) {
+    let unix_ms = 1_000 + master.now / MS;
+    let items = items(&master.events(), unix_ms);
+    standby.command(NatCommand::Learn(items));
+}
+
+fn probe(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> Seen {
+    Seen {
+        from,
+        to,
+        flags: ACK | 8,
+        seq,
+        ack,
+        payload: 1,
+        mss: None,
+    }
+}
+
+#[test]
+fn both_ends_are_asked_where_they_are() {
+    let (mut master, mut standby) = pair();
+    let (ours, theirs) = master.establish(client(0));
+    master.open(client(1), 100);
+    let (from, to) = master.establish(client(2));
+    master.send(client(2), at(VIP), FIN | ACK, (101, 901));
+    master.send(to, from, FIN | ACK, (901, 102));
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
+    standby.command(NatCommand::Lead);
+    standby.run(100);
+    assert_eq!(
+        standby.packets(),
+        [],
+        "answers would go to the other node still"
+    );
+    standby.command(NatCommand::Probe);
+    standby.run(100);
+    // Not those that have no answer yet, nor those that ended.
+    let probes = [
+        probe(at(VIP), client(0), 900, 101),
+        probe(ours, theirs, 100, 901),
+    ];
+    assert_eq!(standby.packets(), probes);
+    assert_eq!(standby.status().probed, 1);
+    standby.run(10_000);
+    assert_eq!(standby.packets(), []);
+}
+
+#[test]
+fn the_newest_are_asked_first_and_not_all_at_once() {
+    let (mut master, mut standby) = pair();
+    for n in 0..1_000 {
+        master.now += MS;
+        master.establish(client(n));
+        standby.now = master.now;
+        teach(&mut master, &mut standby);
+    }
+    standby.command(NatCommand::Lead);
+    standby.command(NatCommand::Probe);
+    let mut order = Vec::new();
+    let clients: BTreeMap<SocketAddr, u32> = (0..1_000).map(|n| (client(n), n)).collect();
+    for _ in 0..40 {
+        standby.run(1);
+        let sent = standby.packets();
+        assert!(sent.len() <= 2 * 2 * 64, "{} at once", sent.len());
+        order.extend(sent.iter().filter_map(|it| clients.get(&it.to).copied()));
+    }
+    assert_eq!(order, (0..1_000).rev().collect::<Vec<_>>());
+}
+
+#[test]
+fn ports_and_turns_go_on_elsewhere() {
+    let (mut master, mut standby) = pair();
+    master.establish(client(0));
+    standby.command(NatCommand::Lead);
+    let config = config("round_robin", &[1, 1], |_| {});
+    let mut other = Engine::new(&config, NodeId::Second, &links(), 8);
+    let mut maps = Reference::default();
+    other.begin(&mut maps, START).unwrap();
+    other.command(NatCommand::Lead, &mut maps, START).unwrap();
+    assert_ne!(maps.ports, standby.maps.ports);
+    assert_ne!(maps.ports, [0, 0]);
+}
+
+#[test]
+fn who_is_not_master_any_more_says_and_sends_nothing() {
+    let (mut master, _) = pair();
+    let (ours, theirs) = master.open(client(0), 100).unwrap();
+    master.pass(&frame(client(1), at(VIP), SYN, (100, 0)));
+    for told in std::mem::take(&mut master.maps.events) {
+        master
+            .engine
+            .told(told, &mut master.maps, master.now)
+            .unwrap();
+    }
+    master.events();
+    master.command(NatCommand::Yield);
+    master.run(10_000);
+    assert_eq!(master.packets(), [], "no retry");
+    // Frames still come, as long as the lease holds.
+    master.send(theirs, ours, RST | ACK, (0, 101));
+    master.open(client(2), 100);
+    assert!(master.events().is_empty());
+    // Back again, it finds what it missed.
+    master.command(NatCommand::Lead);
+    master.run(100);
+    let opened = master.events();
+    assert!(opened.iter().any(|event| {
+        matches!(event, NatEvent::Opened { key: it, .. } if *it == key(client(2)))
+    }));
+}
+
+#[test]
+fn a_program_that_starts_finds_what_is_there() {
+    let (mut master, _) = pair();
+    master.establish(client(0));
+    master.open(client(1), 100);
+    let (ours, theirs) = master.establish(client(2));
+    master.send(client(2), at(VIP), FIN | ACK, (101, 901));
+    master.send(theirs, ours, FIN | ACK, (901, 102));
+    let before = master.maps.flows.clone();
+    let config = config("round_robin", &[1, 1], |_| {});
+    let mut next = Engine::new(&config, NodeId::First, &links(), 9);
+    let now = master.now + 3_000 * MS;
+    next.begin(&mut master.maps, now).unwrap();
+    assert_eq!(master.maps.flows, before);
+    let report = next.poll_report().unwrap();
+    let mut names = names(&report.events);
+    names.sort_unstable();
+    assert_eq!(names, ["answered", "opened", "opened"]);
+    let NatEvent::Opened { age_ms, .. } = report.events[0] else {
+        panic!();
+    };
+    assert_eq!(age_ms, 3_000);
+    assert_eq!(next.poll_report(), None);
+    assert_eq!(next.status(&master.maps).flows, 3);
+    // Nobody serves before somebody is published.
+    assert_eq!(master.open(client(5), 100), None);
+}
+
+#[test]
+fn two_engines_with_one_seed_do_the_same() {
+    let run = || {
+        let mut host = Host::master(&config("random", &[1, 2, 3], |_| {}));
+        for n in 0..50 {
+            let (ours, theirs) = host.open(client(n), 100).unwrap();
+            host.send(theirs, ours, RST | ACK, (0, 101));
+        }
+        host.run(1_000);
+        (host.packets(), host.events(), host.maps.flows)
+    };
+    assert_eq!(run(), run());
+}
