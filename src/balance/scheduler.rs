@@ -22,7 +22,7 @@ pub const SEQUENCE_WORK: usize = 1 << 20;
 
 /// A rotation: the number of a connection gives its place in the pool.
 #[derive(Debug)]
-pub(super) enum Rotation {
+pub enum Rotation {
     /// One after another.
     Even(u64),
     /// The smooth sequence, written out. At most 32 KiB: with 64 backends of up to 256 it reaches
@@ -38,7 +38,7 @@ impl Rotation {
     }
 
     /// Exact over every `sum(weights) / gcd(weights)` numbers in a row, in both forms.
-    pub(super) fn weighted(weights: &[u16]) -> Self {
+    pub fn weighted(weights: &[u16]) -> Self {
         let divisor = weights.iter().fold(0, |a, b| gcd(a, u32::from(*b))).max(1);
         let reduced: Vec<u32> = weights.iter().map(|w| u32::from(*w) / divisor).collect();
         let length = reduced.iter().sum::<u32>() as usize;
@@ -51,8 +51,17 @@ impl Rotation {
         }
     }
 
+    /// After how many numbers it begins anew.
+    pub fn period(&self) -> u64 {
+        match self {
+            Self::Even(backends) => *backends,
+            Self::Table(sequence) => sequence.len() as u64,
+            Self::Stride(stride) => stride.ends.last().copied().map_or(0, u64::from),
+        }
+    }
+
     /// The place in the pool for this number. The pool must not be empty.
-    pub(super) fn at(&self, ticket: u64) -> usize {
+    pub fn at(&self, ticket: u64) -> usize {
         match self {
             Self::Even(backends) => (ticket % backends) as usize,
             Self::Table(sequence) => {
@@ -91,7 +100,7 @@ fn smooth(weights: &[u32], length: usize) -> Box<[u16]> {
 /// backend with less than that share never gets two connections in a row. (More than 0.25 cannot
 /// occur here: the sum exceeds `SEQUENCE_WORK / 1024`, four times the highest weight.)
 #[derive(Debug)]
-pub(super) struct Stride {
+pub struct Stride {
     /// Where each backend's arc ends.
     ends: Box<[u32]>,
     step: u64,

@@ -2,22 +2,24 @@
 
 use std::net::SocketAddr;
 
-use tandem::datapath::nat::layout::{Backend, Endpoint, Flow, FlowKey, Service, Settings};
+use tandem::datapath::nat::layout::{
+    Backend, Endpoint, Flow, FlowKey, OWNED_SOURCE, Owned, Service, Settings,
+};
 use tandem::datapath::nat::tables::Told;
 use tandem::datapath::nat::{Counter, Hook, Nat, NatError, Scheduler, Sizes};
 
 use crate::frames::{SYN, Tcp};
 
-const DROP: i32 = 2;
-const REDIRECT: i32 = 7;
+pub(crate) const DROP: i32 = 2;
+pub(crate) const REDIRECT: i32 = 7;
 const BACKENDS: u32 = 3;
 
-fn vip() -> SocketAddr {
+pub(crate) fn vip() -> SocketAddr {
     "192.0.2.100:80".parse().expect("an address")
 }
 
 /// A service with three backends, chosen so.
-fn load(flows: u32, events: u32, scheduler: Scheduler) -> Result<Nat, NatError> {
+pub(crate) fn load(flows: u32, events: u32, scheduler: Scheduler) -> Result<Nat, NatError> {
     let mut nat = Nat::load(&Sizes {
         flows,
         slots: BACKENDS,
@@ -39,20 +41,29 @@ fn load(flows: u32, events: u32, scheduler: Scheduler) -> Result<Nat, NatError> 
         tables.set_backend(n, backend)?;
     }
     tables.set_slots(0, &[0, 1, 2])?;
+    tables.set_address(
+        Endpoint::from(vip().ip()),
+        Owned {
+            flags: OWNED_SOURCE,
+        },
+    )?;
     tables.set_settings(Settings {
         range_first: 20_000,
         range_last: 60_000,
         own_first: 20_000,
         own_last: 40_000,
     })?;
-    let service = Service {
+    tables.set_service(Endpoint::from(vip()), service(scheduler))?;
+    nat.lease()?.renew(u64::MAX)?;
+    Ok(nat)
+}
+
+pub(crate) fn service(scheduler: Scheduler) -> Service {
+    Service {
         scheduler: scheduler.number(),
         slots: BACKENDS,
         ..Service::default()
-    };
-    tables.set_service(Endpoint::from(vip()), service)?;
-    nat.lease()?.renew(u64::MAX)?;
-    Ok(nat)
+    }
 }
 
 /// What becomes of the n-th client's SYN.
@@ -62,7 +73,11 @@ fn knock(nat: &mut Nat, n: u16) -> Result<i32, NatError> {
     Ok(returned)
 }
 
-fn is<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, expected: &T) -> Result<(), String> {
+pub(crate) fn is<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    found: &T,
+    expected: &T,
+) -> Result<(), String> {
     let wrong = || format!("{what}: {found:?}, not {expected:?}");
     (found == expected).then_some(()).ok_or_else(wrong)
 }

@@ -3,15 +3,19 @@
 //! Loading it needs root's rights outside of any user namespace. Where they are missing, each test
 //! is listed as ignored, with the reason; none passes silently.
 
+mod adapter;
 mod batch;
 mod checks;
+mod cost;
 mod differential;
+mod flood;
 mod frames;
 mod inject;
 mod limits;
 mod line;
 mod pins;
 mod rig;
+mod sync;
 mod traffic;
 mod world;
 
@@ -35,7 +39,10 @@ fn main() -> ExitCode {
             None => test().map(|()| Completion::Completed).map_err(Failed::from),
         })
     });
-    libtest_mimic::run(&Arguments::from_args(), tests.collect()).exit_code()
+    let costs =
+        Trial::test("cost", || cost::report().map_err(Failed::from)).with_ignored_flag(true);
+    let tests = tests.chain([costs]).collect();
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
 fn all() -> Vec<Test> {
@@ -46,6 +53,13 @@ fn all() -> Vec<Test> {
         ),
         ("full_table", Box::new(limits::full_table)),
         ("full_ring", Box::new(limits::full_ring)),
+        (
+            "flood_spares_flows",
+            Box::new(flood::established_flows_go_on),
+        ),
+        ("source_rate", Box::new(flood::source_rate)),
+        ("waking", Box::new(sync::waking)),
+        test("waiting_answer", sync::waiting_answer),
         ("random_choice", Box::new(limits::random_choice)),
         ("no_such_interface", Box::new(limits::no_such_interface)),
         test("many_connections_ipv4", || traffic::many_connections(false)),
@@ -75,6 +89,18 @@ fn all() -> Vec<Test> {
         test("hairpin_ipv4", || traffic::hairpin(false)),
         test("hairpin_ipv6", || traffic::hairpin(true)),
         test("forgotten_flow", traffic::forgotten_flow),
+        test("waits_for_the_standby_ipv4", || {
+            adapter::waits_for_the_standby(false)
+        }),
+        test("waits_for_the_standby_ipv6", || {
+            adapter::waits_for_the_standby(true)
+        }),
+        test("goes_elsewhere_ipv4", || adapter::goes_elsewhere(false)),
+        test("goes_elsewhere_ipv6", || adapter::goes_elsewhere(true)),
+        test("refuses_ipv4", || adapter::refuses(false)),
+        test("refuses_ipv6", || adapter::refuses(true)),
+        test("slow_node", adapter::slow_node),
+        test("successor", adapter::successor),
         ("many_entries", Box::new(batch::many_entries)),
         ("batches_end_at_what_is_wrong", Box::new(batch::ends)),
         test("injected_ipv4", || inject::arrives(false)),

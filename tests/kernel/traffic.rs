@@ -13,7 +13,7 @@ use crate::line::BACKENDS;
 use crate::rig::{DEAD_SERVICE, Rig, connect, exchange, kinds};
 
 /// No routers: client, node, backend.
-const SHORT: [u32; 2] = [1_500; 2];
+pub(crate) const SHORT: [u32; 2] = [1_500; 2];
 /// A narrow link on one side, beyond the node's neighbours.
 const NARROW_BACK: [u32; 4] = [1_500, 1_500, 1_400, 1_500];
 const NARROW_FRONT: [u32; 4] = [1_500, 1_400, 1_500, 1_500];
@@ -22,12 +22,12 @@ const NARROW_OWN: [u32; 3] = [1_500, 1_400, 1_500];
 
 type Outcome = Result<(), String>;
 
-fn expect(what: &str, right: bool) -> Outcome {
+pub(crate) fn expect(what: &str, right: bool) -> Outcome {
     right.then_some(()).ok_or_else(|| what.to_owned())
 }
 
 /// Nothing was dropped but for these reasons.
-fn only(rig: &Rig, reasons: &[Counter]) -> Outcome {
+pub(crate) fn only(rig: &Rig, reasons: &[Counter]) -> Outcome {
     for counter in Counter::ALL {
         let expected = [
             Counter::ToBackend,

@@ -15,6 +15,8 @@ use crate::frames::{ACK, FIN, RST, SYN, Tcp, icmp};
 /// Slots that belong to nobody, and that lie past the end.
 const EMPTY: u32 = 60;
 const PAST: u32 = 1_000_000;
+/// More than a service's id is before its series.
+const IDS: u32 = 16;
 /// So few that the ports of a backend run out.
 const OWN_PORTS: std::ops::RangeInclusive<u16> = 20_000..=20_003;
 const ALL_PORTS: std::ops::RangeInclusive<u16> = 20_000..=20_023;
@@ -84,6 +86,7 @@ fn services(six: bool) -> Vec<(u16, Service)> {
         turn: id % 16,
         seed: id * 77,
         mss: if id.is_multiple_of(3) { 0 } else { 1_360 },
+        source_rate: if id.is_multiple_of(3) { 2 } else { 0 },
     };
     let first = base * 4;
     vec![
@@ -123,8 +126,9 @@ fn services(six: bool) -> Vec<(u16, Service)> {
     ]
 }
 
-/// Fills both. The flows must be empty.
-pub(crate) fn fill(nat: &mut Nat, lease: u64) -> Result<Reference, NatError> {
+/// Fills both. The flows must be empty. `series`: a number of services' ids that was not used
+/// before, so that nobody has opened flows of them yet.
+pub(crate) fn fill(nat: &mut Nat, lease: u64, series: u32) -> Result<Reference, NatError> {
     nat.lease()?.renew(lease)?;
     let tables = &mut nat.tables;
     let settings = Settings {
@@ -160,7 +164,8 @@ pub(crate) fn fill(nat: &mut Nat, lease: u64) -> Result<Reference, NatError> {
     reference.slots[EMPTY as usize] = NO_BACKEND;
     tables.set_slots(0, &reference.slots)?;
     for six in [false, true] {
-        for (port, service) in services(six) {
+        for (port, mut service) in services(six) {
+            service.id += IDS * series;
             let at = Endpoint::from(SocketAddr::new(vip(six), port));
             tables.set_service(at, service)?;
             reference.services.insert(at, service);
@@ -273,7 +278,8 @@ fn of_flow(rng: &mut Rng, reference: &Reference, key: &FlowKey, flow: &Flow) -> 
     let front = flow.flags & FLOW_CLIENT != 0;
     tcp.announced = announced(rng);
     // Handshakes must get through often enough.
-    if !front && flow.state == 1 && rng.bool() {
+    let asked = flow.state == 1 || flow.state == 2 && rng.u8(..3) == 0;
+    if !front && asked && rng.bool() {
         tcp.flags = SYN | ACK;
         tcp.ack = expected;
     }

@@ -153,8 +153,8 @@ pub fn start(
 ) -> Result<(NatHandle, Lease), NatError> {
     let injector = Injector::open()?;
     let links = host::links(&config.interfaces())?;
-    let (mut nat, adopted) = Nat::open(&options.pins, &host::sizes(config))?;
     let mut engine = Engine::new(config, node, &links, options.seed);
+    let (mut nat, adopted) = Nat::open(&options.pins, &engine.sizes())?;
     if let Err(error) = begin(config, &mut nat, &mut engine) {
         if !adopted.tables
             && let Err(error) = nat.close()

@@ -1,4 +1,4 @@
-//! What the kernel mode needs to know of its host and of its configuration before it starts.
+//! What the kernel mode needs to know of its host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,8 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::engine::{Link, Links};
 use super::error::{NatError, attach_error};
-use super::program::{Nat, Sizes};
-use crate::config::Config;
+use super::program::Nat;
 
 nix::ioctl_readwrite_bad!(get_mtu, libc::SIOCGIFMTU, libc::ifreq);
 
@@ -61,25 +60,6 @@ pub(super) fn links(interfaces: &BTreeSet<&str>) -> Result<Links, NatError> {
         unix_ms_at_zero: u64::try_from(zero.as_millis()).unwrap_or(0),
     })
 }
-
-/// How large the maps must be for a configuration.
-pub(super) fn sizes(config: &Config) -> Sizes {
-    let services = config
-        .services
-        .iter()
-        .filter(|service| service.kernel.is_some());
-    let backends: usize = services.clone().map(|service| service.backends.len()).sum();
-    let count = |number: usize| u32::try_from(number).expect("the configuration has limits");
-    Sizes {
-        flows: config.kernel.max_flows,
-        slots: count(services.count() * 2 * SLOTS).max(1),
-        backends: count(backends).max(1),
-        ..Sizes::default()
-    }
-}
-
-/// Most slots of one half of a service's part.
-const SLOTS: usize = 1_021;
 
 /// Where the program is, in words.
 pub(super) fn places(nat: &Nat) -> impl Iterator<Item = String> {

@@ -243,6 +243,30 @@ pub struct Service {
     /// Larger ones that a client or backend announces are lowered to it, since no ICMP error
     /// tells of a link of ours. 0: as announced.
     pub mss: u32,
+    /// Most flows that one [`Source`] opens in a second. 0: no limit.
+    pub source_rate: u32,
+}
+
+/// Whom a rate is for: an IPv4 address, or a /64 of IPv6, whose holder has all of its addresses.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(C)]
+pub struct Source {
+    /// As on the wire; IPv4 uses the first four bytes and leaves the rest zero.
+    pub net: [u8; 8],
+    /// Id of the service.
+    pub service: u32,
+    /// [`V4`] or [`V6`].
+    pub family: u32,
+}
+
+/// What a [`Source`] asked for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Window {
+    /// When it began: `CLOCK_MONOTONIC`, nanoseconds. It lasts a second.
+    pub start: u64,
+    /// SYNs that would open a flow since then, with those that were dropped.
+    pub syns: u64,
 }
 
 /// User space is told of packets that deserve a RST.
@@ -371,7 +395,7 @@ macro_rules! plain {
     )*};
 }
 
-plain!(FlowKey Flow Endpoint Service Backend Owned Settings Event Carried Refusal);
+plain!(FlowKey Flow Endpoint Service Source Window Backend Owned Settings Event Carried Refusal);
 
 /// A record of a ring, if it has the size of this type.
 pub(super) fn record<T: aya::Pod>(bytes: &[u8]) -> Option<T> {

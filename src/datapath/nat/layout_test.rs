@@ -20,7 +20,9 @@ fn expected() -> Vec<usize> {
             state flags marks mss opened seen packets bytes seq ack
         }
         Endpoint { address port family }
-        Service { id flags scheduler first slots turn seed mss }
+        Service { id flags scheduler first slots turn seed mss source_rate }
+        Source { net service family }
+        Window { start syns }
         Backend { address source port id ifindex }
         Owned { flags }
         Settings { range_first range_last own_first own_last }
@@ -111,7 +113,9 @@ fn no_padding() {
         2 * address + 2 * 2 + 5 * 4 + 4 + 4 + 4 * 8 + 2 * 4
     );
     assert_eq!(size_of::<Endpoint>(), address + 2 + 2 + 4);
-    assert_eq!(size_of::<Service>(), 8 * 4);
+    assert_eq!(size_of::<Service>(), 9 * 4);
+    assert_eq!(size_of::<Source>(), 8 + 2 * 4);
+    assert_eq!(size_of::<Window>(), 2 * 8);
     assert_eq!(size_of::<Backend>(), 2 * address + 2 + 2 + 3 * 4);
     assert_eq!(size_of::<Settings>(), 4 * 2);
     let event = 2 * 4 + size_of::<FlowKey>() + size_of::<Flow>() + 2 * 8;

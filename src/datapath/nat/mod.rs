@@ -38,6 +38,7 @@ pub mod layout;
 mod lease;
 pub mod maps;
 mod names;
+pub mod packet;
 mod pins;
 pub mod program;
 pub mod reference;

@@ -137,6 +137,8 @@ shared_enum! {
         Hairpin = "DROP_HAIRPIN",
         /// Dropped: a SYN from an address that no client has.
         BadSource = "DROP_BAD_SOURCE",
+        /// Dropped: a SYN of a source that opened enough flows this second.
+        SourceRate = "DROP_SOURCE_RATE",
         /// A backend's refusal, held for a retry.
         Held = "DROP_HELD",
         /// A SYN-ACK, held until the standby knows the flow.

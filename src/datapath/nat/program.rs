@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use aya::maps::Map;
 use aya::programs::SchedClassifier;
@@ -22,7 +23,7 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("bpf/nat.bpf.o");
 pub(super) const PROGRAM: &str = "tandem_nat";
 
 /// The names of its maps.
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 14] = [
     "addresses",
     "backends",
     "counters",
@@ -34,6 +35,7 @@ const MAPS: [&str; 13] = [
     "services",
     "settings",
     "slots",
+    "sources",
     "turns",
     "woken",
 ];
@@ -196,5 +198,38 @@ impl Nat {
         let ran = self.program()?.test_run(options);
         let ran = ran.map_err(|error| program_error("try a frame", error))?;
         Ok((ran.return_value.cast_signed(), out))
+    }
+
+    /// Runs the program so many times, on one frame as the run before left it. What the last run
+    /// returned, and how long one took on average.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_frame`](Self::try_frame).
+    pub fn time_frame(&mut self, frame: &[u8], runs: u32) -> Result<(i32, Duration), NatError> {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            repeat: runs,
+            ..TestRunOptions::default()
+        };
+        let ran = self.program()?.test_run(options);
+        let ran = ran.map_err(|error| program_error("time a frame", error))?;
+        Ok((ran.return_value.cast_signed(), ran.duration))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_map_has_a_pin() {
+        let maps = include_str!("bpf/maps.h").split(" SEC(\".maps\")");
+        let names = maps.filter_map(|before| before.rsplit_once("} ").map(|(_, name)| name));
+        let mut names: Vec<_> = names.collect();
+        // Behind the last of them.
+        names.pop();
+        names.sort_unstable();
+        assert_eq!(names, MAPS);
     }
 }

@@ -303,16 +303,18 @@ impl Tables {
         Ok(values.iter().fold(0, |sum, value| sum.wrapping_add(*value)))
     }
 
-    /// The next event, if there is one. Nothing wakes the reader: poll at least every
-    /// millisecond under load, and rescan the flows when [`Counter::LostEvent`] moves.
+    /// The next event, if there is one. What cannot wait (flows with
+    /// [`FLOW_SYNC`](super::layout::FLOW_SYNC), refusals) wakes the reader, the rest does not: poll
+    /// at least every millisecond under load, and rescan the flows when [`Counter::LostEvent`]
+    /// moves.
     pub fn next_event(&mut self) -> Option<Told> {
         let item = self.events.next()?;
         let carried = record(&item).map(|carried| Told::Carried(Box::new(carried)));
         carried.or_else(|| record(&item).map(Told::Event))
     }
 
-    /// Readable while there are events.
-    pub(super) fn events_fd(&self) -> BorrowedFd<'_> {
+    /// Readable when the program wakes the reader of [`next_event`](Self::next_event).
+    pub fn events_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 

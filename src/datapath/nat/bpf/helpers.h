@@ -30,6 +30,35 @@ static void *(*const ring_reserve)(void *ring, __u64 size,
 static void (*const ring_submit)(void *data, __u64 flags) = (void *)BPF_FUNC_ringbuf_submit;
 static __u64 (*const ring_query)(void *ring, __u64 flags) = (void *)BPF_FUNC_ringbuf_query;
 
+/* Values of a packet at an offset, by pointer where they are near its beginning and in the linear
+ * area, as headers nearly always are; else by helpers, which cost more. 0, or an error. A pointer
+ * lasts until a helper changes the packet, so each access makes its own.
+ * Since the program writes directly, the kernel sees to it that the linear area is ours alone
+ * before the program runs. */
+#define NEAR 256
+#define GET(ctx, at, to)                                                                         \
+    ({                                                                                           \
+        __u32 at_ = (at);                                                                        \
+        typeof(to) from_ = (void *)(long)(ctx)->data + at_;                                      \
+        long failed_ = 0;                                                                        \
+        if (at_ < NEAR && (void *)(from_ + 1) <= (void *)(long)(ctx)->data_end)                  \
+            *(to) = *from_;                                                                      \
+        else                                                                                     \
+            failed_ = load_bytes(ctx, at_, to, sizeof(*(to)));                                   \
+        failed_;                                                                                 \
+    })
+#define PUT(ctx, at, from)                                                                       \
+    ({                                                                                           \
+        __u32 at_ = (at);                                                                        \
+        typeof(*(from)) *to_ = (void *)(long)(ctx)->data + at_;                                  \
+        long failed_ = 0;                                                                        \
+        if (at_ < NEAR && (void *)(to_ + 1) <= (void *)(long)(ctx)->data_end)                    \
+            *to_ = *(from);                                                                      \
+        else                                                                                     \
+            failed_ = store_bytes(ctx, at_, from, sizeof(*(from)), 0);                           \
+        failed_;                                                                                 \
+    })
+
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define BE16(x) ((__u16)__builtin_bswap16(x))
 #define BE32(x) ((__u32)__builtin_bswap32(x))

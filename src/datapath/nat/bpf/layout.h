@@ -80,6 +80,20 @@ struct service {
     __u32 seed;      /* of the hash */
     __u32 mss;       /* largest segment that fits all our links; larger ones announced are lowered
                         to it, as no ICMP error tells of links of ours; 0: as announced */
+    __u32 source_rate; /* most flows that one source opens in a second; 0: no limit */
+};
+
+/* Whom a rate is for: an IPv4 address, or a /64 of IPv6, whose holder has all of its addresses. */
+struct source {
+    __be32 net[2]; /* IPv4 leaves the second zero */
+    __u32 service; /* service.id */
+    __u32 family;
+};
+
+/* SYNs of a source that would open a flow, within a second of the first. */
+struct window {
+    __u64 start; /* coarse CLOCK_MONOTONIC, ns */
+    __u64 syns;
 };
 
 #define SERVICE_REJECT 1 /* tell user space of packets that deserve a RST */
@@ -189,6 +203,7 @@ enum counter {
     DROP_HOPS,        /* TTL or hop limit used up */
     DROP_HAIRPIN,     /* a backend would have to answer itself (SERVICE_DNAT) */
     DROP_BAD_SOURCE,  /* a SYN from an address no client can have */
+    DROP_SOURCE_RATE, /* a SYN of a source that opened enough flows this second */
     DROP_HELD,        /* a backend's refusal, held for a retry */
     DROP_WAITING,     /* a SYN-ACK, held until the standby knows the flow */
     DROP_WRITE,       /* the packet could not be changed */

@@ -58,6 +58,15 @@ struct {
     TYPE(value, __u64);
 } turns SEC(".maps");
 
+/* Sources of services that limit them. The ones longest unseen make room: under a flood from more
+ * sources than this, some begin anew before their second is over. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+    NUMBER(max_entries, 65536);
+    TYPE(key, struct source);
+    TYPE(value, struct window);
+} sources SEC(".maps");
+
 struct {
     NUMBER(type, BPF_MAP_TYPE_ARRAY);
     NUMBER(max_entries, 1);

@@ -14,6 +14,7 @@
 
 #define TRIES 8
 #define PACKET_HOST 0
+#define SECOND 1000000000ULL
 
 /* The kernel lends some helpers to GPL compatible programs only. */
 const char licence[] SEC("license") = "Dual MIT/GPL";
@@ -46,6 +47,27 @@ INLINE int bad_source(const struct flow_key *key) {
         if (!src->word[0] && !src->word[1] && !src->word[2] && BE32(src->word[3]) < 2) return 1;
     }
     return !!owner(src, key->family);
+}
+
+/* Whether this source opened enough flows this second. */
+INLINE int too_fast(const struct flow_key *key, const struct service *service, __u64 now) {
+    if (!service->source_rate) return 0;
+    struct source source = {
+        .net = {key->src.word[0], key->src.word[1]},
+        .service = service->id,
+        .family = key->family,
+    };
+    struct window *window = map_lookup(&sources, &source);
+    if (!window) {
+        struct window first = {.start = now, .syns = 1};
+        map_update(&sources, &source, &first, BPF_ANY);
+        return 0;
+    }
+    if (now - window->start >= SECOND) {
+        window->start = now;
+        window->syns = 0;
+    }
+    return __sync_fetch_and_add(&window->syns, 1) >= service->source_rate;
 }
 
 INLINE __u32 mixed(__u32 hash, __u32 word) {
@@ -105,6 +127,7 @@ INLINE __u32 allocate(struct flow *to, struct flow_key *back_key, struct flow *b
 INLINE __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct service *service,
                   __u64 now) {
     if (bad_source(&p->key)) return DROP_BAD_SOURCE;
+    if (too_fast(&p->key, service, now)) return DROP_SOURCE_RATE;
     __u32 index = pick(&p->key, service);
     struct backend *backend = map_lookup(&backends, &index);
     if (!backend || !backend->port) return DROP_NO_BACKEND;

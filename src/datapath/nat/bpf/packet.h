@@ -76,7 +76,7 @@ INLINE int bare_syn(__u8 flags) {
 
 INLINE enum kind read_tcp(struct __sk_buff *ctx, struct packet *p) {
     struct tcp tcp;
-    if (p->l4 + TCP_HEADER > p->end || load_bytes(ctx, p->l4, &tcp, sizeof(tcp)))
+    if (p->l4 + TCP_HEADER > p->end || GET(ctx, p->l4, &tcp))
         return KIND_MALFORMED;
     __u32 header = (tcp.offset >> 4) * 4;
     if (header < TCP_HEADER || p->l4 + header > p->end) return KIND_MALFORMED;
@@ -91,7 +91,7 @@ INLINE enum kind read_tcp(struct __sk_buff *ctx, struct packet *p) {
 
 INLINE enum kind read_ipv4(struct __sk_buff *ctx, struct packet *p) {
     struct iphdr ip;
-    if (load_bytes(ctx, L3, &ip, sizeof(ip)) || ip.version != 4) return KIND_OTHER;
+    if (GET(ctx, L3, &ip) || ip.version != 4) return KIND_OTHER;
     if (ip.protocol != IPPROTO_TCP && ip.protocol != IPPROTO_ICMP) return KIND_OTHER;
     enum kind bad = ip.protocol == IPPROTO_TCP ? KIND_MALFORMED : KIND_OTHER;
     p->key.family = 4;
@@ -112,7 +112,7 @@ INLINE enum kind read_ipv4(struct __sk_buff *ctx, struct packet *p) {
 
 INLINE enum kind read_ipv6(struct __sk_buff *ctx, struct packet *p) {
     struct ipv6hdr ip;
-    if (load_bytes(ctx, L3, &ip, sizeof(ip)) || ip.version != 6) return KIND_OTHER;
+    if (GET(ctx, L3, &ip) || ip.version != 6) return KIND_OTHER;
     p->key.family = 6;
     __builtin_memcpy(&p->key.src, &ip.saddr, sizeof(struct address));
     __builtin_memcpy(&p->key.dst, &ip.daddr, sizeof(struct address));

@@ -67,10 +67,13 @@ INLINE long write_ip(struct __sk_buff *ctx, const struct packet *p, const struct
         half.check = adjusted(p->check, addresses + hops);
         half.src = f->to_src.word[0];
         half.dst = f->to_dst.word[0];
-        return store_bytes(ctx, L3 + 8, &half, sizeof(half), 0);
+        return PUT(ctx, L3 + 8, &half);
     }
     __u8 hops = p->hops - 1;
-    return store_bytes(ctx, L3 + 7, &hops, 1, 0) || store_bytes(ctx, L3 + 8, &f->to_src, 32, 0);
+    struct {
+        struct address src, dst;
+    } half = {f->to_src, f->to_dst};
+    return PUT(ctx, L3 + 7, &hops) || PUT(ctx, L3 + 8, &half);
 }
 
 INLINE int send(struct __sk_buff *ctx, const struct flow *f, __u32 counter) {
@@ -116,7 +119,7 @@ INLINE int translate_tcp(struct __sk_buff *ctx, const struct packet *p, const st
     __u32 check = p->l4 + CHECK_OFFSET;
     if (l4_csum_replace(ctx, check, 0, addresses, BPF_F_PSEUDO_HDR) ||
         l4_csum_replace(ctx, check, from, to, 4) ||
-        store_bytes(ctx, p->l4, &to, sizeof(to), 0) ||
+        PUT(ctx, p->l4, &to) ||
         (p->flags & TCP_SYN && f->mss && clamp(ctx, p, f->mss)) ||
         write_ip(ctx, p, f, addresses))
         return drop(DROP_WRITE);

@@ -1,20 +1,54 @@
 //! The machine that leads the program in the kernel: told what the program saw and what the node
 //! wants, it writes the maps, and says which packets to send and what to report.
 //!
-//! Owns: what is between the maps and the node. Never: does IO, reads a clock; times are
-//! nanoseconds of `CLOCK_MONOTONIC`, as the program has them.
+//! Owns: what is to be in the maps, handshakes and SYNs that wait, what is known of connections.
+//! Never: does IO, reads a clock; times are nanoseconds of `CLOCK_MONOTONIC`, as the program has
+//! them. It is generic over the maps, and a function of its inputs and its seed.
+//! Invariants: only a node that leads reports or sends anything; only one that does not leads
+//! learns; each key in the table is known; no call works on more than a batch of the table, except
+//! [`Engine::begin`].
+//!
+//! | what happens | on the master | on its standby |
+//! |---|---|---|
+//! | a connection begins | `gate`: its SYN-ACK waits for the standby; `retry`: its SYN can go elsewhere | `learn`: the same two entries |
+//! | backends come and go | `publish`: slots | the same, so that it is ready |
+//! | it falls silent | `collect`: forgotten after a time that depends on its state | only ended ones are |
+//! | this node takes over | `probe`: both ends are asked where they are | |
+
+mod collect;
+mod events;
+mod gate;
+mod known;
+mod learn;
+mod plan;
+mod probe;
+mod publish;
+mod report;
+mod retry;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 
-use super::layout::Refusal;
-use super::maps::Maps;
-use super::program::NatError;
+use super::layout::FLOW_CLIENT;
+use super::maps::{Cursor, Maps};
+use super::names::{Counter, EventKind};
+pub use super::packet::Packet;
+use super::program::{NatError, Sizes};
 use super::tables::Told;
 use crate::balance::nat::{NatCommand, NatReport};
 use crate::config::Config;
 use crate::model::NodeId;
 use crate::status::NatStatus;
+use collect::Walk;
+use gate::Gate;
+use known::{Known, Mixer};
+use learn::Learner;
+use plan::{Plan, nanos};
+use probe::Prober;
+use publish::Publisher;
+use report::Reports;
+use retry::Retry;
+
+const MS: u64 = 1_000_000;
 
 /// What the engine knows of this host.
 #[derive(Clone, Debug, Default)]
@@ -34,37 +68,139 @@ pub struct Link {
     pub mtu: u32,
 }
 
-/// A packet to send.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Packet {
-    /// From the IP header on, every checksum complete.
-    pub bytes: Vec<u8>,
-    /// Its receiver.
-    pub to: IpAddr,
+/// After how long a silent connection is forgotten, by state.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    opening: u64,
+    closing: u64,
+    closed: u64,
+    /// The longest of all.
+    longest: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    retries: u64,
+    unserved: u64,
+    resets: u64,
+    probed: u64,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Engine {
+    plan: Plan,
+    times: Times,
+    max_flows: u64,
+    unix_ms_at_zero: u64,
+    rng: fastrand::Rng,
+    known: Known,
+    reports: Reports,
     packets: VecDeque<Packet>,
+    gate: Gate,
+    retry: Retry,
+    publisher: Publisher,
+    learner: Learner,
+    walk: Walk,
+    prober: Prober,
+    leading: bool,
+    /// When it began to.
+    led_at: u64,
+    /// The latest time that was told.
+    now: u64,
+    /// Something was told while this node did not lead.
+    missed: bool,
+    /// Resets that may be sent, in millionths, and since when there are so many.
+    allowance: (u64, u64),
+    counts: Counts,
 }
 
 impl Engine {
     /// Nothing is known yet, and this node does not lead.
-    pub fn new(_config: &Config, _node: NodeId, _links: &Links, _seed: u64) -> Self {
+    pub fn new(config: &Config, node: NodeId, links: &Links, seed: u64) -> Self {
+        let plan = Plan::new(config, node, links);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let kernel = &config.kernel;
+        let (opening, closing) = (nanos(kernel.opening_timeout), nanos(kernel.closing_timeout));
+        let idle = plan.services.iter().map(|service| service.idle).max();
+        let service_of = plan.backends.iter().map(|backend| backend.service);
         Self {
+            times: Times {
+                opening,
+                closing,
+                closed: nanos(kernel.closed_timeout),
+                longest: opening.max(closing).max(idle.unwrap_or(0)),
+            },
+            max_flows: kernel.max_flows.into(),
+            unix_ms_at_zero: links.unix_ms_at_zero,
+            known: Known::new(
+                Mixer::new(rng.u64(..)),
+                plan.services.len(),
+                service_of.collect(),
+            ),
+            reports: Reports::default(),
             packets: VecDeque::new(),
+            gate: Gate::new(nanos(kernel.sync_timeout)),
+            retry: Retry::default(),
+            publisher: Publisher::new(&plan),
+            learner: Learner::default(),
+            walk: Walk::default(),
+            prober: Prober::default(),
+            leading: false,
+            led_at: 0,
+            now: 0,
+            missed: false,
+            allowance: (events::RESETS * MS, 0),
+            counts: Counts::default(),
+            plan,
+            rng,
+        }
+    }
+
+    /// How large the maps have to be.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            flows: u32::try_from(self.max_flows).unwrap_or(u32::MAX),
+            slots: self.plan.slots.max(1),
+            backends: (self.plan.array.len() as u32).max(1),
+            ..Sizes::default()
         }
     }
 
     /// Writes what does not change, and reports the connections that are there already. Once,
-    /// before all else.
+    /// before all else; nobody serves until the first [`NatCommand::Publish`].
     ///
     /// # Errors
     ///
     /// What the kernel said; so everywhere below.
-    pub fn begin(&mut self, _maps: &mut impl Maps, _now: u64) -> Result<(), NatError> {
-        Ok(())
+    pub fn begin(&mut self, maps: &mut impl Maps, now: u64) -> Result<(), NatError> {
+        self.now = now;
+        for outlet in &self.plan.outlets {
+            for at in &outlet.endpoints {
+                maps.set_service(*at, outlet.entry)?;
+            }
+        }
+        for (index, backend) in (0..).zip(&self.plan.array) {
+            maps.set_backend(index, *backend)?;
+        }
+        maps.set_settings(self.plan.settings)?;
+        for (at, owned) in &self.plan.addresses {
+            maps.set_address(*at, *owned)?;
+        }
+        self.skip_losses(maps)?;
+        let mut cursor: Option<Cursor> = None;
+        loop {
+            let (entries, next) = maps.walk_flows(cursor, collect::BATCH)?;
+            for (key, flow) in &entries {
+                if flow.flags & FLOW_CLIENT != 0 {
+                    self.found(key, flow, now);
+                }
+            }
+            cursor = next;
+            if cursor.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// The node wants something.
@@ -74,11 +210,78 @@ impl Engine {
     /// See [`begin`](Self::begin).
     pub fn command(
         &mut self,
-        _command: NatCommand,
-        _maps: &mut impl Maps,
-        _now: u64,
+        command: NatCommand,
+        maps: &mut impl Maps,
+        now: u64,
     ) -> Result<(), NatError> {
+        self.now = now;
+        match command {
+            NatCommand::Acknowledged { ticket, by_standby } => {
+                for carried in self.gate.acknowledged(ticket, by_standby, now) {
+                    self.answer(&carried);
+                }
+            }
+            NatCommand::Learn(items) if !self.leading => self.learn(&items, maps, now)?,
+            NatCommand::SnapshotBegin if !self.leading => self.snapshot_begin(),
+            NatCommand::SnapshotEnd if !self.leading => self.snapshot_end(now),
+            NatCommand::SnapshotVoid if !self.leading => self.snapshot_void(),
+            // A master learns from nobody.
+            NatCommand::Learn(_)
+            | NatCommand::SnapshotBegin
+            | NatCommand::SnapshotEnd
+            | NatCommand::SnapshotVoid => {}
+            NatCommand::Lead => self.lead(maps, now)?,
+            NatCommand::Publish { eligible, down } => {
+                let fresh = self.set_eligible(eligible, down, maps, now)?;
+                self.purge(&fresh, now);
+            }
+            NatCommand::Yield => self.yield_up(),
+        }
+        self.mind_counts(maps, now)
+    }
+
+    fn lead(&mut self, maps: &mut impl Maps, now: u64) -> Result<(), NatError> {
+        if std::mem::replace(&mut self.leading, true) {
+            return Ok(());
+        }
+        self.led_at = now;
+        // The other node's connections are in TIME_WAIT at the backends, under its ports.
+        for index in 0..self.plan.array.len() as u32 {
+            maps.set_ports_tried(index, self.rng.u32(..).into())?;
+        }
+        for outlet in 0..self.plan.outlets.len() as u32 {
+            maps.set_turns(outlet, self.rng.u32(..).into())?;
+        }
+        self.publish_loads(now);
+        self.skip_losses(maps)?;
+        self.prober.begin(now);
+        self.walk.start_gather(now);
+        if std::mem::take(&mut self.missed) {
+            self.walk.start_rescan(now);
+        }
         Ok(())
+    }
+
+    fn yield_up(&mut self) {
+        self.leading = false;
+        self.gate.clear();
+        self.retry.clear();
+        self.prober.clear();
+        self.walk.give_up();
+        self.reports.clear();
+        self.packets.clear();
+    }
+
+    /// Ends the connections of backends that went down, where a service wants that.
+    fn purge(&mut self, fresh: &[crate::model::BackendId], now: u64) {
+        let wanted = fresh.iter().copied().filter(|id| {
+            let place = self.plan.backend_with(id.0);
+            place.is_some_and(|at| self.plan.services[self.plan.backends[at].service].reset_on_down)
+        });
+        let wanted: Vec<_> = wanted.collect();
+        if self.leading && !wanted.is_empty() {
+            self.walk.start_purge(wanted, now);
+        }
     }
 
     /// The program saw something.
@@ -86,25 +289,64 @@ impl Engine {
     /// # Errors
     ///
     /// See [`begin`](Self::begin).
-    pub fn told(&mut self, _told: Told, _maps: &mut impl Maps, _now: u64) -> Result<(), NatError> {
-        Ok(())
+    pub fn told(&mut self, told: Told, maps: &mut impl Maps, now: u64) -> Result<(), NatError> {
+        self.now = now;
+        if !self.leading {
+            self.missed = true;
+            return Ok(());
+        }
+        match told {
+            Told::Carried(carried) => match EventKind::from_number(carried.event.kind) {
+                Some(EventKind::Opened) => self.on_opened(carried, now),
+                Some(EventKind::Established) => {
+                    let event = carried.event;
+                    self.on_answered(&event, Some(carried), now);
+                }
+                _ => {}
+            },
+            Told::Event(event) => match EventKind::from_number(event.kind) {
+                Some(EventKind::Established) => self.on_answered(&event, None, now),
+                Some(EventKind::Closed) => self.on_closed(&event),
+                Some(EventKind::Revived) => self.on_revived(&event, now),
+                Some(EventKind::Refused) => self.on_refused(&event, maps, now)?,
+                Some(EventKind::Opened) | None => {}
+            },
+        }
+        self.mind_counts(maps, now)
     }
-
-    /// The program refused a packet.
-    pub fn refused(&mut self, _refusal: &Refusal, _now: u64) {}
 
     /// Time passed. A bounded amount of work.
     ///
     /// # Errors
     ///
     /// See [`begin`](Self::begin).
-    pub fn tick(&mut self, _maps: &mut impl Maps, _now: u64) -> Result<(), NatError> {
-        Ok(())
+    pub fn tick(&mut self, maps: &mut impl Maps, now: u64) -> Result<(), NatError> {
+        self.now = now;
+        if self.leading {
+            for carried in self.gate.expired(now) {
+                self.answer(&carried);
+            }
+            self.retry_silent(maps, now)?;
+            self.look_for_loss(maps, now)?;
+        }
+        self.publish_due(maps, now)?;
+        self.walk(maps, now)?;
+        if self.leading {
+            self.probe(maps, now)?;
+        }
+        self.mind_counts(maps, now)
     }
 
-    /// When [`tick`](Self::tick) is to be called next.
-    pub const fn poll_timeout(&self) -> Option<u64> {
-        None
+    /// When [`tick`](Self::tick) is to be called next. Never later than the next walk.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let timers = [
+            self.gate.timeout(),
+            self.retry.timeout(),
+            self.publisher.timeout(),
+            self.prober.timeout(),
+            Some(self.walk.timeout(self.leading)),
+        ];
+        timers.into_iter().flatten().min()
     }
 
     /// The next packet to send.
@@ -113,12 +355,43 @@ impl Engine {
     }
 
     /// The next part of what happened since the last call.
-    pub const fn poll_report(&mut self) -> Option<NatReport> {
-        None
+    pub fn poll_report(&mut self) -> Option<NatReport> {
+        let report = self.reports.take()?;
+        self.gate.given(report.ticket, self.now);
+        Some(report)
     }
 
     /// What the engine counts; `hooks` and `forwarding` are the caller's affair.
-    pub fn status(&self, _maps: &impl Maps) -> NatStatus {
-        NatStatus::default()
+    pub fn status(&self, maps: &impl Maps) -> NatStatus {
+        let mut counters: BTreeMap<String, u64> = Counter::ALL
+            .iter()
+            .zip(Counter::NAMES)
+            .filter_map(|(counter, name)| {
+                let value = maps.counter(*counter).ok()?;
+                Some((name.to_ascii_lowercase(), value))
+            })
+            .collect();
+        counters.insert("learned_strange".to_owned(), self.learner.strange);
+        counters.insert("syns_forgotten".to_owned(), self.retry.forgotten);
+        let released = self.gate.released;
+        NatStatus {
+            flows: self.known.len() as u64,
+            max_flows: self.max_flows,
+            waiting: self.gate.waiting() as u64,
+            released_acknowledged: released.acknowledged,
+            released_alone: released.alone,
+            released_late: released.late,
+            degraded: self.gate.degraded(),
+            retries: self.counts.retries,
+            unserved: self.counts.unserved,
+            resets: self.counts.resets,
+            probed: self.counts.probed,
+            rescans: self.walk.rescans,
+            counters,
+            ..NatStatus::default()
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

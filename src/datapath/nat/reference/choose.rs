@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::super::layout::{FlowKey, NO_BACKEND, Port, Service, Settings};
+use super::super::layout::{FlowKey, NO_BACKEND, Port, Service, Settings, Source, Window};
 use super::super::names::{Counter, Scheduler};
 use super::{Arrival, Reference};
 
+const SECOND: u64 = 1_000_000_000;
 /// Ports that are tried for one flow.
 const TRIES: u32 = 8;
 
@@ -62,6 +63,33 @@ impl Reference {
             IpAddr::V6(ip) => ip.is_multicast() || ip.is_unspecified() || ip.is_loopback(),
         };
         impossible || self.owner(key.src, key.family).is_some()
+    }
+}
+
+impl Reference {
+    /// Whether this source opened enough flows this second.
+    pub(super) fn too_fast(&mut self, key: &FlowKey, service: &Service, now: u64) -> bool {
+        if service.source_rate == 0 {
+            return false;
+        }
+        let [a, b, c, d, e, f, g, h, ..] = key.src.0;
+        let source = Source {
+            net: [a, b, c, d, e, f, g, h],
+            service: service.id,
+            family: key.family,
+        };
+        let window = self.sources.entry(source).or_insert(Window {
+            start: now,
+            syns: 0,
+        });
+        if now - window.start >= SECOND {
+            *window = Window {
+                start: now,
+                syns: 0,
+            };
+        }
+        window.syns += 1;
+        window.syns > u64::from(service.source_rate)
     }
 }
 

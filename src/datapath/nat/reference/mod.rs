@@ -3,6 +3,7 @@
 //! Owns nothing outside of its tables; no IO, no clock. The kernel's program is tested against it,
 //! packet by packet; a simulation may use it as its data path.
 
+mod alone;
 mod choose;
 mod follow;
 mod packet;
@@ -13,10 +14,11 @@ use std::collections::BTreeMap;
 use super::layout::{
     Address, Backend, Carried, Endpoint, Event, FLOW_CLIENT, FLOW_DNAT, FLOW_RETRY, FLOW_SYNC,
     Flow, FlowKey, OWNED_REJECT, OWNED_SOURCE, Owned, Port, Refusal, SERVICE_DNAT, SERVICE_REJECT,
-    SERVICE_RETRY, SERVICE_SYNC, SYN_MAX, Service, Settings,
+    SERVICE_RETRY, SERVICE_SYNC, SYN_MAX, Service, Settings, Source, Window,
 };
 use super::names::{Cause, Counter, EventKind, State};
 use super::tables::Told;
+pub(super) use alone::translated;
 pub use choose::hashed;
 use packet::{ACK, FIN, Kind, L3, Packet, RST, SYN};
 
@@ -72,6 +74,8 @@ pub struct Reference {
     pub ports: Vec<u64>,
     /// Flows placed, a counter a service.
     pub turns: Vec<u64>,
+    /// Who opened flows of services that limit it; without the kernel's forgetting.
+    pub sources: BTreeMap<Source, Window>,
     /// Port ranges.
     pub settings: Settings,
     /// May forward until then.
@@ -303,6 +307,9 @@ impl Reference {
     ) -> Result<(), Counter> {
         if self.bad_source(&packet.key) {
             return Err(Counter::BadSource);
+        }
+        if self.too_fast(&packet.key, service, arrival.now) {
+            return Err(Counter::SourceRate);
         }
         let index = self.pick(&packet.key, service, arrival) as usize;
         let backend = self.backends.get(index).copied().unwrap_or_default();

@@ -8,6 +8,7 @@ use super::super::layout::MARK_CLIENT_RST;
 use super::super::names::Scheduler;
 use super::*;
 
+mod flood;
 mod sequence;
 mod strange;
 

@@ -1,0 +1,306 @@
+//! What a configuration comes to: the maps' fixed entries, and where each service's slots are.
+//!
+//! A service has one *outlet* for each address of ours that its backends see (or, if they see the
+//! client's, each family): its own pool, slots and rotation.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::time::Duration;
+
+use super::super::layout::{
+    self, Endpoint, FLOW_DNAT, FLOW_RETRY, FLOW_SYNC, OWNED_REJECT, OWNED_SOURCE, Owned,
+    SERVICE_DNAT, SERVICE_REJECT, SERVICE_RETRY, SERVICE_SYNC, Settings,
+};
+use super::super::names;
+use super::Links;
+use crate::config::{Acknowledge, Config, Forward, Kernel, KernelMode, OnDown, Stray};
+use crate::model::{BackendId, NodeId, Scheduler, ServiceId, Vip};
+
+/// Slots of a rotation at most. A longer one is replaced by weights that are rounded to it.
+pub(super) const MOST_SLOTS: u32 = 4_096;
+/// Slots that the weights of a rounded rotation share; each backend has one at least.
+pub(super) const ROUNDED: u32 = 3_072;
+/// Connections that a publication by load places at least.
+const LEAST_SLOTS: u32 = 256;
+
+/// A service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) id: ServiceId,
+    /// `SERVICE_*`.
+    pub(super) flags: u32,
+    pub(super) balance: Scheduler,
+    /// Nanoseconds, as all times here.
+    pub(super) connect: u64,
+    pub(super) idle: u64,
+    pub(super) max_connections: u32,
+    pub(super) reset_on_down: bool,
+    /// Its places in [`Plan::backends`].
+    pub(super) backends: Range<usize>,
+    pub(super) outlets: Range<usize>,
+}
+
+impl Service {
+    /// `FLOW_*` of its flows, but for `FLOW_CLIENT`.
+    pub(super) const fn flow_flags(&self) -> u8 {
+        flag(self.flags, SERVICE_DNAT, FLOW_DNAT)
+            | flag(self.flags, SERVICE_SYNC, FLOW_SYNC)
+            | flag(self.flags, SERVICE_RETRY, FLOW_RETRY)
+    }
+}
+
+const fn flag(flags: u32, service: u32, flow: u8) -> u8 {
+    if flags & service == 0 { 0 } else { flow }
+}
+
+/// A backend.
+#[derive(Debug)]
+pub(super) struct Backend {
+    pub(super) id: BackendId,
+    pub(super) service: usize,
+    pub(super) weight: u16,
+}
+
+/// Where a service's clients of one kind go out to its backends.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    pub(super) service: usize,
+    /// Where clients connect.
+    pub(super) endpoints: Vec<Endpoint>,
+    /// Places in [`Plan::backends`], and indices in the kernel's array.
+    pub(super) pool: Vec<(usize, u32)>,
+    /// Its entry, without slots.
+    pub(super) entry: layout::Service,
+    /// Its first slot, and how many each half has.
+    pub(super) first: u32,
+    pub(super) half: u32,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) settings: Settings,
+    pub(super) addresses: BTreeMap<Endpoint, Owned>,
+    pub(super) services: Vec<Service>,
+    pub(super) backends: Vec<Backend>,
+    pub(super) outlets: Vec<Outlet>,
+    /// The kernel's array of backends.
+    pub(super) array: Vec<layout::Backend>,
+    /// Slots of all outlets.
+    pub(super) slots: u32,
+    by_service: BTreeMap<u32, usize>,
+    by_backend: BTreeMap<u32, usize>,
+    by_endpoint: BTreeMap<Endpoint, usize>,
+    /// Where each VIP is.
+    devices: BTreeMap<IpAddr, u32>,
+    networks: Vec<(ipnet::IpNet, u32)>,
+    least_mtu: Option<u32>,
+}
+
+/// Nanoseconds.
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The ports of both nodes, and this one's half.
+fn settings(kernel: &Kernel, node: NodeId) -> Settings {
+    let (first, last) = (kernel.first_port, kernel.last_port);
+    let half = last.saturating_sub(first).div_ceil(2);
+    let (own_first, own_last) = match node {
+        NodeId::First => (first, (first + half).saturating_sub(1).max(first)),
+        NodeId::Second => (first + half, last),
+    };
+    Settings {
+        range_first: first,
+        range_last: last,
+        own_first,
+        own_last,
+    }
+}
+
+impl Plan {
+    pub(super) fn new(config: &Config, node: NodeId, links: &Links) -> Self {
+        let mut plan = Self {
+            settings: settings(&config.kernel, node),
+            least_mtu: links.interfaces.values().map(|link| link.mtu).min(),
+            ..Self::default()
+        };
+        for Vip { address, interface } in &config.vips {
+            let ifindex = links.interfaces.get(interface).map_or(0, |it| it.ifindex);
+            plan.devices.insert(address.addr(), ifindex);
+            plan.networks.push((address.trunc(), ifindex));
+        }
+        for service in &config.services {
+            if let Some(mode) = &service.kernel {
+                plan.service(service, mode);
+            }
+        }
+        plan
+    }
+
+    fn service(&mut self, service: &crate::config::Service, mode: &KernelMode) {
+        let number = self.services.len();
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        let reject = mode.stray == Stray::Reset;
+        let dnat = mode.forward == Forward::Dnat;
+        let first_backend = self.backends.len();
+        for backend in &service.backends {
+            self.by_backend.insert(backend.id.0, self.backends.len());
+            self.backends.push(Backend {
+                id: backend.id,
+                service: number,
+                weight: backend.weight.0.max(1),
+            });
+        }
+        let first_outlet = self.outlets.len();
+        self.by_service.insert(service.id.0, number);
+        self.services.push(Service {
+            id: service.id,
+            flags: flag(reject, SERVICE_REJECT)
+                | flag(mode.replication == Acknowledge::Sync, SERVICE_SYNC)
+                | SERVICE_RETRY
+                | flag(dnat, SERVICE_DNAT),
+            balance: service.balance,
+            connect: nanos(service.connect_timeout),
+            idle: nanos(service.idle_timeout),
+            max_connections: service.max_connections,
+            reset_on_down: mode.on_down == OnDown::Reset,
+            backends: first_backend..self.backends.len(),
+            outlets: first_outlet..first_outlet,
+        });
+        let mut sources: BTreeMap<IpAddr, Vec<SocketAddr>> = BTreeMap::new();
+        for listen in &service.listen {
+            let named = mode
+                .sources
+                .iter()
+                .find(|ip| ip.is_ipv4() == listen.is_ipv4());
+            let unseen = SocketAddr::new(any(listen.ip()), 0).ip();
+            let source = if dnat {
+                unseen
+            } else {
+                *named.unwrap_or(&listen.ip())
+            };
+            sources.entry(source).or_default().push(*listen);
+            self.own(listen.ip(), 0);
+            if !dnat {
+                self.own(source, OWNED_SOURCE | flag(reject, OWNED_REJECT));
+            }
+        }
+        for (source, listen) in sources {
+            self.outlet(service, number, source, &listen);
+        }
+        self.services[number].outlets.end = self.outlets.len();
+    }
+
+    fn own(&mut self, ip: IpAddr, flags: u32) {
+        self.addresses.entry(ip.into()).or_default().flags |= flags;
+    }
+
+    fn outlet(
+        &mut self,
+        service: &crate::config::Service,
+        number: usize,
+        source: IpAddr,
+        listen: &[SocketAddr],
+    ) {
+        let outlet = self.outlets.len();
+        let flags = self.services[number].flags;
+        let mut pool = Vec::new();
+        for (place, backend) in (self.services[number].backends.clone()).zip(&service.backends) {
+            if backend.address.is_ipv4() != source.is_ipv4() {
+                continue;
+            }
+            pool.push((place, self.array.len() as u32));
+            self.array.push(layout::Backend {
+                address: backend.address.ip().into(),
+                source: source.into(),
+                port: backend.address.port().into(),
+                id: backend.id.0,
+                ifindex: self.device(source, backend.address.ip(), flags & SERVICE_DNAT != 0),
+                ..layout::Backend::default()
+            });
+        }
+        let weights: Vec<u16> = pool
+            .iter()
+            .map(|(at, _)| self.backends[*at].weight)
+            .collect();
+        let scheduler = match service.balance {
+            Scheduler::Random => names::Scheduler::Random,
+            _ => names::Scheduler::RoundRobin,
+        };
+        // IP and TCP without options (RFC 9293, section 3.7.1).
+        let headers = if source.is_ipv4() { 40 } else { 60 };
+        let half = half(service.balance, &weights);
+        let endpoints: Vec<Endpoint> = listen.iter().map(|at| (*at).into()).collect();
+        self.by_endpoint
+            .extend(endpoints.iter().map(|at| (*at, outlet)));
+        self.outlets.push(Outlet {
+            service: number,
+            endpoints,
+            pool,
+            entry: layout::Service {
+                id: service.id.0,
+                flags,
+                scheduler: scheduler.number(),
+                turn: outlet as u32,
+                seed: service.id.0,
+                mss: self.least_mtu.map_or(0, |mtu| mtu.saturating_sub(headers)),
+                ..layout::Service::default()
+            },
+            first: self.slots,
+            half,
+        });
+        self.slots += 2 * half;
+    }
+
+    /// The device that leads to a backend; 0: the one by which the client came.
+    pub(super) fn device(&self, source: IpAddr, target: IpAddr, dnat: bool) -> u32 {
+        if !dnat {
+            return self.devices.get(&source).copied().unwrap_or(0);
+        }
+        let near = self.networks.iter().find(|(net, _)| net.contains(&target));
+        near.map_or(0, |(_, ifindex)| *ifindex)
+    }
+
+    /// The device of a VIP, by which its clients are answered.
+    pub(super) fn device_of(&self, vip: IpAddr) -> u32 {
+        self.devices.get(&vip).copied().unwrap_or(0)
+    }
+
+    /// The service with this id.
+    pub(super) fn service_with(&self, id: u32) -> Option<&Service> {
+        self.by_service.get(&id).map(|place| &self.services[*place])
+    }
+
+    /// The place of the backend with this id.
+    pub(super) fn backend_with(&self, id: u32) -> Option<usize> {
+        self.by_backend.get(&id).copied()
+    }
+
+    /// Where clients of this endpoint go out.
+    pub(super) fn outlet_at(&self, at: Endpoint) -> Option<&Outlet> {
+        self.by_endpoint.get(&at).map(|place| &self.outlets[*place])
+    }
+}
+
+fn any(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Slots that this pool needs at most, whoever of it is eligible: a part of a pool never has a
+/// longer rotation than the whole.
+fn half(balance: Scheduler, weights: &[u16]) -> u32 {
+    let count = weights.len() as u32;
+    match balance {
+        Scheduler::RoundRobin => count,
+        Scheduler::LeastConnections => (4 * count).clamp(LEAST_SLOTS, MOST_SLOTS),
+        Scheduler::WeightedRoundRobin | Scheduler::Random => {
+            let rotation = crate::balance::scheduler::Rotation::weighted(weights);
+            rotation.period().min(u64::from(MOST_SLOTS)) as u32
+        }
+    }
+}

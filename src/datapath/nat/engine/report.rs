@@ -1,0 +1,59 @@
+//! What is to be reported, in reports of bounded size, each with its ticket.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use crate::balance::nat::{NatEvent, NatReport};
+
+/// Events in one report at most.
+const MOST: usize = 4_096;
+
+/// Reports that wait for the caller.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    /// Of the last report that was given away.
+    given: u64,
+    full: VecDeque<Vec<NatEvent>>,
+    current: Vec<NatEvent>,
+}
+
+impl Reports {
+    /// Adds an event. The ticket of the report that it will be in.
+    pub(super) fn push(&mut self, event: NatEvent) -> u64 {
+        if self.current.len() == MOST {
+            self.full.push_back(mem::take(&mut self.current));
+        }
+        self.current.push(event);
+        self.last()
+    }
+
+    /// The ticket of the report that the next event goes into, if it is not full.
+    pub(super) fn last(&self) -> u64 {
+        self.given + self.full.len() as u64 + 1
+    }
+
+    /// The ticket with these last 32 bits.
+    pub(super) fn whole(&self, low: u32) -> u64 {
+        let last = self.last();
+        last.saturating_sub(u64::from((last as u32).wrapping_sub(low)))
+    }
+
+    pub(super) fn take(&mut self) -> Option<NatReport> {
+        let events = match self.full.pop_front() {
+            Some(events) => events,
+            None if self.current.is_empty() => return None,
+            None => mem::take(&mut self.current),
+        };
+        self.given += 1;
+        Some(NatReport {
+            ticket: self.given,
+            events,
+        })
+    }
+
+    /// Nobody is to hear of what happened so far.
+    pub(super) fn clear(&mut self) {
+        self.full.clear();
+        self.current.clear();
+    }
+}
