@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tandem::balance::nat::{NatCommand, NatEvent, NatReport};
 use tandem::config::{Acknowledge, Config, Fallback, Forward, KernelMode, OnDown, Stray};
 use tandem::datapath::nat::{Lease, NatHandle, NatOptions, start};
-use tandem::model::{ConnectFailure, NodeId};
+use tandem::model::{ConnectFailure, NodeId, Vip};
 use tandem::wire::replication::NatKey;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -45,12 +45,18 @@ fn config(line: &Line, six: bool, ports: &[u16], mode: Acknowledge) -> Result<Co
          [[node]]\nname = \"one\"\npriority = 150\naddresses = [\"203.0.113.1\"]\n\
          [[node]]\nname = \"two\"\npriority = 100\naddresses = [\"203.0.113.2\"]\n\
          [[vip]]\naddress = \"{}/{prefix}\"\ninterface = \"{NODE_LEFT}\"\n\
-         [[vip]]\naddress = \"{source}/{prefix}\"\ninterface = \"{NODE_RIGHT}\"\n\
          [[service]]\nname = \"web\"\nlisten = [\"{vip}\"]\nconnect_timeout = \"250ms\"\n{}",
         vip.ip(),
         backends.collect::<String>(),
     );
     let mut config = Config::parse(&text).map_err(|errors| errors.render("test", &text, false))?;
+    let address = format!("{source}/{prefix}")
+        .parse()
+        .map_err(|error| format!("{error}"))?;
+    config.vips.push(Vip {
+        address,
+        interface: NODE_RIGHT.into(),
+    });
     config.kernel.max_flows = 4_096;
     config.kernel.sync_timeout = Duration::from_secs(1);
     config.services[0].kernel = Some(KernelMode {
@@ -103,11 +109,11 @@ impl Kernel {
             reports,
             ticket: 0,
         };
-        kernel.lead()?;
+        kernel.lead().await?;
         Ok(kernel)
     }
 
-    fn lead(&mut self) -> Outcome {
+    async fn lead(&mut self) -> Outcome {
         self.lease.renew(u64::MAX).map_err(text)?;
         self.handle.command(NatCommand::Lead);
         let backends = self.config.services[0].backends.iter();
@@ -115,6 +121,8 @@ impl Kernel {
             eligible: backends.map(|backend| backend.id).collect(),
             down: BTreeSet::new(),
         });
+        // Until it is published; a SYN before that finds no backend and comes again after a second.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         Ok(())
     }
 
@@ -137,18 +145,11 @@ impl Kernel {
 
     async fn connect(&self, six: bool) -> Result<TcpStream, String> {
         let vip = self.line.vip(six, SERVICE);
-        // It takes a moment until the thread has published.
-        for _ in 0..200 {
-            if !self.handle.status().hooks.is_empty() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
         self.line.client().run(connect(vip)).await
     }
 
     /// As the peer would, that late.
-    fn acknowledge(self: &mut Self, late: Duration) -> tokio::task::JoinHandle<u64> {
+    fn acknowledge(&mut self, late: Duration) -> tokio::task::JoinHandle<u64> {
         let (_, none) = mpsc::channel(1);
         let mut reports = std::mem::replace(&mut self.reports, none);
         let handle = Arc::clone(&self.handle);
@@ -388,7 +389,7 @@ pub(crate) async fn successor() -> Outcome {
         reports,
         ticket: 0,
     };
-    kernel.lead()?;
+    kernel.lead().await?;
     drop(stream);
     let events = kernel.until(closed).await?;
     let mine: Vec<_> = events
