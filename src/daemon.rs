@@ -8,6 +8,7 @@
 //!  ┌──────────────────────────────────────────────┐
 //!  │ turn loop ── Node                            │      tandem-proxy-N   connections
 //!  │   heartbeats   session with the peer         │      tandem-kernel    addresses, ARP, ND
+//!  │   lease of the kernel mode                   │      tandem-nat       kernel mode
 //!  │   dead-man timer, watchdog                   │      tandem-control   control socket, checks
 //!  └──────────────────────────────────────────────┘
 //! ```
@@ -15,6 +16,7 @@
 //! Every arrow between threads is a bounded channel. The turn loop never waits for one: what does
 //! not fit is dropped and counted, and each adapter's documentation says how that heals.
 
+mod kernel_mode;
 mod turn;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +40,7 @@ use crate::net::session::{Session, Settings};
 use crate::node::{Identity, Node};
 use crate::probe::Prober;
 use crate::wire::replication::{Hello, PROTOCOL};
+use crate::wire::seal::Knock;
 
 use turn::{Adapters, Arrivals, TurnLoop};
 
@@ -59,6 +62,8 @@ pub struct Options {
     pub node: Option<String>,
     /// Where to put the control socket.
     pub control: PathBuf,
+    /// Where the kernel mode pins its tables.
+    pub pins: PathBuf,
 }
 
 /// Why the daemon cannot start or go on.
@@ -87,6 +92,16 @@ pub enum Fatal {
     /// The kernel.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The kernel mode.
+    #[error(
+        "no kernel mode for {services}: {source}; `fallback = \"proxy\"` lets a service do without"
+    )]
+    KernelMode {
+        /// The services that cannot do without.
+        services: String,
+        /// Why.
+        source: Box<datapath::nat::NatError>,
+    },
     /// The configuration has no node of this name.
     #[error("no [[node]] is named {name:?}; there are {known}: name this node with --node")]
     Nameless {
@@ -115,6 +130,10 @@ impl Fatal {
                 | KernelError::NoNetRaw(_)
                 | KernelError::TunForbidden(_),
             ) => 77,
+            Self::KernelMode { source, .. } => match **source {
+                datapath::nat::NatError::NotAllowed { .. } => 77,
+                _ => 70,
+            },
             Self::Control(_) | Self::Datapath(_) | Self::Kernel(_) | Self::System { .. } => 70,
         }
     }
@@ -189,12 +208,16 @@ async fn start(
     let (reports, kernel_reports) = mpsc::channel(QUEUE);
     let kernel = Kernel::start(config, reports).await?;
     let (events, flows) = mpsc::channel(FLOW_BATCHES);
-    let proxy = Proxy::start(config, events, seed)?;
+    let (nat_reports, nat) = mpsc::channel(QUEUE);
+    let (config, kernel_mode) = kernel_mode::start(config, me, &options.pins, seed, nat_reports)?;
+    let config = &config;
+    let proxy = Proxy::start(&kernel_mode::proxied(config), events, seed)?;
     let rejected = Arc::new(AtomicU64::new(0));
     let (asks, requests) = mpsc::channel(QUEUE);
     let (results, probes) = mpsc::channel(QUEUE);
     let prober = start_control(options, asks, Arc::clone(&rejected), results)?;
-    let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>());
+    let knock = Knock::new(secret, &config.cluster.name, me.peer());
+    let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>(), knock);
     let (session_events, session_arrivals) = mpsc::channel(QUEUE);
     let hello = Hello {
         protocol: PROTOCOL,
@@ -240,6 +263,7 @@ async fn start(
         Adapters {
             heartbeats,
             kernel,
+            kernel_mode,
             prober,
             proxy,
             rejected,
@@ -251,6 +275,7 @@ async fn start(
         datagrams,
         flows,
         kernel_reports,
+        nat,
         probes,
         requests,
         session: session_arrivals,

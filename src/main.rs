@@ -17,6 +17,12 @@ fn lab(args: &cli::Lab) -> ExitCode {
     let Ok(scenario) = args.scenario.as_deref().map(str::parse).transpose() else {
         unreachable!("the parser accepts the lab's scenarios only");
     };
+    let Ok(mode) = args.mode.as_deref().unwrap_or("sync").parse() else {
+        unreachable!("the parser accepts the lab's modes only");
+    };
+    let Ok(bench) = args.bench.as_deref().map(str::parse).transpose() else {
+        unreachable!("the parser accepts the lab's benchmarks only");
+    };
     let binary = match std::env::current_exe() {
         Ok(binary) => binary,
         Err(error) => {
@@ -26,7 +32,8 @@ fn lab(args: &cli::Lab) -> ExitCode {
     };
     let options = lab::Options {
         scenario,
-        bench: args.bench.is_some(),
+        mode,
+        bench,
         runs: args.runs,
         json: args.json,
         keep: args.keep,

@@ -156,11 +156,34 @@ pub enum ReplicationRole {
     Source,
 }
 
+/// What carries a service's connections.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A program in the kernel, which translates addresses.
+    Kernel,
+    /// This process.
+    #[default]
+    Proxy,
+}
+
+impl Mode {
+    /// As the configuration writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
 /// A service.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct ServiceStatus {
     /// Name.
     pub name: String,
+    /// What carries its connections.
+    pub mode: Mode,
     /// Listeners.
     pub listen: Vec<SocketAddr>,
     /// Scheduler.

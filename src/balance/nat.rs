@@ -27,6 +27,11 @@ pub enum NatCommand {
     Learn(Vec<Item>),
     /// This node became master: the connections that it knows are its own now.
     Lead,
+    /// A switchover is offered: what has not been acknowledged by now may never be, so no handshake
+    /// may go on without it. Established connections go on.
+    Pause,
+    /// The addresses are here and announced: wake those that wait for an answer that got lost.
+    Probe,
     /// Let new connections go to these backends only. Latest wins.
     Publish {
         /// Those that are up and not drained.
@@ -35,6 +40,8 @@ pub enum NatCommand {
         /// `on_down`.
         down: BTreeSet<BackendId>,
     },
+    /// The switchover came to nothing.
+    Resume,
     /// A snapshot begins: what is not learned until its end is to be forgotten then.
     SnapshotBegin,
     /// The snapshot is whole.
@@ -55,7 +62,7 @@ pub struct NatReport {
 }
 
 /// One thing that happened to a connection of the kernel mode.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub enum NatEvent {
     /// It ended.
     Closed {

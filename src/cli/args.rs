@@ -1,16 +1,18 @@
 //! The command line as clap sees it. No logic.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 
 /// Where the node's configuration is, unless said otherwise.
 pub(super) const CONFIG: &str = "/etc/tandem/tandem.toml";
+/// Where the kernel mode's tables are, unless said otherwise.
+pub(super) const PINS: &str = "/sys/fs/bpf/tandem";
 /// Where the node listens for operators, unless said otherwise.
 pub(super) const CONTROL: &str = "/run/tandem/control.sock";
-/// Where the kernel mode keeps its program and tables, unless said otherwise.
-pub(super) const PINS: &str = "/sys/fs/bpf/tandem";
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -71,6 +73,17 @@ Example:
   tandem events --json | jq '.[] | select(.event == \"transition\")'")]
     Events(Query),
 
+    /// List the live connections of both modes, or count them. Works on either node.
+    #[command(after_help = "\
+The backup shows what it knows by replication: its own clients, after a failover.
+Bytes of connections that the kernel forwards are not counted (-).
+
+Example:
+  tandem flows --service web --backend b1
+  tandem flows --client 203.0.113.0/24 --count
+  tandem flows --json | jq -r '.[] | select(.age_ms > 3600000) | .client'")]
+    Flows(Flows),
+
     /// Switch the roles of the two nodes, in order. Works on either node.
     #[command(after_help = "\
 Waits until the switchover is done, for up to 10 s. Established connections are
@@ -115,6 +128,7 @@ Exits with 1 if the pair did not do what it should have, 130 if interrupted.
 Example:
   sudo tandem lab
   sudo tandem lab --scenario kill9 --runs 5
+  sudo tandem lab --scenario survive --runs 20
   sudo tandem lab --bench proxy")]
     Lab(Lab),
 }
@@ -130,6 +144,10 @@ pub struct Run {
     /// name.
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+
+    /// Where the kernel mode pins its tables: a directory in a BPF file system.
+    #[arg(long, value_name = "DIR", default_value = PINS)]
+    pub pins: PathBuf,
 
     /// Where the other commands reach this node.
     #[command(flatten)]
@@ -188,6 +206,50 @@ pub struct Query {
     pub control: Control,
 }
 
+/// Arguments of `flows`.
+#[derive(Args, Debug)]
+pub struct Flows {
+    /// Only those of this service.
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+
+    /// Only those of the backends with this name.
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+
+    /// Only those whose client is in this network, or has this address.
+    #[arg(long, value_name = "NET", value_parser = network)]
+    pub client: Option<IpNet>,
+
+    /// Only those of this mode.
+    #[arg(long, value_name = "MODE", value_parser = ["kernel", "proxy"])]
+    pub mode: Option<String>,
+
+    /// At most so many. Default: all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+
+    /// Only how many there are.
+    #[arg(long, conflicts_with = "limit")]
+    pub count: bool,
+
+    /// One JSON document instead of text.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Which node.
+    #[command(flatten)]
+    pub control: Control,
+}
+
+/// An address is a network of one.
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    let one = |address: IpAddr| IpNet::from(address);
+    text.parse()
+        .or_else(|_| text.parse().map(one))
+        .map_err(|_| "write an address or a network, for example 203.0.113.7 or 203.0.113.0/24")
+}
+
 /// Arguments of `failover`.
 #[derive(Args, Debug)]
 pub struct Failover {
@@ -242,12 +304,19 @@ impl FromStr for BackendName {
 /// Arguments of `lab`.
 #[derive(Args, Debug)]
 pub struct Lab {
-    /// What to break, and measure. Default: a demonstration.
+    /// What to break, and measure. Default: a demonstration. `survive` has every fault in turn
+    /// under all kinds of connections, none of which may be lost.
     #[arg(long, value_name = "NAME", value_parser = SCENARIOS)]
     pub scenario: Option<String>,
 
-    /// Measure the data path beside HAProxy's, if that is installed. Takes two minutes.
-    #[arg(long, value_name = "WHAT", value_parser = ["proxy"], conflicts_with_all = ["scenario", "keep"])]
+    /// How `survive` has its services: in kernel mode with new connections replicated before
+    /// (sync) or after (async) they stand, or in proxy mode, which loses them. Default: sync.
+    #[arg(long, value_name = "MODE", value_parser = ["sync", "async", "proxy"], requires = "scenario")]
+    pub mode: Option<String>,
+
+    /// Measure the data path of a mode beside others, as far as they are installed: HAProxy, and
+    /// for the kernel mode plain forwarding and nftables too. Takes 2 to 4 minutes.
+    #[arg(long, value_name = "MODE", value_parser = ["proxy", "kernel"], conflicts_with_all = ["scenario", "keep"])]
     pub bench: Option<String>,
 
     /// How many times to break it, or rounds to measure. Default: 5 or 3, by scenario.
@@ -264,7 +333,7 @@ pub struct Lab {
 }
 
 /// What `lab` can break.
-const SCENARIOS: [&str; 8] = [
+const SCENARIOS: [&str; 9] = [
     "kill9",
     "switchover",
     "hang",
@@ -272,6 +341,7 @@ const SCENARIOS: [&str; 8] = [
     "cut",
     "partition",
     "backend-down",
+    "survive",
     "all",
 ];
 
@@ -301,8 +371,8 @@ mod tests {
     #[test]
     fn the_lab_knows_its_scenarios() {
         let known = crate::lab::Scenario::ALL.map(crate::lab::Scenario::name);
-        let (all, named) = SCENARIOS.split_last().unwrap();
-        assert_eq!((named, *all), (known.as_slice(), "all"));
+        assert_eq!(SCENARIOS[..known.len()], known);
+        assert_eq!(SCENARIOS[known.len()..], ["survive", "all"]);
     }
 
     #[test]
@@ -320,6 +390,23 @@ mod tests {
         }
         for line in pages.iter().flat_map(|page| page.lines()) {
             assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_a_network_of_one() {
+        let net = |text: &str| network(text).map(|net| net.to_string());
+        assert_eq!(net("203.0.113.7"), Ok("203.0.113.7/32".into()));
+        assert_eq!(net("2001:db8::7"), Ok("2001:db8::7/128".into()));
+        assert_eq!(net("203.0.113.0/24"), Ok("203.0.113.0/24".into()));
+        for bad in [
+            "",
+            "client",
+            "203.0.113",
+            "203.0.113.0/33",
+            "203.0.113.7:80",
+        ] {
+            assert!(net(bad).is_err(), "{bad}");
         }
     }
 

@@ -98,7 +98,7 @@ fn switched(before: &Status, now: &Status) -> bool {
     }
 }
 
-fn ask(control: &Path, request: &Request) -> Result<Response, Failure> {
+pub(super) fn ask(control: &Path, request: &Request) -> Result<Response, Failure> {
     match client::call(control, request) {
         Ok(Response::Error { message }) => Err(Failure::new(Exit::Refused, message)),
         Ok(response) => Ok(response),
@@ -127,11 +127,12 @@ fn ask_done(control: &Path, request: &Request) -> Result<String, Failure> {
     }
 }
 
-fn unexpected(response: &Response) -> Failure {
+pub(super) fn unexpected(response: &Response) -> Failure {
     let kind = match response {
         Response::Done { .. } => "done",
         Response::Error { .. } => "error",
         Response::Events { .. } => "events",
+        Response::Flows { .. } => "flows",
         Response::Status { .. } => "status",
     };
     let message = format!(
@@ -141,14 +142,17 @@ fn unexpected(response: &Response) -> Failure {
     Failure::new(Exit::Internal, message)
 }
 
-fn say(message: &str) -> Result<(), Failure> {
+pub(super) fn say(message: &str) -> Result<(), Failure> {
     Ok(writeln!(anstream::stdout(), "{message}")?)
 }
 
 fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string(value)
-        .map_err(|error| Failure::new(Exit::Internal, format!("cannot write JSON: {error}")))?;
-    say(&text)
+    say(&to_json(value)?)
+}
+
+pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value)
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot write JSON: {error}")))
 }
 
 fn print(page: &Page) -> Result<(), Failure> {

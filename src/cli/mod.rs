@@ -8,6 +8,7 @@ mod args;
 mod ask;
 mod check;
 mod cleanup;
+mod flows;
 mod logging;
 mod release;
 pub mod render;
@@ -95,6 +96,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Keygen(args) => check::keygen(&args.file),
         Command::Status(args) => ask::status(&args),
         Command::Events(args) => ask::events(&args),
+        Command::Flows(args) => flows::flows(&args),
         Command::Failover(args) => ask::failover(&args),
         Command::Drain(args) => ask::drain(&args),
         Command::Enable(args) => ask::enable(&args),
@@ -120,6 +122,7 @@ fn node(args: args::Run) -> ExitCode {
         config: args.config,
         node: args.node,
         control: args.control.path,
+        pins: args.pins,
     };
     match daemon::run(&options) {
         Ok(()) => Exit::Fine.into(),

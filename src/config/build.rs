@@ -2,10 +2,11 @@
 
 use super::file;
 use super::hash::fingerprint;
-use super::report::{List, Located, Reported};
-use std::time::Duration;
-
-use super::{Backend, Cluster, Config, Election, Health, Kernel, Node, Proxy, Service};
+use super::report::{Field, List, Located, Reported};
+use super::{
+    Acknowledge, Backend, Cluster, Config, Election, Fallback, Forward, Health, Kernel, KernelMode,
+    Node, OnDown, Proxy, Service, Stray,
+};
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
 /// The configuration, if every value is there.
@@ -17,15 +18,7 @@ pub(super) fn build(file: file::File) -> Result<Config, Reported> {
         cluster: cluster(file.cluster?)?,
         nodes: [first, second],
         election: election(file.election?)?,
-        kernel: Kernel {
-            max_flows: 131_072,
-            first_port: 16_384,
-            last_port: u16::MAX,
-            sync_timeout: Duration::from_millis(20),
-            opening_timeout: Duration::from_secs(30),
-            closing_timeout: Duration::from_secs(240),
-            closed_timeout: Duration::from_secs(10),
-        },
+        kernel: kernel(file.kernel?)?,
         proxy: proxy(file.proxy?)?,
         vips: all(file.vips, vip)?,
         services: all(file.services, service)?,
@@ -69,6 +62,19 @@ fn election(election: file::Election) -> Result<Election, Reported> {
     })
 }
 
+fn kernel(kernel: file::Kernel) -> Result<Kernel, Reported> {
+    let (first_port, last_port) = kernel.ports?.value.into_inner();
+    Ok(Kernel {
+        max_flows: kernel.max_flows?.value,
+        first_port,
+        last_port,
+        sync_timeout: kernel.sync_timeout?.value,
+        opening_timeout: kernel.opening_timeout?.value,
+        closing_timeout: kernel.closing_timeout?.value,
+        closed_timeout: kernel.closed_timeout?.value,
+    })
+}
+
 fn proxy(proxy: file::Proxy) -> Result<Proxy, Reported> {
     let workers = proxy.workers?.value;
     Ok(Proxy {
@@ -93,13 +99,28 @@ fn service(service: file::Service) -> Result<Service, Reported> {
         connect_timeout: service.connect_timeout?.value,
         idle_timeout: service.idle_timeout?.value,
         max_connections: service.max_connections?.value,
-        kernel: None,
+        kernel: match service.mode?.value {
+            file::Mode::Kernel => Some(kernel_mode(service.kernel)?),
+            file::Mode::Proxy => None,
+        },
         health: match service.health {
             Some(section) => Some(health(section?)?),
             None => None,
         },
         backends: all(service.backends, |written| backend(&name, written))?,
         name,
+    })
+}
+
+fn kernel_mode(written: file::KernelMode) -> Result<KernelMode, Reported> {
+    Ok(KernelMode {
+        sources: all(written.source.unwrap_or_default(), value)?,
+        forward: or(written.forward, Forward::Nat)?,
+        replication: or(written.replication, Acknowledge::Sync)?,
+        fallback: or(written.fallback, Fallback::Refuse)?,
+        on_down: or(written.on_down, OnDown::Keep)?,
+        stray: or(written.stray, Stray::Reset)?,
+        source_rate: or(written.source_rate, 0)?,
     })
 }
 
@@ -129,6 +150,14 @@ fn all<T, U>(
     mut each: impl FnMut(T) -> Result<U, Reported>,
 ) -> Result<Vec<U>, Reported> {
     list.into_iter().map(|element| each(element?)).collect()
+}
+
+/// What is written, or the default.
+fn or<T>(written: Option<Field<T>>, default: T) -> Result<T, Reported> {
+    match written {
+        Some(field) => field.map(|located| located.value),
+        None => Ok(default),
+    }
 }
 
 fn value<T>(located: Located<T>) -> Result<T, Reported> {

@@ -12,6 +12,7 @@ use humantime::format_duration;
 use ipnet::IpNet;
 
 use super::file::{Election, File, Health, Node, Service, Vip};
+use super::kernel;
 use super::report::{At, List, Located, Report};
 use super::units::Fault;
 use crate::model::{BackendId, ServiceId};
@@ -33,6 +34,7 @@ pub(super) fn check(file: &File, report: &Report<'_>) {
         check.service(service);
     }
     check.backend_ids();
+    kernel::check(file, report);
 }
 
 struct Check<'f> {
@@ -170,21 +172,25 @@ impl<'f> Check<'f> {
                 )
             },
         );
-        if whole(&self.file.vips) && self.vip_sections().all(|vip| vip.address.is_ok()) {
-            let vips: BTreeSet<IpAddr> = self.vip_addresses().map(|vip| vip.value.addr()).collect();
+        if let Some(vips) = vips(self.file) {
             for address in listen().filter(|address| !vips.contains(&address.value.ip())) {
-                let known: Vec<_> = vips.iter().take(LISTED).map(IpAddr::to_string).collect();
-                let what = format!("{} is no VIP", address.value.ip());
-                let remedy = format!("write a [[vip]]'s address: {}", known.join(", "));
-                self.report.fault(&address.at, Fault::new(what, remedy));
+                self.report
+                    .fault(&address.at, no_vip(address.value.ip(), &vips));
             }
         }
-        if whole(&self.file.services) && self.services().all(|service| whole(&service.listen)) {
-            let used: BTreeSet<IpAddr> = listen().map(|address| address.value.ip()).collect();
+        let sources = |service: &'f Service| service.kernel.source.iter().flatten();
+        let known =
+            |service: &'f Service| whole(&service.listen) && sources(service).all(Result::is_ok);
+        if whole(&self.file.services) && self.services().all(known) {
+            let sources = self.services().flat_map(sources).flatten();
+            let used: BTreeSet<IpAddr> = listen()
+                .map(|address| address.value.ip())
+                .chain(sources.map(|address| address.value))
+                .collect();
             for vip in self.vip_addresses() {
                 let address = vip.value.addr();
                 if !used.contains(&address) {
-                    let what = format!("no service listens on {address}");
+                    let what = format!("no service listens on {address} or has it as `source`");
                     let remedy = format!("add \"{address}:PORT\" to a service, or remove the VIP");
                     self.report.fault(&vip.at, Fault::new(what, remedy));
                 }
@@ -292,8 +298,22 @@ impl<'f> Check<'f> {
     }
 }
 
+/// The floating addresses, if all are known.
+pub(super) fn vips(file: &File) -> Option<BTreeSet<IpAddr>> {
+    let address =
+        |vip: &Result<Vip, _>| Some(vip.as_ref().ok()?.address.as_ref().ok()?.value.addr());
+    file.vips.iter().map(address).collect()
+}
+
+/// An address that should be one of them is not.
+pub(super) fn no_vip(address: IpAddr, vips: &BTreeSet<IpAddr>) -> Fault {
+    let known: Vec<_> = vips.iter().take(LISTED).map(IpAddr::to_string).collect();
+    let remedy = format!("write a [[vip]]'s address: {}", known.join(", "));
+    Fault::new(format!("{address} is no VIP"), remedy)
+}
+
 /// Whether nothing of a list is missing.
-fn whole<T>(list: &List<T>) -> bool {
+pub(super) fn whole<T>(list: &List<T>) -> bool {
     list.iter().all(Result::is_ok)
 }
 

@@ -1,18 +1,20 @@
 //! The file as written: each section's keys, defaults and ranges; every value with its place.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use toml::de::DeValue;
 
-use super::HealthKind;
 use super::read::Section;
 use super::report::{At, Field, List, Located, Reported};
 use super::units::{
-    backend_address, boolean, duration, interface, listen_address, name, node_address, number,
-    path, vip_address, word,
+    Fault, Read, backend_address, boolean, duration, interface, listen_address, name, node_address,
+    number, path, port_range, source_address, vip_address, word,
 };
+use super::{Acknowledge, Fallback, Forward, HealthKind, OnDown, Stray};
 use crate::model::Scheduler;
 
 /// Most heartbeat paths.
@@ -25,6 +27,14 @@ const MAX_SERVICES: usize = 1_024;
 const MAX_LISTEN: usize = 64;
 /// Most backends of one service.
 const MAX_BACKENDS: usize = 1_024;
+/// Most addresses towards the backends of one service: one a family.
+const MAX_SOURCES: usize = 2;
+/// Most connections in the kernel's table.
+const MAX_FLOWS: u32 = 2_000_000;
+/// Fewest ports towards the backends; each node has half of them.
+const MIN_PORTS: u16 = 1_024;
+/// Most new connections a second from one address.
+const MAX_RATE: u32 = 1_000_000;
 /// Most connections.
 const MAX_CONNECTIONS: u32 = 10_000_000;
 
@@ -35,6 +45,13 @@ const SCHEDULERS: &[(&str, Scheduler)] = &[
     ("random", Scheduler::Random),
 ];
 const HEALTH_KINDS: &[(&str, HealthKind)] = &[("tcp", HealthKind::Tcp)];
+const MODES: &[(&str, Mode)] = &[("proxy", Mode::Proxy), ("kernel", Mode::Kernel)];
+const FORWARDS: &[(&str, Forward)] = &[("nat", Forward::Nat), ("dnat", Forward::Dnat)];
+const REPLICATIONS: &[(&str, Acknowledge)] =
+    &[("sync", Acknowledge::Sync), ("async", Acknowledge::Async)];
+const FALLBACKS: &[(&str, Fallback)] = &[("refuse", Fallback::Refuse), ("proxy", Fallback::Proxy)];
+const ON_DOWN: &[(&str, OnDown)] = &[("keep", OnDown::Keep), ("reset", OnDown::Reset)];
+const STRAYS: &[(&str, Stray)] = &[("reset", Stray::Reset), ("drop", Stray::Drop)];
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -44,6 +61,7 @@ const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+const MINUTE: Duration = s(60);
 const HOUR: Duration = s(60 * 60);
 const WEEK: Duration = s(7 * 24 * 60 * 60);
 
@@ -52,6 +70,7 @@ pub(super) struct File {
     pub(super) cluster: Result<Cluster, Reported>,
     pub(super) nodes: List<Node>,
     pub(super) election: Result<Election, Reported>,
+    pub(super) kernel: Result<Kernel, Reported>,
     pub(super) proxy: Result<Proxy, Reported>,
     pub(super) vips: List<Vip>,
     pub(super) services: List<Service>,
@@ -82,6 +101,16 @@ pub(super) struct Election {
     pub(super) dead_man: Option<Field<Duration>>,
 }
 
+/// `[kernel]`
+pub(super) struct Kernel {
+    pub(super) max_flows: Field<u32>,
+    pub(super) ports: Field<RangeInclusive<u16>>,
+    pub(super) sync_timeout: Field<Duration>,
+    pub(super) opening_timeout: Field<Duration>,
+    pub(super) closing_timeout: Field<Duration>,
+    pub(super) closed_timeout: Field<Duration>,
+}
+
 /// `[proxy]`
 pub(super) struct Proxy {
     pub(super) workers: Field<u16>,
@@ -98,12 +127,32 @@ pub(super) struct Vip {
 pub(super) struct Service {
     pub(super) name: Field<String>,
     pub(super) listen: List<Located<SocketAddr>>,
+    pub(super) mode: Field<Mode>,
     pub(super) balance: Field<Scheduler>,
     pub(super) connect_timeout: Field<Duration>,
     pub(super) idle_timeout: Field<Duration>,
     pub(super) max_connections: Field<u32>,
+    pub(super) kernel: KernelMode,
     pub(super) health: Option<Result<Health, Reported>>,
     pub(super) backends: List<Backend>,
+}
+
+/// Where the connections of a service are forwarded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Mode {
+    Kernel,
+    Proxy,
+}
+
+/// Those keys of `[[service]]` that only the kernel mode has. None: not written.
+pub(super) struct KernelMode {
+    pub(super) source: Option<List<Located<IpAddr>>>,
+    pub(super) forward: Option<Field<Forward>>,
+    pub(super) replication: Option<Field<Acknowledge>>,
+    pub(super) fallback: Option<Field<Fallback>>,
+    pub(super) on_down: Option<Field<OnDown>>,
+    pub(super) stray: Option<Field<Stray>>,
+    pub(super) source_rate: Option<Field<u32>>,
 }
 
 /// `[service.health]`
@@ -129,6 +178,7 @@ impl File {
             cluster: file.required_table("cluster", Cluster::read),
             nodes: file.tables("node", 2..=2, Node::read),
             election: file.default_table("election", Election::read),
+            kernel: file.default_table("kernel", Kernel::read),
             proxy: file.default_table("proxy", Proxy::read),
             vips: file.tables("vip", 1..=MAX_VIPS, Vip::read),
             services: file.tables("service", 1..=MAX_SERVICES, Service::read),
@@ -175,6 +225,20 @@ impl Election {
     }
 }
 
+impl Kernel {
+    fn read(section: &mut Section<'_, '_>) -> Self {
+        let ports = 16_384..=u16::MAX;
+        Self {
+            max_flows: section.or("max_flows", 131_072, number(1_024..=MAX_FLOWS)),
+            ports: section.or("ports", ports, port_range(1_024, MIN_PORTS)),
+            sync_timeout: section.or("sync_timeout", ms(20), duration(ms(1)..=s(1))),
+            opening_timeout: section.or("opening_timeout", s(30), duration(s(1)..=10 * MINUTE)),
+            closing_timeout: section.or("closing_timeout", 4 * MINUTE, duration(s(1)..=HOUR)),
+            closed_timeout: section.or("closed_timeout", s(10), duration(s(1)..=10 * MINUTE)),
+        }
+    }
+}
+
 impl Proxy {
     fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
@@ -195,22 +259,92 @@ impl Vip {
 
 impl Service {
     fn read(section: &mut Section<'_, '_>) -> Self {
+        let name = section.required("name", r#""web""#, name);
+        let listen = r#"["192.0.2.100:80"]"#;
+        let listen = section.list("listen", listen, 1..=MAX_LISTEN, listen_address);
+        let mode = section.or("mode", Mode::Proxy, word(MODES));
+        let balance = section.or("balance", Scheduler::default(), word(SCHEDULERS));
+        let (connect, idle) = match &mode {
+            // RFC 5382, REQ-5: a translator keeps an idle connection for 2 h 4 min at least.
+            Ok(mode) if mode.value == Mode::Kernel => (ms(250), 124 * MINUTE),
+            _ => (s(2), 5 * MINUTE),
+        };
         Self {
-            name: section.required("name", r#""web""#, name),
-            listen: section.list(
-                "listen",
-                r#"["192.0.2.100:80"]"#,
-                1..=MAX_LISTEN,
-                listen_address,
-            ),
-            balance: section.or("balance", Scheduler::default(), word(SCHEDULERS)),
-            connect_timeout: section.or("connect_timeout", s(2), duration(ms(1)..=HOUR)),
-            idle_timeout: section.or("idle_timeout", s(5 * 60), duration(s(1)..=WEEK)),
+            name,
+            listen,
+            mode,
+            balance,
+            connect_timeout: section.or("connect_timeout", connect, duration(ms(1)..=HOUR)),
+            idle_timeout: section.or("idle_timeout", idle, duration(s(1)..=WEEK)),
             max_connections: section.or("max_connections", 50_000, number(1..=MAX_CONNECTIONS)),
+            kernel: KernelMode::read(section),
             health: section.table("health", Health::read),
             backends: section.tables("backend", 1..=MAX_BACKENDS, Backend::read),
         }
     }
+}
+
+impl KernelMode {
+    fn read(section: &mut Section<'_, '_>) -> Self {
+        Self {
+            source: section.one_or_more("source", 1..=MAX_SOURCES, source_address),
+            forward: section.optional("forward", forward),
+            replication: section.optional("replication", word(REPLICATIONS)),
+            fallback: section.optional("fallback", word(FALLBACKS)),
+            on_down: section.optional("on_down", word(ON_DOWN)),
+            stray: section.optional("stray", word(STRAYS)),
+            source_rate: section.optional("source_rate", number(0..=MAX_RATE)),
+        }
+    }
+
+    /// What is written, in the order of the documentation: the key and its place.
+    pub(super) fn written(&self) -> Vec<(&'static str, At)> {
+        // Named one by one, so that a new key cannot be forgotten here.
+        let Self {
+            source,
+            forward,
+            replication,
+            fallback,
+            on_down,
+            stray,
+            source_rate,
+        } = self;
+        let source = source.iter().flatten().flatten().next();
+        [
+            (
+                "source",
+                source.map(|address| At {
+                    place: address.at.place,
+                    key: address.at.key.trim_end_matches("[0]").to_owned(),
+                }),
+            ),
+            ("forward", at(forward)),
+            ("replication", at(replication)),
+            ("fallback", at(fallback)),
+            ("on_down", at(on_down)),
+            ("stray", at(stray)),
+            ("source_rate", at(source_rate)),
+        ]
+        .into_iter()
+        .filter_map(|(key, at)| Some((key, at?)))
+        .collect()
+    }
+}
+
+/// The place of a good value that is written.
+fn at<T>(field: &Option<Field<T>>) -> Option<At> {
+    Some(field.as_ref()?.as_ref().ok()?.at.clone())
+}
+
+/// What the backend sees. LVS and others also have "direct server return", which is worth its own
+/// words.
+fn forward(value: &DeValue<'_>) -> Read<Forward> {
+    if value.as_str() == Some("dsr") {
+        let what = "this version has no `dsr` (direct server return)";
+        let remedy = "write \"nat\", or \"dnat\" if the backends must see the clients' addresses";
+        return Err(Fault::new(what, remedy));
+    }
+    word(FORWARDS)(value)
 }
 
 impl Health {

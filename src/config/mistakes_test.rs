@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Config;
-use super::tests::{SAMPLE, sample_with};
+use super::tests::{SAMPLE, changed, sample_with};
 use crate::model::{BackendId, ServiceId};
 
 /// Lines of `what is written -> what instead => the only complaint's beginning`; ⏎ is a new line.
@@ -13,6 +13,7 @@ const MISTAKES: &str = r#"
 [election] -> [cluster] => 14:2: not TOML: duplicate key
 misses = 3 -> misses = 3⏎misses = 3 => 17:1: not TOML: duplicate key
 [election] -> colour = 1⏎[election] => 14:1: node[1].colour: unknown key; remove it; known here: name, priority, addresses
+balance -> sorce = "192.0.2.100"⏎balance => 26:1: service[0].sorce: unknown key; did you mean `source`?
 [election] -> [elections] => 14:2: elections: unknown key; did you mean `election`?
 preempt = -> preemt = => 17:1: election.preemt: unknown key; did you mean `preempt`?
 preempt = -> "a\nb" = => 17:1: election.a\nb: unknown key; remove it
@@ -55,6 +56,16 @@ balance -> idle_timeout = "8days"⏎balance => 26:16: service[0].idle_timeout: 8
 balance -> max_connections = 0⏎balance => 26:19: service[0].max_connections: 0 is out of range
 weight = 2 -> weight = 257 => 39:10: service[0].backend[1].weight: 257 is out of range
 weight = 2 -> [proxy]⏎workers = 257 => 40:11: proxy.workers: 257 is out of range
+balance -> mode = "fast"⏎balance => 26:8: service[0].mode: unknown word `fast`; write "proxy" or "kernel"
+# What only the kernel mode has.
+balance -> source = "192.0.2.100"⏎balance => 26:10: service[0].source: mode = "proxy" has no `source`; write mode = "kernel" in this service, or remove the key
+balance -> source = ["192.0.2.100"]⏎balance => 26:11: service[0].source: mode = "proxy" has no `source`
+balance -> forward = "nat"⏎balance => 26:11: service[0].forward: mode = "proxy" has no `forward`
+balance -> replication = "sync"⏎balance => 26:15: service[0].replication: mode = "proxy" has no `replication`
+balance -> fallback = "proxy"⏎balance => 26:12: service[0].fallback: mode = "proxy" has no `fallback`
+balance -> on_down = "keep"⏎balance => 26:11: service[0].on_down: mode = "proxy" has no `on_down`
+balance -> stray = "drop"⏎balance => 26:9: service[0].stray: mode = "proxy" has no `stray`
+balance -> mode = "proxy"⏎source_rate = 0⏎balance => 27:15: service[0].source_rate: mode = "proxy" has no `source_rate`
 # Addresses.
 "192.0.2.11" -> "192.0.2.11/24" => 8:14: node[0].addresses[0]: `192.0.2.11/24` is no IP address; write the bare address
 "192.0.2.11" -> "0.0.0.0" => 8:14: node[0].addresses[0]: 0.0.0.0 is no host's address
@@ -84,7 +95,7 @@ weight = 2 -> [proxy]⏎workers = 257 => 40:11: proxy.workers: 257 is out of ran
 preempt = false -> dead_man = "300ms" => 17:12: election.dead_man: 300ms does not fit the heartbeats; write more than one heartbeat (100ms) and less than heartbeat x misses (300ms)
 preempt = false -> dead_man = "100ms" => 17:12: election.dead_man: 100ms does not fit the heartbeats
 [[service]] -> [[vip]]⏎address = "192.0.2.100/24"⏎interface = "eth1"⏎[[service]] => 24:11: vip[1].address: 192.0.2.100 is already vip[0].address (line 20); write each VIP once
-[[service]] -> [[vip]]⏎address = "192.0.2.101/24"⏎interface = "eth0"⏎[[service]] => 24:11: vip[1].address: no service listens on 192.0.2.101; add "192.0.2.101:PORT" to a service, or remove the VIP
+[[service]] -> [[vip]]⏎address = "192.0.2.101/24"⏎interface = "eth0"⏎[[service]] => 24:11: vip[1].address: no service listens on 192.0.2.101 or has it as `source`; add "192.0.2.101:PORT" to a service, or remove the VIP
 "eth0" -> "tandem0" => 21:13: vip[0].interface: `tandem0` is cluster.device
 ["192.0.2.100:80"] -> ["192.0.2.100:80", "192.0.2.7:80"] => 25:29: service[0].listen[1]: 192.0.2.7 is no VIP; write a [[vip]]'s address: 192.0.2.100
 ["192.0.2.100:80"] -> ["192.0.2.100:80", "0.0.0.0:80"] => 25:29: service[0].listen[1]: 0.0.0.0 is no VIP
@@ -97,11 +108,16 @@ preempt = false -> dead_man = "100ms" => 17:12: election.dead_man: 100ms does no
 
 #[test]
 fn one_mistake_is_one_complaint_at_its_place() {
+    explained(SAMPLE, MISTAKES);
+}
+
+/// Makes each mistake in the sample, by itself.
+pub(super) fn explained(sample: &str, mistakes: &str) {
     let mut wrong = Vec::new();
-    for row in MISTAKES.lines().filter(|row| row.contains(" => ")) {
+    for row in mistakes.lines().filter(|row| row.contains(" => ")) {
         let (change, expected) = row.split_once(" => ").unwrap();
         let (from, to) = change.split_once(" -> ").unwrap();
-        let text = sample_with(&from.replace('⏎', "\n"), &to.replace('⏎', "\n"));
+        let text = changed(sample, &from.replace('⏎', "\n"), &to.replace('⏎', "\n"));
         match complaints(&text).as_slice() {
             [said] if said.starts_with(expected) => {}
             said => wrong.push(format!("{row}\n{}", said.join("\n"))),
@@ -110,7 +126,7 @@ fn one_mistake_is_one_complaint_at_its_place() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n\n"));
 }
 
-fn complaints(text: &str) -> Vec<String> {
+pub(super) fn complaints(text: &str) -> Vec<String> {
     let errors = Config::parse(text).err().unwrap_or_default();
     errors.0.iter().map(ToString::to_string).collect()
 }

@@ -5,14 +5,15 @@
 //! Owns: defaults, ranges, cross-checks. Never: reads files, looks at the host.
 //!
 //! Three steps: `file` reads the text into sections whose every value has a place or the proof that
-//! its mistake is reported (with `read` for shapes and `units` for single values); `check` compares
-//! values with each other; `build` makes the `Config`, which `hash` fingerprints.
+//! its mistake is reported (with `read` for shapes and `units` for single values); `check` and
+//! `kernel` compare values with each other; `build` makes the `Config`, which `hash` fingerprints.
 
 mod build;
 mod check;
 mod error;
 mod file;
 mod hash;
+mod kernel;
 mod read;
 mod render;
 mod report;
@@ -152,7 +153,8 @@ pub struct KernelMode {
     pub on_down: OnDown,
     /// The answer to packets of no connection. Default `reset`.
     pub stray: Stray,
-    /// New connections a second from one IPv4 address or one IPv6 /64; 0: any number. Default 0.
+    /// New connections a second from one IPv4 address or one IPv6 /64; 0: any number. Default 0,
+    /// up to 1,000,000.
     pub source_rate: u32,
 }
 
@@ -212,10 +214,11 @@ pub struct Service {
     pub listen: Vec<SocketAddr>,
     /// Scheduler. Default `round_robin`.
     pub balance: Scheduler,
-    /// Time for one connect to one backend. Default 2 s, 1 ms to 1 h.
+    /// Time for one connect to one backend. Default 2 s, 1 ms to 1 h; in kernel mode 250 ms, and
+    /// below 1 s, when a client's kernel sends its SYN again (RFC 6298, 2.1).
     pub connect_timeout: Duration,
     /// A connection without a byte in either direction for this long is closed. Default 5 min,
-    /// 1 s to 7 days.
+    /// 1 s to 7 days. In kernel mode 2 h 4 min (RFC 5382, REQ-5).
     pub idle_timeout: Duration,
     /// Connections at once. Default 50,000; 1 to 10,000,000.
     pub max_connections: u32,
@@ -300,6 +303,8 @@ impl Config {
     }
 }
 
+#[cfg(test)]
+mod kernel_test;
 #[cfg(test)]
 mod mistakes_test;
 #[cfg(test)]

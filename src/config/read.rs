@@ -4,7 +4,7 @@
 
 use std::ops::RangeInclusive;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::report::{At, Field, List, Located, Report, Reported};
 use super::units::{Fault, Read, closest, described, shown};
@@ -110,6 +110,24 @@ impl<'i> Section<'_, 'i> {
         })
     }
 
+    /// A value, or a list of this many, that may be left out.
+    pub(super) fn one_or_more<T>(
+        &mut self,
+        key: &'static str,
+        length: RangeInclusive<usize>,
+        read: impl Fn(&DeValue<'_>) -> Read<T>,
+    ) -> Option<List<Located<T>>> {
+        let Located { value, at } = self.take(key)?;
+        Some(match value {
+            DeValue::Array(values) => {
+                self.each(values, &at, "values", length, |section, value, at| {
+                    section.leaf(&value, at, &read)
+                })
+            }
+            value => vec![self.leaf(&value, at, &read)],
+        })
+    }
+
     /// `[[tables]]` that must be there, this many.
     pub(super) fn tables<T>(
         &mut self,
@@ -207,6 +225,17 @@ impl<'i> Section<'_, 'i> {
             let what = format!("{} instead of a list", described(&value));
             return vec![Err(self.report.fault(&at, Fault::new(what, write(shape))))];
         };
+        self.each(values, &at, things, length, read)
+    }
+
+    fn each<T>(
+        &self,
+        values: DeArray<'i>,
+        at: &At,
+        things: &str,
+        length: RangeInclusive<usize>,
+        read: impl Fn(&Self, DeValue<'i>, At) -> Result<T, Reported>,
+    ) -> List<T> {
         let count = values.len();
         let mut list: List<_> = values
             .into_iter()
@@ -223,7 +252,7 @@ impl<'i> Section<'_, 'i> {
                 false => format!("{least} to {most}"),
             };
             let fault = Fault::new(format!("{count} {things}"), write(&wanted));
-            list.push(Err(self.report.fault(&at, fault)));
+            list.push(Err(self.report.fault(at, fault)));
         }
         list
     }

@@ -50,8 +50,13 @@ weight = 2
 
 /// The sample with one passage written differently.
 pub(super) fn sample_with(from: &str, to: &str) -> String {
-    assert_eq!(SAMPLE.matches(from).count(), 1, "{from:?} is ambiguous");
-    SAMPLE.replace(from, to)
+    changed(SAMPLE, from, to)
+}
+
+/// The same of any sample.
+pub(super) fn changed(sample: &str, from: &str, to: &str) -> String {
+    assert_eq!(sample.matches(from).count(), 1, "{from:?} is ambiguous");
+    sample.replace(from, to)
 }
 
 fn hash(text: &str) -> ConfigHash {
@@ -194,7 +199,7 @@ fn the_fingerprint_is_of_the_meaning() {
         .replace("192.0.2.12", "192.0.2.11");
     assert!(hashes.insert(hash(&turned.replace('x', "192.0.2.12"))));
     // Two versions of the program with one file must agree.
-    assert_eq!(hash(SAMPLE).to_string(), "cbb8d47af99e9989");
+    assert_eq!(hash(SAMPLE).to_string(), "457b4927a51db71c");
 }
 
 #[test]
@@ -267,12 +272,13 @@ fn known_keys() -> Vec<(&'static str, Vec<String>)> {
         ("[service.health]", "[service.health]"),
         ("[[service.backend]]\nname = \"b1\"", "[[service.backend]]"),
         ("weight = 2\n", "[proxy]"),
+        ("weight = 2\n", "[kernel]"),
     ];
     let keys = |anchor: &str, section: &str| {
         let header = if anchor.starts_with('[') {
             anchor
         } else {
-            "[proxy]"
+            section
         };
         let text = sample_with(anchor, &format!("{header}\n\"?\" = 1\n"));
         let errors = Config::parse(&text).unwrap_err();
@@ -289,7 +295,9 @@ fn known_keys() -> Vec<(&'static str, Vec<String>)> {
 #[test]
 fn the_documentation_has_every_key_and_no_other() {
     let manual = include_str!("../../docs/configuration.md");
-    assert!(manual.contains(SAMPLE.trim_end()), "the sample is in it");
+    for sample in [SAMPLE, kernel_test::SAMPLE] {
+        assert!(manual.contains(sample.trim_end()), "the samples are in it");
+    }
     for (section, keys) in known_keys() {
         let heading = format!("## `{section}`\n");
         let (_, rest) = manual.split_once(&heading).expect(section);

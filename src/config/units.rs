@@ -206,9 +206,50 @@ pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
     ))
 }
 
+/// Ports from here on, this many of them at least: `"16384-65535"`.
+pub(super) fn port_range(
+    first: u16,
+    width: u16,
+) -> impl Fn(&DeValue<'_>) -> Read<RangeInclusive<u16>> {
+    move |value| {
+        let example = "16384-65535";
+        let text = string(value, example)?;
+        let parsed = text.split_once('-').and_then(|(low, high)| {
+            let port = |text: &str| text.trim().parse::<u16>().ok();
+            Some((port(low)?, port(high)?))
+        });
+        let remedy = format!("write the first and the last port, like \"{example}\"");
+        let Some((low, high)) = parsed.filter(|(low, high)| low <= high) else {
+            let what = format!("`{}` is no range of ports", shown(text));
+            return Err(Fault::new(what, remedy));
+        };
+        if low < first {
+            let what = format!("{low} is too low: ports below {first} belong to services");
+            return Err(Fault::new(what, remedy));
+        }
+        let ports = u32::from(high - low) + 1;
+        if ports < u32::from(width) {
+            let what = format!("{ports} ports are too few for two nodes");
+            return Err(Fault::new(
+                what,
+                format!("write at least {width} of them, like \"{example}\""),
+            ));
+        }
+        Ok(low..=high)
+    }
+}
+
 /// A node's own address.
 pub(super) fn node_address(value: &DeValue<'_>) -> Read<IpAddr> {
-    let example = "192.0.2.11";
+    host_address(value, "192.0.2.11")
+}
+
+/// Our address towards the backends. That it is a VIP is checked when the VIPs are known.
+pub(super) fn source_address(value: &DeValue<'_>) -> Read<IpAddr> {
+    host_address(value, "198.51.100.100")
+}
+
+fn host_address(value: &DeValue<'_>, example: &str) -> Read<IpAddr> {
     let text = string(value, example)?;
     let address = text.parse().map_err(|_| {
         Fault::new(

@@ -17,8 +17,9 @@ use tokio::task::JoinSet;
 use super::client::{CallError, call};
 use super::socket::CLIENTS;
 use super::*;
+use crate::model::FlowId;
 use crate::status::Status;
-use crate::wire::admin::MAX_LINE;
+use crate::wire::admin::{FlowCursor, FlowQuery, MAX_LINE};
 use crate::wire::replication::AdminState;
 
 /// Longer than any of these should ever take.
@@ -106,6 +107,11 @@ fn answer(request: &Request) -> Response {
         Request::Failover => Response::Error {
             message: "not now".into(),
         },
+        Request::Flows(query) => Response::Flows {
+            matching: u64::from(query.limit.unwrap_or(0)),
+            flows: vec![],
+            next: query.after,
+        },
         Request::Backend { backend, .. } => Response::Done {
             message: backend.clone(),
         },
@@ -142,7 +148,19 @@ async fn each_request_comes_back_answered() {
         backend: "b1".into(),
         state: AdminState::Drain,
     };
-    for request in [Request::Status, Request::Events, Request::Failover, drain] {
+    let flows = Request::Flows(FlowQuery {
+        client: Some("192.0.2.0/24".parse().unwrap()),
+        after: Some(FlowCursor::Proxy(FlowId(7))),
+        limit: Some(5),
+        ..FlowQuery::default()
+    });
+    for request in [
+        Request::Status,
+        Request::Events,
+        Request::Failover,
+        flows,
+        drain,
+    ] {
         let expected = answer(&request);
         assert_eq!(stage.call(request).await.unwrap(), expected);
     }

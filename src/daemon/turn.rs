@@ -14,7 +14,9 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use super::kernel_mode::KernelMode;
 use crate::balance::flow::FlowEvent;
+use crate::balance::nat::NatReport;
 use crate::control::Asked;
 use crate::datapath::Proxy;
 use crate::health::probe::ProbeResult;
@@ -38,6 +40,7 @@ const MAX_TICKETS: usize = 1_024;
 pub(super) struct Adapters {
     pub heartbeats: Heartbeats,
     pub kernel: Kernel,
+    pub kernel_mode: Option<KernelMode>,
     pub prober: Prober,
     pub proxy: Proxy,
     /// Bad requests, counted by the control socket.
@@ -50,6 +53,7 @@ pub(super) struct Arrivals {
     pub datagrams: mpsc::Receiver<Arrival>,
     pub flows: mpsc::Receiver<Vec<FlowEvent>>,
     pub kernel_reports: mpsc::Receiver<KernelReport>,
+    pub nat: mpsc::Receiver<NatReport>,
     pub probes: mpsc::Receiver<ProbeResult>,
     pub requests: mpsc::Receiver<Asked>,
     pub session: mpsc::Receiver<SessionEvent>,
@@ -125,7 +129,13 @@ impl TurnLoop {
             if stopped {
                 self.supervisor.stopping();
                 self.adapters.proxy.stop();
+                if let Some(mode) = self.adapters.kernel_mode {
+                    mode.stop();
+                }
                 return;
+            }
+            if let Some(mode) = &mut self.adapters.kernel_mode {
+                mode.turned();
             }
             if self.adapters.proxy.progressing() {
                 self.dead_man.alive();
@@ -148,6 +158,7 @@ impl TurnLoop {
             Some(arrival) = arrivals.datagrams.recv() => Woken::Input(datagram(arrival)),
             Some(event) = arrivals.session.recv() => Woken::Input(session(event)),
             Some(report) = arrivals.kernel_reports.recv() => Woken::Input(Input::Kernel(report)),
+            Some(report) = arrivals.nat.recv() => Woken::Input(Input::Nat(report)),
             Some(events) = arrivals.flows.recv() => Woken::Input(Input::Flows(events)),
             Some(result) = arrivals.probes.recv() => Woken::Input(Input::Probe(result)),
             Some(asked) = arrivals.requests.recv() => Woken::Asked(asked),
@@ -174,7 +185,7 @@ impl TurnLoop {
     fn apply(&mut self) -> bool {
         let mut stopped = false;
         while let Some(output) = self.node.poll_output() {
-            let adapters = &self.adapters;
+            let adapters = &mut self.adapters;
             match output {
                 Output::CloseSession { reason } => adapters.session.close(&reason),
                 Output::Datagram { path, bytes } => {
@@ -189,6 +200,11 @@ impl TurnLoop {
                 Output::DropFlows { .. } => adapters.proxy.drop_flows(),
                 Output::Event(event) => log(&event),
                 Output::Kernel(command) => adapters.kernel.command(command),
+                Output::Nat(command) => {
+                    if let Some(mode) = &mut adapters.kernel_mode {
+                        mode.command(command);
+                    }
+                }
                 Output::Probe(request) => adapters.prober.probe(request),
                 Output::PublishRoutes { eligible } => adapters.proxy.publish(&eligible),
                 Output::Reply { ticket, response } => self.reply(ticket, response),
@@ -203,6 +219,8 @@ impl TurnLoop {
 
     fn reply(&mut self, ticket: u64, mut response: Response) {
         if let Response::Status { status } = &mut response {
+            let mode = self.adapters.kernel_mode.as_ref();
+            status.nat = mode.map(KernelMode::status);
             let counters = &mut status.counters;
             let adapters = &self.adapters;
             counters.control_rejected = adapters.rejected.load(Ordering::Relaxed);

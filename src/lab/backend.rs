@@ -2,7 +2,8 @@
 //!
 //! `GET /` answers the server's name. The other paths exist for tests: `/bytes/N` sends N bytes of
 //! [`pattern`], `/slow/MS` answers after so many milliseconds, `POST /sink` answers length and
-//! checksum of the body, `/echo` sends back raw bytes until the other side closes its half.
+//! checksum of the body, `/echo` sends back raw bytes until the other side closes its half,
+//! `/stream/N/RATE` and `/store/N` send and receive streams without end (see `survive`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::error::LabError;
 use super::host::Host;
+use super::survive::{Board, receive, send};
+use crate::net::clock::Clock;
 
 /// Longest request head, in bytes.
 const MAX_HEAD: u64 = 8 * 1024;
@@ -48,9 +51,11 @@ fn chunk(sent: u64, length: u64) -> impl Iterator<Item = u8> {
 #[derive(Debug)]
 pub struct Server {
     name: Arc<str>,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     served: Arc<AtomicU64>,
-    task: Option<JoinHandle<()>>,
+    /// Where the progress of uploads is noted.
+    board: Arc<Board>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Server {
@@ -60,11 +65,23 @@ impl Server {
     ///
     /// If the address cannot be bound.
     pub async fn start(host: &Host, name: &str, address: SocketAddr) -> Result<Self, LabError> {
+        let board = Arc::new(Board::new(Clock::start()));
+        Self::start_with(host, name, vec![address], board).await
+    }
+
+    /// Listens on all of these, and notes on the board what arrives in uploads.
+    pub(super) async fn start_with(
+        host: &Host,
+        name: &str,
+        addresses: Vec<SocketAddr>,
+        board: Arc<Board>,
+    ) -> Result<Self, LabError> {
         let mut server = Self {
             name: name.into(),
-            address,
+            addresses,
             served: Arc::default(),
-            task: None,
+            board,
+            tasks: Vec::new(),
         };
         server.resume(host).await?;
         Ok(server)
@@ -81,19 +98,21 @@ impl Server {
     ///
     /// If the address cannot be bound.
     pub async fn resume(&mut self, host: &Host) -> Result<(), LabError> {
-        let address = self.address;
-        let listener = host
-            .run(async move { bind(address) })
-            .await
-            .map_err(LabError::io(format!("listen on {address}")))?;
-        let (name, served) = (self.name.clone(), self.served.clone());
-        self.task = Some(host.spawn(accept(listener, name, served)));
+        for address in self.addresses.iter().copied() {
+            let listener = host
+                .run(async move { bind(address) })
+                .await
+                .map_err(LabError::io(format!("listen on {address}")))?;
+            let (name, served) = (self.name.clone(), self.served.clone());
+            let accept = accept(listener, name, served, self.board.clone());
+            self.tasks.push(host.spawn(accept));
+        }
         Ok(())
     }
 
-    /// Closes the listener: from now on connects are refused. Connections that stand go on.
+    /// Closes the listeners: from now on connects are refused. Connections that stand go on.
     pub async fn stop(&mut self) {
-        if let Some(task) = self.task.take() {
+        for task in self.tasks.drain(..) {
             task.abort();
             let _ = task.await;
         }
@@ -102,7 +121,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
+        for task in &self.tasks {
             task.abort();
         }
     }
@@ -118,12 +137,12 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn accept(listener: TcpListener, name: Arc<str>, served: Arc<AtomicU64>) {
+async fn accept(listener: TcpListener, name: Arc<str>, served: Arc<AtomicU64>, board: Arc<Board>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (name, served) = (name.clone(), served.clone());
-                tokio::spawn(async move { serve(stream, &name, &served).await });
+                let (name, served, board) = (name.clone(), served.clone(), board.clone());
+                tokio::spawn(async move { serve(stream, &name, &served, &board).await });
             }
             // Out of descriptors, or the connection died in the queue: neither ends a server.
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
@@ -144,6 +163,17 @@ impl Request {
     /// The path's number, for example 300 of `/slow/300`.
     fn number(&self) -> Option<u64> {
         self.path.rsplit('/').next()?.parse().ok()
+    }
+
+    /// The numbers of `/stream/N/RATE`.
+    fn stream(&self) -> Option<(usize, u64)> {
+        let (n, rate) = self.path.strip_prefix("/stream/")?.split_once('/')?;
+        Some((n.parse().ok()?, rate.parse().ok()?))
+    }
+
+    /// The number of `/store/N`.
+    fn store(&self) -> Option<usize> {
+        self.path.strip_prefix("/store/")?.parse().ok()
     }
 }
 
@@ -168,7 +198,12 @@ fn parse(head: &str) -> Option<Request> {
     Some(request)
 }
 
-async fn serve(mut stream: TcpStream, name: &str, served: &AtomicU64) -> io::Result<()> {
+async fn serve(
+    mut stream: TcpStream,
+    name: &str,
+    served: &AtomicU64,
+    board: &Board,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (read, mut write) = stream.split();
     let mut read = BufReader::new(read);
@@ -187,6 +222,14 @@ async fn serve(mut stream: TcpStream, name: &str, served: &AtomicU64) -> io::Res
                 .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
                 .await?;
             tokio::io::copy_buf(&mut read, &mut write).await?;
+            break;
+        }
+        if let Some((n, rate)) = request.stream() {
+            send(n, rate, &mut read, &mut write).await?;
+            break;
+        }
+        if let Some(n) = request.store() {
+            receive(n, board, &mut read, &mut write).await?;
             break;
         }
         answer(&request, name, &mut read, &mut write).await?;
@@ -289,6 +332,15 @@ mod tests {
         let request = parse("GET /slow/300 HTTP/1.1\r\nconnection: close\r\n").unwrap();
         assert_eq!((request.number(), request.keep_alive), (Some(300), false));
         assert!(!parse("GET / HTTP/1.0\r\n").unwrap().keep_alive);
+        let request = parse("GET /stream/7/250000 HTTP/1.1\r\n").unwrap();
+        assert_eq!(
+            (request.stream(), request.store()),
+            (Some((7, 250_000)), None)
+        );
+        assert_eq!(
+            parse("POST /store/7 HTTP/1.1\r\n").unwrap().store(),
+            Some(7)
+        );
         assert_eq!(parse("GET\r\n"), None);
         assert_eq!(parse("GET / HTTP/1.1\r\nContent-Length: many\r\n"), None);
     }

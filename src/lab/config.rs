@@ -1,8 +1,12 @@
 //! The pair's configuration in the lab.
 
 use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 
-use super::topology::{BACKENDS, VIP4, VIP6, backend_address, node_addresses};
+use super::topology::{
+    BACKENDS, SOURCE4, SOURCE6, VIP4, VIP6, backend_address, backend_address6, node_addresses,
+};
 use crate::model::NodeId;
 
 /// Port of the service.
@@ -31,6 +35,101 @@ pub fn backend_name(n: usize) -> String {
 /// Defaults where they can show: 100 ms heartbeats, three may be missed. Health checks are faster
 /// than by default, so that a demonstration need not wait for them.
 pub fn default_config() -> String {
+    let mut text = head();
+    vip(&mut text, &format!("{VIP4}/24"), "eth0");
+    vip(&mut text, &format!("{VIP6}/64"), "eth0");
+    let listen = format!("\"{VIP4}:{PORT}\", \"[{VIP6}]:{PORT}\"");
+    let keys = "balance = \"round_robin\"\nconnect_timeout = \"200ms\"\n";
+    service(&mut text, SERVICE, &listen, keys, PORT, |n| {
+        backend_address(n).into()
+    });
+    text
+}
+
+/// In which mode the lab has its services, where that is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// In kernel mode; a new connection waits until the backup knows it.
+    Sync,
+    /// In kernel mode; the backup learns of a new connection a little later.
+    Async,
+    /// In user space: connections end with the process that carries them.
+    Proxy,
+}
+
+impl Mode {
+    /// Its keys in a service with this source address.
+    fn keys(self, source: IpAddr) -> String {
+        let replication = match self {
+            Self::Sync => "sync",
+            Self::Async => "async",
+            Self::Proxy => return "balance = \"round_robin\"\n".to_owned(),
+        };
+        format!(
+            "balance = \"round_robin\"\nmode = \"kernel\"\nsource = \"{source}\"\n\
+             replication = \"{replication}\"\n"
+        )
+    }
+
+    /// Whether it needs programs in the kernel.
+    pub const fn is_kernel(self) -> bool {
+        matches!(self, Self::Sync | Self::Async)
+    }
+
+    /// Its word on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Async => "async",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Sync, Self::Async, Self::Proxy];
+        let found = all.into_iter().find(|mode| mode.name() == text);
+        found.ok_or_else(|| "no such mode; write one of sync, async, proxy".to_owned())
+    }
+}
+
+/// A pair with these services, each on a port of the VIPs: one for IPv4, and one for IPv6, whose
+/// name ends with a 6. Their backends listen on `to`.
+pub(super) fn mode_config(services: &[(&str, Mode, u16)], to: u16) -> String {
+    let mut text = head();
+    vip(&mut text, &format!("{VIP4}/24"), "eth0");
+    vip(&mut text, &format!("{VIP6}/64"), "eth0");
+    if services.iter().any(|(_, mode, _)| mode.is_kernel()) {
+        vip(&mut text, &format!("{SOURCE4}/24"), "eth1");
+        vip(&mut text, &format!("{SOURCE6}/64"), "eth1");
+    }
+    for (name, mode, port) in services {
+        let (listen, keys) = (format!("\"{VIP4}:{port}\""), mode.keys(SOURCE4.into()));
+        service(&mut text, name, &listen, &keys, to, |n| {
+            backend_address(n).into()
+        });
+        let (listen, keys) = (format!("\"[{VIP6}]:{port}\""), mode.keys(SOURCE6.into()));
+        service(&mut text, &format!("{name}6"), &listen, &keys, to, |n| {
+            backend_address6(n).into()
+        });
+    }
+    text
+}
+
+/// Whether a service of this file is in kernel mode. A file that is wrong on purpose has none.
+pub(super) fn is_kernel_mode(text: &str) -> bool {
+    let file: toml::Table = toml::from_str(text).unwrap_or_default();
+    let services = file.get("service").and_then(toml::Value::as_array);
+    let mut services = services.into_iter().flatten();
+    services.any(|service| service.get("mode").and_then(toml::Value::as_str) == Some("kernel"))
+}
+
+/// Cluster, election and nodes.
+fn head() -> String {
     let mut text = format!(
         "[cluster]\nname = \"lab\"\nkey_file = \"{DIR}/{KEY_FILE}\"\n\n\
          [election]\nheartbeat = \"100ms\"\nmisses = 3\n"
@@ -44,27 +143,37 @@ pub fn default_config() -> String {
              addresses = [\"{front}\", \"{back}\"]\n"
         );
     }
-    for vip in [format!("{VIP4}/24"), format!("{VIP6}/64")] {
-        let _ = write!(
-            text,
-            "\n[[vip]]\naddress = \"{vip}\"\ninterface = \"eth0\"\n"
-        );
-    }
+    text
+}
+
+fn vip(text: &mut String, address: &str, interface: &str) {
     let _ = write!(
         text,
-        "\n[[service]]\nname = \"{SERVICE}\"\nlisten = [\"{VIP4}:{PORT}\", \"[{VIP6}]:{PORT}\"]\n\
-         balance = \"round_robin\"\nconnect_timeout = \"200ms\"\n\n\
+        "\n[[vip]]\naddress = \"{address}\"\ninterface = \"{interface}\"\n"
+    );
+}
+
+fn service(
+    text: &mut String,
+    name: &str,
+    listen: &str,
+    keys: &str,
+    to: u16,
+    backend: impl Fn(usize) -> IpAddr,
+) {
+    let _ = write!(
+        text,
+        "\n[[service]]\nname = \"{name}\"\nlisten = [{listen}]\n{keys}\n\
          [service.health]\nkind = \"tcp\"\ninterval = \"250ms\"\ntimeout = \"200ms\"\n\
          rise = 2\nfall = 2\n"
     );
     for n in 0..BACKENDS {
-        let (name, address) = (backend_name(n), backend_address(n));
+        let (name, address) = (backend_name(n), SocketAddr::new(backend(n), to));
         let _ = write!(
             text,
-            "\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}:{PORT}\"\n"
+            "\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n"
         );
     }
-    text
 }
 
 #[cfg(test)]
@@ -80,5 +189,29 @@ mod tests {
         assert_eq!(config.paths().count(), 2);
         assert_eq!(config.vips.len(), 2);
         assert_eq!(config.services[0].backends.len(), BACKENDS);
+    }
+
+    #[test]
+    fn services_of_a_mode_have_a_source_that_moves_with_the_address() {
+        let services = [("web", Mode::Proxy, 80), ("other", Mode::Proxy, 81)];
+        let text = mode_config(&services, PORT).replace(DIR, "/tmp");
+        let config = Config::parse(&text).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!((config.vips.len(), config.services.len()), (2, 4));
+        assert!(!is_kernel_mode(&text));
+
+        let text = mode_config(&[("web", Mode::Sync, 80)], PORT);
+        assert!(is_kernel_mode(&text), "{text}");
+        for line in [
+            "mode = \"kernel\"",
+            "address = \"198.51.100.100/24\"",
+            "source = \"198.51.100.100\"",
+            "source = \"2001:db8:2::100\"",
+            "replication = \"sync\"",
+            "listen = [\"[2001:db8:1::100]:80\"]",
+            "address = \"[2001:db8:2::21]:80\"",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line}: {text}");
+        }
+        assert!(!is_kernel_mode("mode = \"kernel\"") && !is_kernel_mode("["));
     }
 }

@@ -226,7 +226,7 @@ async fn attempt(target: SocketAddr) -> io::Result<String> {
 }
 
 /// The body, once head and body are there.
-fn complete(answer: &[u8]) -> io::Result<Option<String>> {
+pub(super) fn complete(answer: &[u8]) -> io::Result<Option<String>> {
     let text = std::str::from_utf8(answer).map_err(|_| ErrorKind::InvalidData)?;
     let Some((head, body)) = text.split_once("\r\n\r\n") else {
         return Ok(None);
@@ -243,7 +243,7 @@ fn complete(answer: &[u8]) -> io::Result<Option<String>> {
     }
 }
 
-fn failure(error: &io::Error) -> Failure {
+pub(super) fn failure(error: &io::Error) -> Failure {
     match error.kind() {
         ErrorKind::ConnectionRefused => Failure::Refused,
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Failure::Reset,

@@ -11,6 +11,7 @@
 mod backend;
 mod bench;
 mod config;
+mod cut;
 mod demo;
 mod error;
 mod held;
@@ -21,22 +22,26 @@ mod netns;
 mod node;
 mod owners;
 mod pair;
+mod pins;
 mod report;
 mod run;
 mod scenario;
 mod scratch;
+pub mod survive;
 mod topology;
 mod verdict;
 
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Config;
+use crate::config::{Config, Election};
 
 pub use backend::{Server, pattern, pattern_checksum};
-pub use config::{PORT, SERVICE, backend_name, default_config};
+pub use bench::BenchChoice;
+pub use config::{Mode, PORT, SERVICE, backend_name, default_config};
 pub use error::LabError;
 pub use held::{Breaks, Held};
 pub use host::Host;
@@ -47,7 +52,11 @@ pub use owners::{Family, Sighting, Sightings, Watch};
 pub use pair::{Lab, LabConfig};
 pub use report::{Conditions, Report, Series};
 pub use scenario::{Scenario, ScenarioChoice};
-pub use topology::{BACKENDS, Lan, Network, VIP4, VIP6, backend_address, node_addresses, node_mac};
+
+pub use topology::{
+    BACKENDS, Lan, Network, SOURCE4, SOURCE6, VIP4, VIP6, backend_address, backend_address6,
+    node_addresses, node_mac,
+};
 pub use verdict::Run;
 
 /// What `tandem lab` shall do.
@@ -55,9 +64,11 @@ pub use verdict::Run;
 pub struct Options {
     /// Run these scenarios; none: the demonstration.
     pub scenario: Option<ScenarioChoice>,
-    /// Measure the data path beside HAProxy's.
-    pub bench: bool,
-    /// Runs of each scenario; none: 5 of `kill9` and `switchover`, 3 of the others. Rounds of the
+    /// How `survive` has its services.
+    pub mode: Mode,
+    /// Measure a data path beside others.
+    pub bench: Option<BenchChoice>,
+    /// Runs of each scenario; none: 5 of `kill9` and `switchover`, 3 of the others. Rounds of a
     /// benchmark; none: 5.
     pub runs: Option<u32>,
     /// Print one JSON document and nothing else on standard output; without a scenario: all.
@@ -120,25 +131,72 @@ pub fn main(options: &Options) -> Result<Outcome, LabError> {
 
 async fn work(options: &Options, rights: Rights) -> Result<Outcome, LabError> {
     let config = LabConfig::new(&options.binary);
+    if let Some(choice) = options.bench {
+        return bench(&config, rights, choice, options).await;
+    }
     match options.scenario {
-        _ if options.bench => bench(&config, rights, options).await,
         _ if options.keep => keep::stay(&config, rights).await,
+        Some(ScenarioChoice::Survive) => survive(rights, options).await,
         Some(choice) => scenarios(&config, rights, choice, options).await,
         None if options.json => scenarios(&config, rights, ScenarioChoice::All, options).await,
         None => demo::show(&config).await,
     }
 }
 
-async fn bench(config: &LabConfig, rights: Rights, options: &Options) -> Result<Outcome, LabError> {
+async fn bench(
+    config: &LabConfig,
+    rights: Rights,
+    choice: BenchChoice,
+    options: &Options,
+) -> Result<Outcome, LabError> {
     let rounds = options.runs.unwrap_or(bench::ROUNDS);
-    let report = bench::run(config, rights, rounds, |what| anstream::eprintln!("{what}")).await?;
+    let note = |what: &str| anstream::eprintln!("{what}");
+    let report = bench::run(config, rights, choice, rounds, note).await?;
+    print(options, &report, bench::table);
+    Ok(Outcome::of(report.is_complete()))
+}
+
+/// Runs of `survive`, unless said otherwise.
+const SURVIVE_RUNS: u32 = 3;
+
+async fn survive(rights: Rights, options: &Options) -> Result<Outcome, LabError> {
+    let plan = survive::Plan::new(options.mode);
+    plan.allowed(rights)?;
+    let config = plan.lab(&options.binary);
+    let election = election(&LabConfig::new(&options.binary));
+    let mut lab = Lab::build(&config).await?;
+    let mut runs = Vec::new();
+    for number in 1..=options.runs.unwrap_or(SURVIVE_RUNS) {
+        let run = lab.survive(&plan, number).await?;
+        note(options, &survive::line(&run));
+        runs.push(run);
+    }
+    let report = survive::Report::new(Conditions::here(rights, &election), &plan, runs);
+    print(options, &report, |report| survive::table(report));
+    Ok(Outcome::of(report.ok))
+}
+
+/// Says how it goes. Standard output is the document's alone, if there shall be one.
+fn note(options: &Options, what: &str) {
+    match options.json {
+        true => anstream::eprintln!("{what}"),
+        false => anstream::println!("{what}"),
+    }
+}
+
+fn print<R: Serialize>(options: &Options, report: &R, table: impl FnOnce(&R) -> String) {
     if options.json {
-        let text = serde_json::to_string_pretty(&report).expect("a report has only string keys");
+        let text = serde_json::to_string_pretty(report).expect("a report has only string keys");
         anstream::println!("{text}");
     } else {
-        anstream::println!("{}", bench::table(&report));
+        anstream::println!("\n{}", table(report));
     }
-    Ok(Outcome::Good)
+}
+
+fn election(config: &LabConfig) -> Election {
+    Config::parse(&config.text(Path::new("/")))
+        .map(|config| config.election)
+        .unwrap_or_else(|errors| panic!("the lab's own configuration is valid: {errors}"))
 }
 
 async fn scenarios(
@@ -147,11 +205,8 @@ async fn scenarios(
     choice: ScenarioChoice,
     options: &Options,
 ) -> Result<Outcome, LabError> {
-    let election = Config::parse(&config.text(Path::new("/")))
-        .map(|config| config.election)
-        .unwrap_or_else(|errors| panic!("the lab's own configuration is valid: {errors}"));
     let mut report = Report {
-        lab: Conditions::here(rights, &election),
+        lab: Conditions::here(rights, &election(config)),
         scenarios: Vec::new(),
     };
     let mut lab = Lab::build(config).await?;
@@ -160,19 +215,11 @@ async fn scenarios(
             continue;
         }
         let runs = options.runs.unwrap_or_else(|| scenario.default_runs());
-        let note = |run: &Run| match options.json {
-            true => anstream::eprintln!("{}", report::line(run)),
-            false => anstream::println!("{}", report::line(run)),
-        };
+        let note = |run: &Run| note(options, &report::line(run));
         report
             .scenarios
             .push(lab.series(scenario, runs, note).await?);
     }
-    if options.json {
-        let text = serde_json::to_string_pretty(&report).expect("a report has only string keys");
-        anstream::println!("{text}");
-    } else {
-        anstream::println!("\n{}", report::table(&report));
-    }
+    print(options, &report, |report| report::table(report).to_string());
     Ok(Outcome::of(report.ok()))
 }

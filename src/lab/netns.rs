@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 
 use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getegid, geteuid};
 
 use super::error::LabError;
@@ -22,6 +24,9 @@ pub enum Rights {
 
 /// Leaves the host's network for an empty one and makes sure that more can be made.
 ///
+/// Root also leaves the host's mounts: what the lab mounts is seen by nobody else, and goes with
+/// its last process.
+///
 /// Call this first thing in `main`: `unshare(2)` refuses a user namespace to a process that has
 /// threads, and nothing that follows shall be able to touch the host's network.
 ///
@@ -29,8 +34,11 @@ pub enum Rights {
 ///
 /// [`LabError::NotAllowed`] if the host allows neither way, or no TUN device.
 pub fn enter() -> Result<Rights, LabError> {
-    let rights = match unshare(CloneFlags::CLONE_NEWNET) {
-        Ok(()) => Rights::Root,
+    let rights = match unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS) {
+        Ok(()) => {
+            own_mounts().map_err(|errno| refused("mounts of the lab's own", errno))?;
+            Rights::Root
+        }
         Err(Errno::EPERM) => {
             user_namespace()?;
             Rights::UserNamespace
@@ -42,6 +50,22 @@ pub fn enter() -> Result<Rights, LabError> {
         Err(error) => Err(LabError::NotAllowed {
             why: format!("cannot open {TUN}, which carries the floating address: {error}"),
         }),
+    }
+}
+
+/// From now on nothing that is mounted here shows elsewhere (mount_namespaces(7)).
+fn own_mounts() -> Result<(), Errno> {
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+}
+
+/// The lab holds both ends of its connections, and a node that it starts inherits the limit. What
+/// is not allowed shows when they are opened.
+pub(super) fn allow_descriptors(wanted: u64) {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < wanted
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A node of the pair: the real program in a process of its own, in its host's namespace.
 
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub struct NodeProcess {
     binary: PathBuf,
     /// The configuration's file, in the directory.
     config: String,
+    /// Where it pins its programs, if it has any.
+    pins: Option<PathBuf>,
     child: Option<Child>,
     /// A signal was sent that may end it.
     harmed: bool,
@@ -42,6 +45,7 @@ impl NodeProcess {
             dir: dir.to_owned(),
             binary: binary.to_owned(),
             config: CONFIG_FILE.to_owned(),
+            pins: None,
             child: None,
             harmed: false,
         }
@@ -67,6 +71,11 @@ impl NodeProcess {
         file.clone_into(&mut self.config);
     }
 
+    /// From its next start on it pins its programs and maps in this directory.
+    pub(super) fn pin_to(&mut self, dir: PathBuf) {
+        self.pins = Some(dir);
+    }
+
     /// Starts the program, unless it runs.
     ///
     /// # Errors
@@ -88,11 +97,19 @@ impl NodeProcess {
 
     fn command(&self) -> io::Result<Command> {
         let log = File::options().create(true).append(true).open(self.log())?;
+        if let Some(dir) = &self.pins {
+            fs::create_dir_all(dir)?;
+        }
         let mut command = Command::new(&self.binary);
         command
             .args(["run", "--config", &self.config, "--node", self.name()])
             .arg("--control")
             .arg(self.socket())
+            .args(
+                self.pins
+                    .iter()
+                    .flat_map(|dir| [OsStr::new("--pins"), dir.as_os_str()]),
+            )
             .current_dir(&self.dir)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -148,7 +165,7 @@ impl NodeProcess {
         let Some(status) = self.ended() else {
             return Ok(());
         };
-        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         Err(LabError::NodeEnded {
             node: self.name().to_owned(),

@@ -1,20 +1,25 @@
 //! The lab as a whole: network, backends and both nodes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::backend::Server;
-use super::config::{CONFIG_FILE, DIR, KEY_FILE, PORT, backend_name, default_config};
+use super::config::{
+    CONFIG_FILE, DIR, KEY_FILE, PORT, backend_name, default_config, is_kernel_mode,
+};
 use super::error::LabError;
 use super::held::Held;
 use super::load::Load;
 use super::node::NodeProcess;
 use super::owners::Watch;
+use super::pins::Pins;
 use super::scratch::Scratch;
-use super::topology::{BACKENDS, Network, VIP4, backend_address};
+use super::survive::Board;
+use super::topology::{BACKENDS, Network, VIP4, backend_address, backend_address6};
 use crate::config::Config;
 use crate::model::{NodeId, Role};
 use crate::net::clock::Clock;
@@ -52,14 +57,18 @@ impl LabConfig {
 
 /// The whole pair on one machine. Everything ends when this is dropped.
 ///
-/// The order of the fields is the order of the end: processes, servers, network, files.
+/// The order of the fields is the order of the end: processes, servers, network, pins, files.
 #[derive(Debug)]
 pub struct Lab {
     nodes: [NodeProcess; 2],
     backends: [Server; BACKENDS],
     network: Network,
+    /// Only where a service is in kernel mode.
+    pins: Option<Pins>,
     scratch: Scratch,
     clock: Clock,
+    /// What the backends note about uploads.
+    board: Arc<Board>,
     /// After this long with or without a fault there is one owner again.
     pub(super) settling: Duration,
     /// Who was master when the last run ended.
@@ -80,19 +89,34 @@ impl Lab {
         let text = config.text(scratch.path());
         let written = scratch.write(CONFIG_FILE, &text);
         written.map_err(LabError::io(format!("write {CONFIG_FILE}")))?;
+        let pins = is_kernel_mode(&text).then(|| Pins::mount(scratch.path()));
+        let pins = pins.transpose().map_err(LabError::io(
+            "mount a bpf file system, which the kernel mode needs real root for",
+        ))?;
         let network = Network::build().await?;
+        let board = Arc::new(Board::new(clock));
         let server = async |n: usize| {
-            let address = SocketAddr::new(backend_address(n).into(), PORT);
-            Server::start(&network.backends[n], &backend_name(n), address).await
+            let addresses: [IpAddr; 2] = [backend_address(n).into(), backend_address6(n).into()];
+            let addresses = addresses.map(|address| SocketAddr::new(address, PORT));
+            let (host, name) = (&network.backends[n], backend_name(n));
+            Server::start_with(host, &name, addresses.into(), board.clone()).await
         };
         let backends = [server(0).await?, server(1).await?, server(2).await?];
-        let node = |id| NodeProcess::new(id, scratch.path(), &config.binary);
+        let node = |id| {
+            let mut node = NodeProcess::new(id, scratch.path(), &config.binary);
+            if let Some(pins) = &pins {
+                node.pin_to(pins.of(node.name()));
+            }
+            node
+        };
         Ok(Self {
             nodes: NodeId::BOTH.map(node),
             backends,
             network,
+            pins,
             scratch,
             clock,
+            board,
             settling: settling(&text),
             last_master: None,
         })
@@ -148,6 +172,13 @@ impl Lab {
         Ok(())
     }
 
+    /// What the power takes with it when it goes: a node's pinned programs and maps.
+    pub(super) fn forget_pins(&mut self, id: NodeId) -> Result<(), LabError> {
+        let name = self.nodes[id.index()].name();
+        let forgotten = self.pins.as_ref().map_or(Ok(()), |pins| pins.forget(name));
+        forgotten.map_err(LabError::io(format!("remove the pins of {name}")))
+    }
+
     /// A node.
     pub const fn node(&mut self, id: NodeId) -> &mut NodeProcess {
         &mut self.nodes[id.index()]
@@ -161,6 +192,11 @@ impl Lab {
     /// The clock of everything that the lab measures.
     pub const fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// Where connections that stay are counted.
+    pub(super) const fn board(&self) -> &Arc<Board> {
+        &self.board
     }
 
     /// The lab's directory.

@@ -88,26 +88,30 @@ impl fmt::Display for Scenario {
     }
 }
 
-/// One scenario, or all of them in turn.
+/// One scenario, or all of them in turn. [`Self::Survive`] is apart: it has a pair of its own.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ScenarioChoice {
     /// All.
     All,
     /// One.
     One(Scenario),
+    /// Every fault under all kinds of connections, none of which may be lost.
+    Survive,
 }
 
 impl FromStr for ScenarioChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "all" {
-            return Ok(Self::All);
+        match text {
+            "all" => return Ok(Self::All),
+            "survive" => return Ok(Self::Survive),
+            _ => {}
         }
         let found = Scenario::ALL.into_iter().find(|known| known.name() == text);
         found.map(Self::One).ok_or_else(|| {
             let names = Scenario::ALL.map(Scenario::name).join(", ");
-            format!("no such scenario; write one of {names}, or all")
+            format!("no such scenario; write one of {names}, survive, or all")
         })
     }
 }
@@ -262,6 +266,7 @@ mod tests {
             assert_eq!(found, Ok(ScenarioChoice::One(scenario)));
         }
         assert_eq!("all".parse(), Ok(ScenarioChoice::All));
+        assert_eq!("survive".parse(), Ok(ScenarioChoice::Survive));
         let error = "flood".parse::<ScenarioChoice>().unwrap_err();
         assert!(error.contains("backend-down"), "{error}");
     }

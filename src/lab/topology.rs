@@ -7,7 +7,7 @@
 //!            │ eth0              │ eth0
 //!           lb1 .11             lb2 .12      VIP: 192.0.2.100, 2001:db8:1::100
 //!            │ eth1              │ eth1
-//!        ════╧══════ back ═══════╧═══════   (back: 198.51.100.0/24)
+//!        ════╧══════ back ═══════╧═══════   (back: 198.51.100.0/24, 2001:db8:2::/64)
 //!               │        │        │
 //!            b1 .21   b2 .22   b3 .23
 //! ```
@@ -19,8 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
-use rtnetlink::packet_route::rule::{RuleAction, RuleMessage};
-use rtnetlink::{IpVersion, LinkBridge, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth};
 
 use super::error::LabError;
 use super::host::Host;
@@ -30,6 +29,11 @@ use crate::model::{Mac, NodeId};
 pub const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 /// See [`VIP4`].
 pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x100);
+/// What a service in kernel mode has as its source address towards the backends: it lives on their
+/// LAN, and moves with [`VIP4`].
+pub const SOURCE4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 100);
+/// See [`SOURCE4`].
+pub const SOURCE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x100);
 
 /// How many backends there are.
 pub const BACKENDS: usize = 3;
@@ -42,11 +46,6 @@ const CLIENT: u8 = 10;
 const NODES: [u8; 2] = [11, 12];
 const WATCH: u8 = 13;
 const BACKEND: [u8; BACKENDS] = [21, 22, 23];
-
-/// Where the kernel asks its rule for local addresses while a cut is in place: after ours.
-const LOCAL_RULE: u32 = 100;
-const CUT_RULE: u32 = 50;
-const LOCAL_TABLE: u32 = 255;
 
 /// One of the two LANs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -74,23 +73,24 @@ impl Lan {
     }
 
     /// The address of the host with this last byte.
-    const fn v4(self, host: u8) -> Ipv4Addr {
+    pub(super) const fn v4(self, host: u8) -> Ipv4Addr {
         match self {
             Self::Front => Ipv4Addr::new(192, 0, 2, host),
             Self::Back => Ipv4Addr::new(198, 51, 100, host),
         }
     }
 
+    /// The same in the other family: `.11` is `::11`.
+    fn v6(self, host: u8) -> Ipv6Addr {
+        let low = u16::from_str_radix(&host.to_string(), 16);
+        let low = low.expect("decimal digits are hex digits");
+        Ipv6Addr::new(0x2001, 0xdb8, 1 + self as u16, 0, 0, 0, 0, low)
+    }
+
     /// Ethernet address of the host with this last byte: locally administered, easy to read.
     const fn mac(self, host: u8) -> Mac {
         Mac([2, 0, 0, 0, self as u8, host])
     }
-}
-
-/// Addresses on the front LAN read the same in both families: `.11` is `::11`.
-fn v6(host: u8) -> Ipv6Addr {
-    let low = u16::from_str_radix(&host.to_string(), 16).expect("decimal digits are hex digits");
-    Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, low)
 }
 
 /// The heartbeat addresses of a node, one a path.
@@ -108,9 +108,18 @@ pub const fn backend_address(n: usize) -> Ipv4Addr {
     Lan::Back.v4(BACKEND[n])
 }
 
+/// The same in the other family.
+pub fn backend_address6(n: usize) -> Ipv6Addr {
+    Lan::Back.v6(BACKEND[n])
+}
+
 /// Address and Ethernet address from which the owner of the VIP is asked for.
 pub(super) fn watch_addresses() -> (Ipv4Addr, Ipv6Addr, Mac) {
-    (Lan::Front.v4(WATCH), v6(WATCH), Lan::Front.mac(WATCH))
+    (
+        Lan::Front.v4(WATCH),
+        Lan::Front.v6(WATCH),
+        Lan::Front.mac(WATCH),
+    )
 }
 
 /// All hosts, wired.
@@ -180,7 +189,7 @@ impl Network {
     }
 
     /// Every host but the switch.
-    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> + Clone {
         [&self.client, &self.watch]
             .into_iter()
             .chain(&self.nodes)
@@ -204,7 +213,13 @@ impl Network {
     }
 
     /// Runs a cable from the host to a LAN, and gives the host its address there.
-    async fn plug(&self, host: &Host, lan: Lan, number: u8, nth: u32) -> Result<(), LabError> {
+    pub(super) async fn plug(
+        &self,
+        host: &Host,
+        lan: Lan,
+        number: u8,
+        nth: u32,
+    ) -> Result<(), LabError> {
         let what = || LabError::network(format!("plug {} into {}", host.name(), lan.name()));
         let index = ETH0 + nth;
         let mut far = LinkUnspec::new_with_index(index)
@@ -223,10 +238,7 @@ impl Network {
         let done = host.netlink().link().set(up).execute().await;
         done.map_err(what())?;
         add_address(host, index, lan.v4(number).into(), 24).await?;
-        if lan == Lan::Front {
-            add_address(host, index, v6(number).into(), 64).await?;
-        }
-        Ok(())
+        add_address(host, index, lan.v6(number).into(), 64).await
     }
 
     /// Takes a host's port out of its LAN: nothing passes, the carrier stays (a cable cut beyond
@@ -287,6 +299,27 @@ impl Network {
         done.map_err(LabError::network(format!("{what} {port}")))
     }
 
+    /// Sets the longest packet of a host's cable, at both of its ends.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub async fn set_mtu(&self, host: &Host, lan: Lan, mtu: u32) -> Result<(), LabError> {
+        let set = |link: Change| link.mtu(mtu);
+        self.set_port(host, lan, set, "set the MTU of").await?;
+        let name = format!("{}'s interface on {}", host.name(), lan.name());
+        let link = LinkUnspec::new_with_index(self.interface(host, lan));
+        let done = host.netlink().link().set(link.mtu(mtu).build()).execute();
+        let what = LabError::network(format!("set the MTU of {name}"));
+        done.await.map_err(what)
+    }
+
+    /// The number of a host's interface on this LAN. Backends have but one.
+    fn interface(&self, host: &Host, lan: Lan) -> u32 {
+        let backend = self.backends.iter().any(|known| std::ptr::eq(known, host));
+        if backend { ETH0 } else { ETH0 + lan as u32 }
+    }
+
     /// Puts an address on `eth0` of a host, as a program that fails over without care would.
     ///
     /// # Errors
@@ -313,59 +346,6 @@ impl Network {
         addresses.del(message).execute().await.map_err(what())?;
         Ok(true)
     }
-
-    /// From now on `to` loses every packet that the other node sends it from its own addresses, on
-    /// every path. Traffic of the VIP, of clients and of backends passes.
-    ///
-    /// The receiving kernel drops by a rule that stands before the one for its local addresses, so
-    /// the sender sees no error.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
-    pub async fn cut(&self, to: NodeId) -> Result<(), LabError> {
-        let host = self.node(to);
-        let what = || LabError::network(format!("cut the way to {}", host.name()));
-        let rules = host.netlink().rule();
-        for address in node_addresses(to.peer()) {
-            let rule = rules.add().v4().source_prefix(address, 32);
-            let rule = rule.priority(CUT_RULE).action(RuleAction::Blackhole);
-            rule.execute().await.map_err(what())?;
-        }
-        self.local_rule(host, LOCAL_RULE).await.map_err(what())?;
-        self.remove_rules(host, 0).await.map_err(what())
-    }
-
-    /// Undoes [`Self::cut`].
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
-    pub async fn heal(&self, to: NodeId) -> Result<(), LabError> {
-        let host = self.node(to);
-        let what = || LabError::network(format!("heal the way to {}", host.name()));
-        self.local_rule(host, 0).await.map_err(what())?;
-        for priority in [CUT_RULE, LOCAL_RULE] {
-            let removed = self.remove_rules(host, priority).await;
-            removed.map_err(what())?;
-        }
-        Ok(())
-    }
-
-    async fn local_rule(&self, host: &Host, priority: u32) -> Result<(), rtnetlink::Error> {
-        let rule = host.netlink().rule().add().v4().table_id(LOCAL_TABLE);
-        let rule = rule.priority(priority).action(RuleAction::ToTable);
-        rule.execute().await
-    }
-
-    async fn remove_rules(&self, host: &Host, priority: u32) -> Result<(), rtnetlink::Error> {
-        for rule in rules(host).await? {
-            if rule_priority(&rule) == priority {
-                host.netlink().rule().del(rule).execute().await?;
-            }
-        }
-        Ok(())
-    }
 }
 
 type Change = rtnetlink::LinkMessageBuilder<LinkUnspec>;
@@ -376,7 +356,12 @@ fn port(host: &Host, lan: Lan) -> String {
 }
 
 /// Gives a host an address at once (without duplicate address detection).
-async fn add_address(host: &Host, index: u32, address: IpAddr, prefix: u8) -> Result<(), LabError> {
+pub(super) async fn add_address(
+    host: &Host,
+    index: u32,
+    address: IpAddr,
+    prefix: u8,
+) -> Result<(), LabError> {
     let mut request = host.netlink().address().add(index, address, prefix);
     if address.is_ipv6() {
         let flags = AddressAttribute::Flags(AddressFlags::Nodad);
@@ -384,22 +369,4 @@ async fn add_address(host: &Host, index: u32, address: IpAddr, prefix: u8) -> Re
     }
     let what = format!("give {} the address {address}", host.name());
     request.execute().await.map_err(LabError::network(what))
-}
-
-async fn rules(host: &Host) -> Result<Vec<RuleMessage>, rtnetlink::Error> {
-    let rules = host.netlink().rule().get(IpVersion::V4).execute();
-    rules.try_collect().await
-}
-
-/// The kernel leaves out a priority of 0.
-fn rule_priority(rule: &RuleMessage) -> u32 {
-    use rtnetlink::packet_route::rule::RuleAttribute;
-    let priority = rule
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RuleAttribute::Priority(priority) => Some(*priority),
-            _ => None,
-        });
-    priority.unwrap_or(0)
 }

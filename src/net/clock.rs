@@ -41,6 +41,11 @@ fn read(clock: ClockId) -> Duration {
         .expect("Linux has this clock since 2.6.39")
 }
 
+/// `CLOCK_MONOTONIC`, which programs in the kernel read too.
+pub fn monotonic() -> Duration {
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
 /// Random bytes from the operating system.
 pub fn entropy<const N: usize>() -> [u8; N] {
     use ring::rand::SecureRandom;

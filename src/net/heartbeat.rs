@@ -6,9 +6,9 @@
 //! next send, whichever comes first, so both report it. The peer's kernel limits how many of these
 //! it sends (`icmp_ratelimit`, icmp(7)), so their absence means nothing.
 //!
-//! A filter in the kernel drops what does not begin like a heartbeat before it takes room in the
-//! socket's buffer, so that a flood of garbage under the peer's address costs no heartbeat and no
-//! turn of the loop.
+//! A filter in the kernel (`net::door`) drops what does not begin like the peer's heartbeats before it
+//! takes room in the socket's buffer, so that a flood of garbage under the peer's address costs no
+//! heartbeat and no turn of the loop.
 //!
 //! Owns: the sockets. Never: opens a seal, decides what silence means.
 //! Invariants: sending never waits; what arrives waits in a bounded queue, and what does not fit is
@@ -22,14 +22,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{CloseOrder, move_high};
+use super::{CloseOrder, door, move_high};
 use crate::model::PathId;
-use crate::wire::seal::{MAGIC, MAX_DATAGRAM};
+use crate::wire::seal::{Knock, MAX_DATAGRAM};
 
 /// Arrivals that wait for the turn loop, over all paths.
 pub const ARRIVALS: usize = 1_024;
@@ -81,11 +81,14 @@ pub struct Heartbeats {
 }
 
 impl Heartbeats {
-    /// Opens a socket for each `(path, local, remote)`.
+    /// Opens a socket for each `(path, local, remote)`, for heartbeats that begin with `knock`.
     ///
     /// An address that is not there yet (at boot) is tried again every second in the background;
     /// the log says so once. Must be called within a tokio runtime.
-    pub fn open(paths: &[(PathId, SocketAddr, SocketAddr)]) -> (Self, mpsc::Receiver<Arrival>) {
+    pub fn open(
+        paths: &[(PathId, SocketAddr, SocketAddr)],
+        knock: Knock,
+    ) -> (Self, mpsc::Receiver<Arrival>) {
         let (arrivals, receiver) = mpsc::channel(ARRIVALS);
         let overflows = Arc::new(AtomicU64::new(0));
         let mut sockets = BTreeMap::new();
@@ -93,7 +96,7 @@ impl Heartbeats {
         for &(path, local, remote) in paths {
             let slot = Arc::new(OnceLock::new());
             // The first attempt happens here, so that a heartbeat can go out at once.
-            let first = connected(local, remote);
+            let first = connected(local, remote, knock);
             if let Err(error) = &first {
                 tracing::warn!(%local, %remote, %error, "heartbeat path cannot open yet; retrying");
             }
@@ -106,6 +109,7 @@ impl Heartbeats {
                 path,
                 local,
                 remote,
+                knock,
                 arrivals: arrivals.clone(),
                 overflows: Arc::clone(&overflows),
             };
@@ -164,6 +168,7 @@ struct Link {
     path: PathId,
     local: SocketAddr,
     remote: SocketAddr,
+    knock: Knock,
     arrivals: mpsc::Sender<Arrival>,
     overflows: Arc<AtomicU64>,
 }
@@ -204,7 +209,7 @@ impl Link {
                 return socket;
             }
             tokio::time::sleep(REOPEN).await;
-            if let Ok(socket) = connected(self.local, self.remote) {
+            if let Ok(socket) = connected(self.local, self.remote, self.knock) {
                 tracing::info!(local = %self.local, remote = %self.remote, "heartbeat path is open");
                 // Only this task sets it.
                 let _ = slot.set(socket);
@@ -213,7 +218,7 @@ impl Link {
     }
 }
 
-fn connected(local: SocketAddr, remote: SocketAddr) -> io::Result<UdpSocket> {
+fn connected(local: SocketAddr, remote: SocketAddr, knock: Knock) -> io::Result<UdpSocket> {
     // socket2 opens with close-on-exec.
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
@@ -225,26 +230,11 @@ fn connected(local: SocketAddr, remote: SocketAddr) -> io::Result<UdpSocket> {
     };
     let _ = socket.set_priority(QUEUE_PRIORITY);
     // Without it, garbage costs a system call and a turn each, no more.
-    let _ = socket.attach_filter(&begins_like_a_heartbeat());
+    let _ = socket.attach_filter(&door::filter(knock));
     socket.bind(&local.into())?;
     socket.connect(&remote.into())?;
     let high = move_high(OwnedFd::from(socket), CloseOrder::First);
     UdpSocket::from_std(StdUdpSocket::from(high))
-}
-
-/// Classic BPF (socket(7), `SO_ATTACH_FILTER`): a UDP socket's filter sees the datagram from its
-/// header on; a datagram that is too short for a load is dropped.
-fn begins_like_a_heartbeat() -> [SockFilter; 4] {
-    const UDP_HEADER: u32 = 8;
-    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    let finish = (libc::BPF_RET | libc::BPF_K) as u16;
-    [
-        SockFilter::new(load, 0, 0, UDP_HEADER),
-        SockFilter::new(equal, 0, 1, u32::from_be_bytes(MAGIC)),
-        SockFilter::new(finish, 0, 0, u32::MAX),
-        SockFilter::new(finish, 0, 0, 0),
-    ]
 }
 
 /// The socket's own count of dropped datagrams (`SK_MEMINFO_DROPS`).

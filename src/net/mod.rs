@@ -4,6 +4,7 @@
 //! decides anything.
 
 pub mod clock;
+mod door;
 pub mod guard;
 pub mod heartbeat;
 pub mod kernel;

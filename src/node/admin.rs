@@ -1,7 +1,10 @@
 //! What each request of an operator does.
 
+mod flows;
+
 use super::io::Output;
 use super::{Node, Replication};
+use crate::config::{Backend, Config, Service};
 use crate::model::Role;
 use crate::time::Mono;
 use crate::wire::admin::{Request, Response};
@@ -17,6 +20,10 @@ impl Node {
                 events: self.journal.events(),
             }),
             Request::Failover => self.failover(now).map(done),
+            Request::Flows(query) => {
+                let unix_ms = self.journal.unix_ms(now);
+                flows::page(self.replica(), &self.config, &query, unix_ms)
+            }
             Request::Backend {
                 service,
                 backend,
@@ -54,23 +61,8 @@ impl Node {
         state: AdminState,
         now: Mono,
     ) -> Result<String, String> {
-        let services = &self.config.services;
-        let Some(found) = services.iter().find(|known| known.name == service) else {
-            let names = names(services.iter().map(|known| known.name.as_str()));
-            return Err(format!(
-                "there is no service {service:?}; there are: {names}"
-            ));
-        };
-        let Some(id) = found.backends.iter().find(|known| known.name == backend) else {
-            let names = names(found.backends.iter().map(|known| known.name.as_str()));
-            return Err(format!(
-                "service {service} has no backend {backend:?}; it has: {names}"
-            ));
-        };
-        let item = Item::Admin {
-            backend: id.id,
-            state,
-        };
+        let id = backend_named(service_named(&self.config, service)?, backend)?.id;
+        let item = Item::Admin { backend: id, state };
         let Replication::Source(source) = &mut self.replication else {
             let peer = &self.config.node(self.identity.node.peer()).name;
             return Err(format!(
@@ -90,6 +82,24 @@ impl Node {
 
 const fn done(message: String) -> Response {
     Response::Done { message }
+}
+
+fn service_named<'c>(config: &'c Config, name: &str) -> Result<&'c Service, String> {
+    let services = &config.services;
+    let found = services.iter().find(|known| known.name == name);
+    found.ok_or_else(|| {
+        let names = names(services.iter().map(|known| known.name.as_str()));
+        format!("there is no service {name:?}; there are: {names}")
+    })
+}
+
+fn backend_named<'c>(service: &'c Service, name: &str) -> Result<&'c Backend, String> {
+    let found = service.backends.iter().find(|known| known.name == name);
+    found.ok_or_else(|| {
+        let names = names(service.backends.iter().map(|known| known.name.as_str()));
+        let service = &service.name;
+        format!("service {service} has no backend {name:?}; it has: {names}")
+    })
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {

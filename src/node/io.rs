@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::balance::flow::FlowEvent;
+use crate::balance::nat::{NatCommand, NatReport};
 use crate::health::probe::{ProbeRequest, ProbeResult};
 use crate::model::{BackendId, Epoch, PathId};
 use crate::status::Event;
@@ -33,6 +34,8 @@ pub enum Input {
     Flows(Vec<FlowEvent>),
     /// The kernel adapter reports.
     Kernel(KernelReport),
+    /// Connections of the kernel mode began, moved and ended.
+    Nat(NatReport),
     /// The peer's kernel says that nobody listens on its heartbeat port (ICMP port unreachable,
     /// `ECONNREFUSED` on the connected socket). Not authenticated.
     PortClosed {
@@ -85,6 +88,8 @@ pub enum Output {
     Event(Event),
     /// To the kernel adapter.
     Kernel(KernelCommand),
+    /// To the kernel mode's data path. `Lead` and `Yield` are also what grants and takes its lease.
+    Nat(NatCommand),
     /// Probe a backend.
     Probe(ProbeRequest),
     /// Let new connections go to these backends only. Latest wins.

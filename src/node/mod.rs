@@ -13,6 +13,7 @@
 mod admin;
 pub mod io;
 mod journal;
+mod nat;
 mod peer;
 mod report;
 mod takeover;
@@ -35,6 +36,7 @@ use crate::wire::replication::{AdminState, Frame, HandoverCause, Item, Position}
 
 use io::{Input, Output};
 use journal::Journal;
+use nat::NatBook;
 use peer::PeerLink;
 
 /// Frames that may wait for the session's stream at most.
@@ -85,6 +87,7 @@ pub struct Node {
     replication: Replication,
     link: PeerLink,
     journal: Journal,
+    nat: NatBook,
     /// A handover that is to be offered once the log is written to the stream.
     handover: Option<HandoverCause>,
     decided_at: Option<Mono>,
@@ -116,6 +119,7 @@ impl Node {
             replication: Replication::Sink(Sink::new(Replica::default())),
             link: PeerLink::new(&config, &identity, secret),
             journal: Journal::new(identity.started_unix_ms),
+            nat: NatBook::default(),
             handover: None,
             decided_at: None,
             in_sync_since: None,
@@ -142,6 +146,7 @@ impl Node {
             Input::Datagram { path, bytes } => self.handle_datagram(path, &bytes, now),
             Input::Flows(events) => self.handle_flows(&events, now),
             Input::Kernel(report) => self.handle_kernel(&report, now),
+            Input::Nat(report) => self.handle_nat(report, now),
             Input::PortClosed { .. } => self.election.port_closed(now),
             Input::Probe(result) => self.health.handle_probe(result, now),
             Input::SessionClosed { fault, reason } => self.session_closed(fault, &reason, now),
@@ -253,6 +258,7 @@ impl Node {
             self.run_health(now);
             self.consider_preemption(now);
             self.run_replication(now);
+            self.run_nat();
             self.publish();
             if !moved {
                 break;
@@ -411,6 +417,7 @@ impl Node {
             .filter(|id| self.health.is_up(*id))
             .filter(|id| admin.get(id) != Some(&AdminState::Drain))
             .collect();
+        self.publish_nat(&eligible);
         if self.published.as_ref() != Some(&eligible) {
             self.published = Some(eligible.clone());
             self.outputs.push_back(Output::PublishRoutes { eligible });

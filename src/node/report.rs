@@ -4,7 +4,7 @@ use super::{Node, Replication};
 use crate::config;
 use crate::model::Role;
 use crate::status::{
-    BackendStatus, Counters, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
+    BackendStatus, Counters, Mode, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
     ServiceStatus, Status, VipStatus,
 };
 use crate::time::Mono;
@@ -116,12 +116,18 @@ fn replication(node: &Node, now: Mono) -> ReplicationStatus {
 
 fn service(node: &Node, known: &config::Service) -> ServiceStatus {
     let counts = node.flows.service(known.id);
+    let backends = &known.backends;
+    let live = |backend: &config::Backend| node.replica().nat_live(backend.id);
     ServiceStatus {
         name: known.name.clone(),
+        mode: match known.kernel {
+            Some(_) => Mode::Kernel,
+            None => Mode::Proxy,
+        },
         listen: known.listen.clone(),
         balance: scheduler(known.balance).into(),
-        connections: counts.connections,
-        total: counts.total,
+        connections: counts.connections + backends.iter().map(live).sum::<u64>(),
+        total: counts.total + node.nat.of_service(known.id),
         failed: counts.failed,
         refused: counts.refused,
         backends: known
@@ -157,8 +163,8 @@ fn backend(node: &Node, known: &config::Backend) -> BackendStatus {
             .get(&known.id)
             .copied()
             .unwrap_or_default(),
-        connections: counts.connections,
-        total: counts.total,
+        connections: counts.connections + node.replica().nat_live(known.id),
+        total: counts.total + node.nat.of_backend(known.id),
         connect_failures: counts.connect_failures,
         checks_good: record.good,
         checks_bad: record.bad,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::io::Output;
 use super::{Node, REQUEST_GAP, Replication, Timer};
+use crate::balance::nat::NatCommand;
 use crate::election::Change;
 use crate::model::{Epoch, Role};
 use crate::replication::{Replica, Sink, Source};
@@ -33,14 +34,18 @@ impl Node {
         }
     }
 
-    /// 1. The addresses first: everything else is ready before the first packet can arrive, since
+    /// 1. The kernel mode's program may forward before the first packet arrives.
+    /// 2. The addresses: everything else is ready before the first packet can arrive, since
     ///    this turn's outputs are carried out together, and the listeners are armed already.
-    /// 2. What the old master knew: health where this node has no verdict of its own, and what
-    ///    operators said. Its connections died with it (proxy mode), so they are forgotten.
-    /// 3. The source, and if the peer is there, a snapshot for it.
+    /// 3. What the old master knew: health where this node has no verdict of its own, and what
+    ///    operators said. Its proxied connections died with it, so they are forgotten.
+    /// 4. The source, and if the peer is there, a snapshot for it.
     fn become_master(&mut self, epoch: Epoch, now: Mono) {
         self.timers.stop(Timer::Release);
         self.decided_at = Some(now);
+        // What it learned comes before.
+        self.run_nat();
+        self.tell_nat(NatCommand::Lead);
         self.vips.hold(epoch, now);
         self.command_kernel();
 
@@ -75,6 +80,7 @@ impl Node {
         if let Some(decided_at) = self.decided_at.take() {
             let event = self.journal.complete_takeover(now.since(decided_at));
             self.outputs.extend(event.map(Output::Event));
+            self.tell_nat(NatCommand::Probe);
         }
         self.election.tell_peer();
     }
@@ -86,6 +92,8 @@ impl Node {
         self.decided_at = None;
         self.handover = None;
         let in_order = matches!(cause, Cause::Handover | Cause::Preempt | Cause::Stop);
+        // Not one more packet: the other master may already have sent one.
+        self.tell_nat(NatCommand::Yield);
         if !in_order {
             self.vips.release();
             self.command_kernel();

@@ -1,16 +1,16 @@
 //! Two nodes, a session that comes and goes, and a reference that remembers every state.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::source::Limits;
-use super::tests::{admin, at, bytes, close, health, open};
+use super::tests::{admin, at, bytes, close, health, nat_close, nat_marks, nat_open, open};
 use super::*;
 use crate::model::Epoch;
 use crate::time::Mono;
-use crate::wire::replication::{AdminState, Frame, Item};
+use crate::wire::replication::{AdminState, Frame, Item, NatKey, NatRecord};
 
 const LIMITS: Limits = Limits {
     log: 12,
@@ -50,6 +50,9 @@ fn item() -> impl Strategy<Value = Item> {
         3 => flow().prop_map(close),
         2 => (flow(), 0..4_u64).prop_map(|(flow, count)| bytes(flow, count)),
         2 => (0..4_u32, 0..3_u64).prop_map(|(backend, good)| health(backend, good)),
+        3 => (0..16_u16, 0..3_u32).prop_map(|(port, backend)| nat_open(port, backend)),
+        2 => (0..16_u16).prop_map(nat_close),
+        2 => (0..16_u16, 0..3_u32).prop_map(|(port, mark)| nat_marks(port, mark)),
         1 => (0..4_u32, any::<bool>()).prop_map(|(backend, drain)| {
             admin(backend, if drain { AdminState::Drain } else { AdminState::Enabled })
         }),
@@ -69,6 +72,42 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// The kernel's table of a node, as it follows what its sink learns.
+#[derive(Debug, Default)]
+struct Table {
+    entries: BTreeMap<NatKey, NatRecord>,
+    /// What the snapshot under way has named.
+    named: Option<BTreeSet<NatKey>>,
+}
+
+impl Table {
+    fn learn(&mut self, learned: Learned) {
+        match learned {
+            Learned::Items(items) => {
+                let items = items.iter();
+                let mut replica = Replica::default();
+                let entries = std::mem::take(&mut self.entries).into_iter();
+                for (key, record) in entries {
+                    replica.apply(&Item::NatOpen { key, record });
+                }
+                for item in items {
+                    replica.apply(item);
+                    if let (Item::NatOpen { key, .. }, Some(named)) = (item, &mut self.named) {
+                        named.insert(*key);
+                    }
+                }
+                self.entries = replica.nat().clone();
+            }
+            Learned::SnapshotBegin => self.named = Some(BTreeSet::new()),
+            Learned::SnapshotEnd => {
+                let named = self.named.take().expect("it began");
+                self.entries.retain(|key, _| named.contains(key));
+            }
+            Learned::SnapshotVoid => assert!(self.named.take().is_some(), "it began"),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum End {
     Sink(Sink),
@@ -79,6 +118,7 @@ enum End {
 struct Pair {
     ends: [End; 2],
     queues: [VecDeque<Frame>; 2],
+    tables: [Table; 2],
     connected: bool,
     /// A frame was lost on this session, so a fault is in order.
     lossy: bool,
@@ -96,6 +136,7 @@ impl Pair {
         let mut pair = Self {
             ends: [sink(), sink()],
             queues: Default::default(),
+            tables: Default::default(),
             connected: false,
             lossy: false,
             epoch: 0,
@@ -184,6 +225,7 @@ impl Pair {
                 }
                 (End::Source(_), _) => Ok(()),
             };
+            self.follow(to);
             if let End::Sink(sink) = &self.ends[to] {
                 assert!(sink.position() >= self.reached[to], "went back");
                 self.reached[to] = sink.position();
@@ -191,6 +233,18 @@ impl Pair {
             if let Err(fault) = verdict {
                 assert!(self.lossy, "{fault}");
                 self.disconnect();
+            }
+        }
+    }
+
+    /// The kernel's table is what the replica says, whenever the sink follows.
+    fn follow(&mut self, node: usize) {
+        if let End::Sink(sink) = &mut self.ends[node] {
+            while let Some(learned) = sink.poll_learned() {
+                self.tables[node].learn(learned);
+            }
+            if sink.in_sync() {
+                assert_eq!(&self.tables[node].entries, sink.replica().nat());
             }
         }
     }
@@ -207,6 +261,8 @@ impl Pair {
                 End::Source(source) => source.detach(),
             }
         }
+        self.follow(0);
+        self.follow(1);
     }
 
     fn connect(&mut self) {
@@ -220,6 +276,9 @@ impl Pair {
     }
 
     fn take(&mut self, node: usize) -> Replica {
+        self.follow(node);
+        // What a snapshot named before it was given up may stay: the next one removes it.
+        self.tables[node].named = None;
         let empty = End::Sink(Sink::new(Replica::default()));
         let mut replica = match std::mem::replace(&mut self.ends[node], empty) {
             End::Sink(sink) => {

@@ -46,7 +46,7 @@ use thiserror::Error;
 use crate::wire::replication::Position;
 
 pub use replica::{MAX_BACKENDS, MAX_FLOWS, Replica};
-pub use sink::{Restored, Sink};
+pub use sink::{Learned, Restored, Sink};
 pub use source::{ACK_TIMEOUT, MAX_LOG, Source, WINDOW};
 
 /// The peer did what the protocol forbids, or nothing for too long: drop the session, count, log.

@@ -22,6 +22,8 @@ pub const MAX_BACKENDS: usize = 262_144;
 pub struct Replica {
     flows: BTreeMap<FlowId, FlowRecord>,
     nat: BTreeMap<NatKey, NatRecord>,
+    /// How many of `nat` each backend has.
+    nat_live: BTreeMap<BackendId, u64>,
     health: BTreeMap<BackendId, HealthRecord>,
     admin: BTreeMap<BackendId, AdminState>,
     overflowed: u64,
@@ -105,18 +107,25 @@ impl Replica {
                     if changed { Put::Changed } else { Put::Same }
                 })
             }
-            Item::FlowClose { flow } => removed(self.flows.remove(&flow)),
-            Item::NatOpen { key, record } => put(&mut self.nat, key, record, flows),
+            Item::FlowClose { flow } => match self.flows.remove(&flow) {
+                Some(_) => Put::Changed,
+                None => Put::Same,
+            },
+            Item::NatOpen { key, record } => self.open_nat(key, record, flows),
             Item::NatMarks {
                 key,
                 client,
                 backend,
             } => self.nat.get_mut(&key).map_or(Put::Same, |r| {
-                let changed = (r.client_mark, r.backend_mark) != (client, Some(backend));
+                let was = (r.client_mark, r.backend_mark);
                 (r.client_mark, r.backend_mark) = (client, Some(backend));
-                if changed { Put::Changed } else { Put::Same }
+                if was == (client, Some(backend)) {
+                    Put::Same
+                } else {
+                    Put::Changed
+                }
             }),
-            Item::NatClose { key } => removed(self.nat.remove(&key)),
+            Item::NatClose { key } => self.close_nat(key),
         };
         self.overflowed += u64::from(put == Put::Full);
         put == Put::Changed
@@ -125,6 +134,37 @@ impl Replica {
     /// Live connections.
     pub const fn flows(&self) -> &BTreeMap<FlowId, FlowRecord> {
         &self.flows
+    }
+
+    fn open_nat(&mut self, key: NatKey, record: NatRecord, limit: usize) -> Put {
+        let was = self.nat.get(&key).map(|known| known.backend);
+        let put = put(&mut self.nat, key, record, limit);
+        if put == Put::Changed {
+            if let Some(was) = was {
+                self.uncount_nat(was);
+            }
+            *self.nat_live.entry(record.backend).or_default() += 1;
+        }
+        put
+    }
+
+    fn close_nat(&mut self, key: NatKey) -> Put {
+        let Some(record) = self.nat.remove(&key) else {
+            return Put::Same;
+        };
+        self.uncount_nat(record.backend);
+        Put::Changed
+    }
+
+    fn uncount_nat(&mut self, backend: BackendId) {
+        if let Some(live) = self.nat_live.get_mut(&backend) {
+            *live = live.saturating_sub(1);
+        }
+    }
+
+    /// Live connections of the kernel mode on this backend.
+    pub fn nat_live(&self, backend: BackendId) -> u64 {
+        self.nat_live.get(&backend).copied().unwrap_or(0)
     }
 
     /// Live connections of the kernel mode.
@@ -202,6 +242,15 @@ impl Replica {
         self.flows.clear();
     }
 
+    /// Gives back so many entries of each table of connections.
+    pub(super) fn shed(&mut self, most: usize) {
+        for _ in 0..most {
+            if self.flows.pop_first().is_none() & self.nat.pop_first().is_none() {
+                break;
+            }
+        }
+    }
+
     /// A fingerprint: equal for equal contents, on any host. It is the hash of the bytes of a
     /// snapshot.
     pub fn digest(&self) -> u64 {
@@ -221,10 +270,6 @@ enum Put {
     Changed,
     Full,
     Same,
-}
-
-fn removed<V>(entry: Option<V>) -> Put {
-    entry.map_or(Put::Same, |_| Put::Changed)
 }
 
 fn put<K: Ord, V: PartialEq>(table: &mut BTreeMap<K, V>, key: K, value: V, limit: usize) -> Put {
@@ -273,7 +318,9 @@ const fn flow_item((flow, record): (&FlowId, &FlowRecord)) -> Item {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::tests::{admin, bytes, close, health, open};
+    use crate::replication::tests::{
+        admin, bytes, close, health, nat_close, nat_key, nat_marks, nat_open, open,
+    };
 
     fn of(items: &[Item]) -> Replica {
         let mut replica = Replica::default();
@@ -305,6 +352,25 @@ mod tests {
         assert!(replica.flows().is_empty());
         assert_eq!(replica.admin()[&BackendId(1)], AdminState::Drain);
         assert_eq!(replica.health()[&BackendId(1)].good, 2);
+    }
+
+    #[test]
+    fn connections_of_the_kernel_mode_move_between_backends_and_are_counted() {
+        let mut replica = of(&[nat_open(1, 1), nat_open(2, 1)]);
+        let live = |replica: &Replica| [1, 2].map(|id| replica.nat_live(BackendId(id)));
+        assert_eq!(live(&replica), [2, 0]);
+        for (item, counts) in [
+            (nat_marks(1, 9), [2, 0]),
+            (nat_open(2, 2), [1, 1]),
+            (nat_close(1), [0, 1]),
+        ] {
+            assert!(replica.apply(&item), "{item:?}");
+            assert!(!replica.apply(&item), "{item:?} again");
+            assert_eq!(live(&replica), counts, "{item:?}");
+        }
+        assert!(!replica.apply(&nat_marks(1, 9)), "it is not there");
+        replica.forget_flows();
+        assert_eq!(replica.nat().keys().collect::<Vec<_>>(), [&nat_key(2)]);
     }
 
     #[test]
@@ -342,6 +408,8 @@ mod tests {
             health(2, 1),
             admin(4, AdminState::Drain),
             admin(6, AdminState::Enabled),
+            nat_open(4, 1),
+            nat_open(3, 2),
         ]);
         let all: Vec<Item> = replica.items().collect();
         assert_eq!(of(&all), replica);

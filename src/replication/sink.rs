@@ -1,5 +1,7 @@
 //! The backup's end: apply, acknowledge, ask for a snapshot.
 
+use std::collections::VecDeque;
+
 use super::{MAX_BACKENDS, MAX_FLOWS, PeerFault, Replica};
 use crate::status::{ReplicationRole, ReplicationStatus};
 use crate::time::Mono;
@@ -7,6 +9,9 @@ use crate::wire::replication::{Frame, Item, MAX_BATCH, Position};
 
 /// Items of the largest snapshot.
 const MAX_ITEMS: u64 = (2 * MAX_FLOWS + 2 * MAX_BACKENDS) as u64;
+
+/// Connections of a retired state that are given back with each frame: 16 frames' worth.
+const SHED: usize = 16 * MAX_BATCH;
 
 /// What a sink leaves behind when its node becomes master.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -17,6 +22,19 @@ pub struct Restored {
     pub position: Position,
     /// The state is a master's whole state at `position`.
     pub complete: bool,
+}
+
+/// What the kernel's tables of this node are to follow, in order.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Learned {
+    /// Facts about connections of the kernel mode.
+    Items(Vec<Item>),
+    /// A snapshot begins.
+    SnapshotBegin,
+    /// The snapshot is whole: what was not in it is not there any more.
+    SnapshotEnd,
+    /// The snapshot came to nothing.
+    SnapshotVoid,
 }
 
 /// The backup's end of the stream.
@@ -32,6 +50,10 @@ pub struct Sink {
     stage: Stage,
     /// What to say next.
     due: Option<Due>,
+    learned: VecDeque<Learned>,
+    /// The state before the last snapshot: given back in pieces, since a large one takes longer
+    /// than a node may be without a turn.
+    retired: Replica,
     snapshots: u64,
     resyncs: u64,
 }
@@ -74,6 +96,8 @@ impl Sink {
             of_session: false,
             stage: Stage::Lost { asked: true },
             due: Some(Due::Resync),
+            learned: VecDeque::new(),
+            retired: Replica::default(),
             snapshots: 0,
             resyncs: 0,
         }
@@ -88,6 +112,7 @@ impl Sink {
     ///
     /// The frame breaks the protocol; close the session and `detach`. The state stays as it was.
     pub fn handle(&mut self, frame: Frame, _now: Mono) -> Result<(), PeerFault> {
+        self.retired.shed(SHED);
         let verdict = match frame {
             Frame::SnapshotBegin { position, items } => self.begin(position, items),
             Frame::SnapshotChunk(items) => self.chunk(&items),
@@ -100,7 +125,7 @@ impl Sink {
         };
         if verdict.is_err() {
             // The session ends, and with it whatever is still on its way.
-            self.stage = Stage::Lost { asked: true };
+            self.lose(true);
             self.due = None;
         }
         verdict
@@ -110,7 +135,7 @@ impl Sink {
         if position.epoch < self.position.epoch {
             // The sender has yet to hear that its epoch is old; it will begin anew under a later
             // one, or end. Asking now would only bring the same again.
-            self.stage = Stage::Lost { asked: true };
+            self.lose(true);
             self.due = None;
             return Ok(());
         }
@@ -124,6 +149,8 @@ impl Sink {
             return Err(PeerFault::SnapshotTooLong(items));
         }
         self.due = None;
+        self.lose(true);
+        self.learned.push_back(Learned::SnapshotBegin);
         self.stage = Stage::Receiving(Incoming {
             position,
             announced: items,
@@ -136,7 +163,11 @@ impl Sink {
     fn chunk(&mut self, items: &[Item]) -> Result<(), PeerFault> {
         check_length(items)?;
         match &mut self.stage {
-            Stage::Receiving(incoming) => incoming.take(items),
+            Stage::Receiving(incoming) => {
+                incoming.take(items)?;
+                self.learn(items);
+                Ok(())
+            }
             Stage::Lost { .. } => {
                 self.lose_place();
                 Ok(())
@@ -148,11 +179,12 @@ impl Sink {
     fn end(&mut self) -> Result<(), PeerFault> {
         match &mut self.stage {
             Stage::Receiving(incoming) => {
-                self.replica = incoming.finish()?;
+                self.retired = std::mem::replace(&mut self.replica, incoming.finish()?);
                 self.position = incoming.position;
                 self.complete = true;
                 self.of_session = true;
                 self.stage = Stage::Following;
+                self.learned.push_back(Learned::SnapshotEnd);
                 self.due = Some(Due::Ack);
                 self.snapshots += 1;
                 Ok(())
@@ -184,6 +216,7 @@ impl Sink {
         for item in items {
             self.replica.apply(item);
         }
+        self.learn(items);
         self.position.sequence = sequence;
         self.due = Some(Due::Ack);
         Ok(())
@@ -192,14 +225,42 @@ impl Sink {
     /// Asks for a snapshot, once.
     fn lose_place(&mut self) {
         if !matches!(self.stage, Stage::Lost { asked: true }) {
-            self.stage = Stage::Lost { asked: true };
+            self.lose(true);
             self.due = Some(Due::Resync);
+        }
+    }
+
+    fn lose(&mut self, asked: bool) {
+        if matches!(self.stage, Stage::Receiving(_)) {
+            self.learned.push_back(Learned::SnapshotVoid);
+        }
+        self.stage = Stage::Lost { asked };
+    }
+
+    fn learn(&mut self, items: &[Item]) {
+        let nat = items.iter().filter(|item| item.of_nat());
+        let nat: Vec<Item> = nat.cloned().collect();
+        if !nat.is_empty() {
+            self.learned.push_back(Learned::Items(nat));
+        }
+    }
+
+    /// What the kernel's tables are to follow next.
+    pub fn poll_learned(&mut self) -> Option<Learned> {
+        self.learned.pop_front()
+    }
+
+    /// A connection that this host's kernel has from an earlier life. What a master says counts
+    /// more.
+    pub fn adopt(&mut self, item: &Item) {
+        if !self.complete {
+            self.replica.apply(item);
         }
     }
 
     /// The session is gone. The state stays; the next session begins with a snapshot.
     pub fn detach(&mut self) {
-        self.stage = Stage::Lost { asked: false };
+        self.lose(false);
         self.of_session = false;
         self.due = None;
     }

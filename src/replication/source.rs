@@ -290,6 +290,11 @@ impl Source {
         self.in_sync() && self.log.is_empty()
     }
 
+    /// The sink has applied everything up to the item with this sequence, and follows.
+    pub const fn follows_to(&self, sequence: u64) -> bool {
+        self.in_sync() && self.acknowledged >= sequence
+    }
+
     /// The last item written.
     pub const fn position(&self) -> Position {
         Position {

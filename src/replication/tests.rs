@@ -3,7 +3,9 @@
 use super::Replica;
 use crate::model::{BackendId, Epoch, FlowId, ServiceId};
 use crate::time::Mono;
-use crate::wire::replication::{AdminState, FlowRecord, Frame, HealthRecord, Item, Position};
+use crate::wire::replication::{
+    AdminState, FlowRecord, Frame, HealthRecord, Item, NatKey, NatRecord, Position,
+};
 
 pub(super) const fn admin(backend: u32, state: AdminState) -> Item {
     let backend = BackendId(backend);
@@ -44,6 +46,40 @@ pub(super) const fn bytes(flow: u64, count: u64) -> Item {
 
 pub(super) const fn close(flow: u64) -> Item {
     Item::FlowClose { flow: FlowId(flow) }
+}
+
+/// A connection of the kernel mode.
+pub(super) fn nat_key(port: u16) -> NatKey {
+    NatKey {
+        client: ([192, 0, 2, 1], port).into(),
+        service: ([192, 0, 2, 100], 80).into(),
+    }
+}
+
+pub(super) fn nat_open(port: u16, backend: u32) -> Item {
+    let record = NatRecord {
+        service: ServiceId(1),
+        backend: BackendId(backend),
+        source: ([192, 0, 2, 100], 20_000 + port).into(),
+        target: ([198, 51, 100, 21], 8_080).into(),
+        client_mark: 7,
+        backend_mark: None,
+        since_unix_ms: 5,
+    };
+    let key = nat_key(port);
+    Item::NatOpen { key, record }
+}
+
+pub(super) fn nat_marks(port: u16, backend: u32) -> Item {
+    Item::NatMarks {
+        key: nat_key(port),
+        client: 7,
+        backend,
+    }
+}
+
+pub(super) fn nat_close(port: u16) -> Item {
+    Item::NatClose { key: nat_key(port) }
 }
 
 pub(super) const fn at(epoch: u64, sequence: u64) -> Position {

@@ -9,7 +9,8 @@ use crate::model::{
 };
 use crate::wire::heartbeat::Echo;
 use crate::wire::replication::{
-    AdminState, FlowRecord, HandoverCause, HealthRecord, Hello, Item, MAX_BATCH, Position,
+    AdminState, FlowRecord, HandoverCause, HealthRecord, Hello, Item, MAX_BATCH, NatKey, NatRecord,
+    Position,
 };
 
 fn heartbeat() -> Heartbeat {
@@ -80,24 +81,24 @@ fn golden() -> Vec<(Frame, &'static str)> {
                 incarnation: Incarnation(0xabcd),
                 config_hash: ConfigHash(5),
             }),
-            "010002000101fbcdab05",
+            "020002000101fbcdab05",
         ),
-        (Frame::Ack(position), "0100020107fbfb00"),
+        (Frame::Ack(position), "0200020107fbfb00"),
         (
             Frame::HandoverRequest(HandoverCause::Operator),
-            "0100020200",
+            "0200020200",
         ),
         (
             Frame::Handover {
                 epoch: Epoch(8),
                 cause: HandoverCause::Stop,
             },
-            "010002030802",
+            "020002030802",
         ),
-        (Frame::ResyncRequest, "01000204"),
+        (Frame::ResyncRequest, "02000204"),
         (
             Frame::SnapshotBegin { position, items: 2 },
-            "0100020507fbfb0002",
+            "0200020507fbfb0002",
         ),
         (
             Frame::SnapshotChunk(vec![
@@ -111,10 +112,28 @@ fn golden() -> Vec<(Frame, &'static str)> {
                     down: 11,
                 },
                 Item::FlowClose { flow: FlowId(9) },
+                Item::NatOpen {
+                    key: nat_key(),
+                    record: NatRecord {
+                        service: ServiceId(3),
+                        backend: BackendId(4),
+                        source: ([192, 0, 2, 100], 20_000).into(),
+                        target: ([198, 51, 100, 21], 8_080).into(),
+                        client_mark: 5,
+                        backend_mark: None,
+                        since_unix_ms: 6,
+                    },
+                },
+                Item::NatMarks {
+                    key: nat_key(),
+                    client: 7,
+                    backend: 8,
+                },
+                Item::NatClose { key: nat_key() },
             ]),
-            "010002060300020101090a0b0209",
+            "020002060600020101090a0b02090500c0000207fb409c00c000026450030400c0000264fb204e00c6336415fb901f0500060600c0000207fb409c00c00002645007080700c0000207fb409c00c000026450",
         ),
-        (Frame::SnapshotEnd, "01000207"),
+        (Frame::SnapshotEnd, "02000207"),
         (
             Frame::Update {
                 after: position,
@@ -138,7 +157,7 @@ fn golden() -> Vec<(Frame, &'static str)> {
                     },
                 ],
             },
-            "0100020807fbfb0003030900c0000207fb409c0102fd00505c18a30100000304030a0120010db8000000000000000000000007fb409c0102fd00505c18a30100000304040201010203",
+            "0200020807fbfb0003030900c0000207fb409c0102fd00505c18a30100000304030a0120010db8000000000000000000000007fb409c0102fd00505c18a30100000304040201010203",
         ),
     ]
 }
@@ -148,14 +167,21 @@ fn the_bytes_of_a_heartbeat_are_these_until_the_protocol_version_rises() {
     let bytes = encode_heartbeat(&heartbeat());
     assert_eq!(
         hex(&bytes),
-        "01000101fb2c0102079600fc00e1f505fd887766554433221101fbcdab02010000fc00ca9a3b0105fc70110100"
+        "02000101fb2c0102079600fc00e1f505fd887766554433221101fbcdab02010000fc00ca9a3b0105fc70110100"
     );
     assert_eq!(decode_heartbeat(&bytes), Ok(heartbeat()));
 }
 
+fn nat_key() -> NatKey {
+    NatKey {
+        client: ([192, 0, 2, 7], 40_000).into(),
+        service: ([192, 0, 2, 100], 80).into(),
+    }
+}
+
 #[test]
 fn the_bytes_of_each_frame_are_these_until_the_protocol_version_rises() {
-    assert_eq!(PROTOCOL, 1);
+    assert_eq!(PROTOCOL, 2);
     let (found, expected): (Vec<_>, Vec<_>) = golden()
         .into_iter()
         .map(|(frame, bytes)| (hex(&encode_frame(&frame)), bytes.to_owned()))
@@ -186,6 +212,24 @@ fn the_greatest_batch_comes_back_and_one_item_more_is_refused() {
             down: u64::MAX,
         },
     };
+    let greatest: SocketAddr = "[2001:db8::ffff]:65535".parse().unwrap();
+    let nat = Item::NatOpen {
+        key: NatKey {
+            client: greatest,
+            service: greatest,
+        },
+        record: NatRecord {
+            service: ServiceId(u32::MAX),
+            backend: BackendId(u32::MAX),
+            source: greatest,
+            target: greatest,
+            client_mark: u32::MAX,
+            backend_mark: Some(u32::MAX),
+            since_unix_ms: u64::MAX,
+        },
+    };
+    let full = encode_frame(&Frame::SnapshotChunk(vec![nat; MAX_BATCH]));
+    assert!(full.len() < 64 * 1024, "{}", full.len());
     let mut items = vec![item; MAX_BATCH];
     let full = Frame::SnapshotChunk(items.clone());
     let bytes = encode_frame(&full);
@@ -206,12 +250,12 @@ fn the_greatest_batch_comes_back_and_one_item_more_is_refused() {
 #[test]
 fn a_claim_of_a_huge_list_is_refused_before_anything_is_allocated() {
     // Variant 6 (SnapshotChunk), then a length of 2^63 as bincode writes it.
-    let mut bytes = vec![1, 0, FRAME, 6, 253];
+    let mut bytes = vec![2, 0, FRAME, 6, 253];
     bytes.extend_from_slice(&(1_u64 << 63).to_le_bytes());
     assert_eq!(decode_frame(&bytes), Err(DecodeError::Items));
     // Within the batch, but the items are missing.
     assert_eq!(
-        decode_frame(&[1, 0, FRAME, 6, 200]),
+        decode_frame(&[2, 0, FRAME, 6, 200]),
         Err(DecodeError::Truncated)
     );
 }
@@ -228,8 +272,8 @@ fn each_mistake_has_its_name() {
         Err(DecodeError::Trailing { bytes: 1 })
     );
     let mut newer = good.clone();
-    newer[0] = 2;
-    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 2 }));
+    newer[0] = 3;
+    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 3 }));
     assert_eq!(
         decode_heartbeat(&good),
         Err(DecodeError::Kind { found: FRAME })
@@ -313,7 +357,12 @@ fn items() -> impl Strategy<Value = Vec<Item>> {
                 bad,
             },
         });
-    prop::collection::vec(prop_oneof![open, bytes, close, health], 0..40)
+    let nat = any::<(u32, u32)>().prop_map(|(client, backend)| Item::NatMarks {
+        key: nat_key(),
+        client,
+        backend,
+    });
+    prop::collection::vec(prop_oneof![open, bytes, close, health, nat], 0..40)
 }
 
 proptest! {
@@ -323,7 +372,7 @@ proptest! {
         dressed in any::<Option<bool>>(),
     ) {
         if let (Some(frame), true) = (dressed, bytes.len() > 4) {
-            bytes[..3].copy_from_slice(&[1, 0, if frame { FRAME } else { HEARTBEAT }]);
+            bytes[..3].copy_from_slice(&[2, 0, if frame { FRAME } else { HEARTBEAT }]);
             bytes[3] %= 9;
         }
         // What decodes must be a value that encodes again.

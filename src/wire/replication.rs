@@ -15,7 +15,7 @@ use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, Se
 pub use crate::model::AdminState;
 
 /// Version of everything on the wire between nodes; raised on any change of shape.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// Items in one `Update` or `SnapshotChunk` at most.
 pub const MAX_BATCH: usize = 512;
 /// What the decoder says of a list with more than [`MAX_BATCH`] items.
@@ -155,6 +155,16 @@ pub enum Item {
         /// The connection.
         key: NatKey,
     },
+}
+
+impl Item {
+    /// It is about a connection of the kernel mode.
+    pub const fn of_nat(&self) -> bool {
+        matches!(
+            self,
+            Self::NatClose { .. } | Self::NatMarks { .. } | Self::NatOpen { .. }
+        )
+    }
 }
 
 /// A connection of the kernel mode, as its client sees it.

@@ -1,13 +1,14 @@
 //! The program in the kernel against the reference: generated frames, one by one.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
 use tandem::datapath::nat::layout::{Flow, FlowKey};
 use tandem::datapath::nat::reference::{Arrival, Reference, Verdict};
 use tandem::datapath::nat::tables::Told;
 use tandem::datapath::nat::{Counter, Nat, NatError, Sizes};
+use tokio::time::Instant;
 
 use crate::checks;
 use crate::world;

@@ -1,10 +1,11 @@
 //! Floods of SYNs: who has a flow notices nothing, and who asks too often is not heard.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tandem::datapath::nat::layout::{Endpoint, FlowKey, Service};
 use tandem::datapath::nat::{Counter, Nat, NatError, Scheduler, State};
+use tokio::time::Instant;
 
 use crate::frames::{ACK, SYN, Tcp};
 use crate::limits::{DROP, REDIRECT, is, load, service, vip};

@@ -4,13 +4,14 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tandem::datapath::nat::layout::{Carried, Endpoint, SERVICE_RETRY, SERVICE_SYNC, Service};
 use tandem::datapath::nat::tables::Told;
 use tandem::datapath::nat::{Counter, EventKind, Hook, Nat, Scheduler, State};
+use tokio::time::Instant;
 
 use crate::frames::{ACK, RST, SYN, Tcp};
 use crate::limits::{load, service, vip};

@@ -152,6 +152,8 @@ impl World {
                 self.checkers.session_fault(&reason);
                 self.close_stream(true);
             }
+            // No service here is in kernel mode.
+            Output::Nat(_) => {}
             Output::Kernel(command) => {
                 let slow = self.faults.has(Kind::Kernel) && self.rng.chance(5) && !self.calm;
                 // One thread carries them out, in order.

@@ -11,6 +11,7 @@ mod packets;
 mod pair;
 mod plumbing;
 mod programs;
+mod survive;
 mod tools;
 mod traffic;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         traffic::tests(),
         garbage::tests(),
         mistakes::tests(),
+        survive::tests(),
     ];
     let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
     let tests = plain.chain(programs::tests());

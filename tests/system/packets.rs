@@ -58,8 +58,17 @@ impl Wire {
 
     /// The next frame, if one comes within 50 ms.
     pub(crate) fn frame(&self) -> Option<Vec<u8>> {
+        self.receive(MsgFlags::empty())
+    }
+
+    /// The next frame, if it has come already.
+    pub(crate) fn waiting(&self) -> Option<Vec<u8>> {
+        self.receive(MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn receive(&self, flags: MsgFlags) -> Option<Vec<u8>> {
         let mut frame = vec![0; MAX_FRAME];
-        let length = recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty()).ok()?;
+        let length = recv(self.0.as_raw_fd(), &mut frame, flags).ok()?;
         frame.truncate(length);
         Some(frame)
     }
@@ -186,6 +195,16 @@ pub(crate) fn segment(frame: &[u8]) -> Option<Segment> {
         to: (ip.header().destination_addr(), tcp.destination_port()),
         next: tcp.sequence_number().wrapping_add(occupied),
     })
+}
+
+/// The sender and the content of the UDP datagram in a frame, if there is one.
+pub(crate) fn payload(frame: &[u8]) -> Option<((Ipv4Addr, u16), Vec<u8>)> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let (NetSlice::Ipv4(ip), TransportSlice::Udp(udp)) = (packet.net?, packet.transport?) else {
+        return None;
+    };
+    let from = (ip.header().source_addr(), udp.source_port());
+    Some((from, udp.payload().to_vec()))
 }
 
 /// Whether a frame speaks in the name of this address: as its IP source, or as ARP sender.

@@ -6,10 +6,16 @@
 //! Colour only repeats what the words and the `!` in front of a line say already.
 
 mod events;
+mod flows;
+mod nat;
 mod status;
 mod verdict;
 mod words;
 
+#[cfg(test)]
+mod flows_test;
+#[cfg(test)]
+mod nat_test;
 #[cfg(test)]
 mod samples_test;
 #[cfg(test)]
@@ -24,10 +30,12 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 pub use events::events;
+pub use flows::FlowTable;
 pub use status::status;
 pub(super) use words::span;
 
-/// Widest line of a page (the timeline is not cut: one event, one line).
+/// Widest line of a page (the timeline and the list of connections are not cut: one event or
+/// connection, one line).
 pub const WIDTH: u16 = 80;
 
 /// First cell of a row that needs attention.

@@ -6,7 +6,7 @@
 use super::events::why;
 use super::verdict::findings;
 use super::words::{count, millis, plural, span, utc};
-use super::{ATTENTION, Page, Tone};
+use super::{ATTENTION, Page, Tone, nat};
 use crate::model::{AdminState, Role};
 use crate::status::{
     BackendStatus, Counters, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
@@ -33,6 +33,12 @@ pub fn status(status: &Status, now_unix_ms: u64) -> Page {
     let paths = status.paths.iter().map(path_row).collect();
     let heading = ["", "path from", "to", "state", "loss", "round trip"];
     page.table(&heading, &[4, 5], paths);
+
+    if let Some(known) = &status.nat {
+        page.gap();
+        page.text(Tone::Heading, &nat::title(known));
+        page.facts(&nat::facts(known));
+    }
 
     for service in &status.services {
         page.gap();
@@ -192,9 +198,10 @@ fn path_row(path: &PathStatus) -> Vec<String> {
 fn service_title(service: &ServiceStatus) -> String {
     let listen: Vec<String> = service.listen.iter().map(ToString::to_string).collect();
     let mut text = format!(
-        "service {} on {}, {}: {}, {} in total",
+        "service {} on {}, {}, {}: {}, {} in total",
         service.name,
         listen.join(" "),
+        service.mode.as_str(),
         service.balance,
         plural(service.connections, "connection"),
         count(service.total)

@@ -27,7 +27,8 @@ sync  sends to the peer, in sync, position 7:10234, 12 connections, 1 snapshot
    192.0.2.11    192.0.2.12    up     0.0 %     0.21 ms
    203.0.113.11  203.0.113.12  up     0.0 %     1.19 ms
 
-service web on 192.0.2.100:80, round_robin: 12 connections, 10,234 in total
+service web on 192.0.2.100:80, proxy, round_robin: 12 connections, 10,234 in
+total
    backend  address             state  weight  now  total  why
    b1       198.51.100.21:8080  up          1    6  5,117  check ok in 0.2 ms
    b2       198.51.100.22:8080  up          1    6  5,117  check ok in 0.2 ms
@@ -100,8 +101,8 @@ sync  no session, position 7:10234, 12 connections, 1 snapshot
 !  192.0.2.11    192.0.2.12    SILENT  100.0 %     0.21 ms
 !  203.0.113.11  203.0.113.12  SILENT  100.0 %     1.19 ms
 
-service web on 192.0.2.100:80, round_robin: 12 connections, 10,234 in total, 2
-found no backend
+service web on 192.0.2.100:80, proxy, round_robin: 12 connections, 10,234 in
+total, 2 found no backend
    backend  address             state  weight  now  total  why
    b1       198.51.100.21:8080  drain       1    6  5,117  check ok in 0.2 ms
 !  b2       198.51.100.22:8080  DOWN        1    6  5,117  connect refused; 3

@@ -1,8 +1,8 @@
 //! Is the pair healthy? What a tired person needs in the first lines: what is wrong, the worst
 //! first, and what to do about it.
 
-use super::Tone;
 use super::words::{plural, span};
+use super::{Tone, nat};
 use crate::model::{AdminState, Role};
 use crate::status::{PathStatus, PeerStatus, ReplicationRole, ServiceStatus, Status};
 
@@ -63,6 +63,7 @@ pub(super) fn findings(status: &Status) -> Vec<Finding> {
     if matches!(status.role, Role::Backup | Role::Master) && status.peer.alive {
         link(status, &mut say);
     }
+    nat::findings(status, &mut say);
     for service in &status.services {
         backends(service, &mut say);
     }

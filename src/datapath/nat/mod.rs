@@ -20,6 +20,10 @@
 //! | TTL or hop limit 1 | dropped (`Hops`); no ICMP: the node is no hop that clients see |
 //! | SYN from one of our own addresses, loopback, multicast, unspecified | dropped (`BadSource`) |
 //! | SYN of a backend to a service that keeps the client's address, if it picked itself | dropped (`Hairpin`) |
+//! | SYN beyond what its source may open in a second | dropped (`SourceRate`), and nobody is told |
+//! | SYN for which the table has no room | dropped (`TableFull`); flows that are there go on |
+//! | SYN-ACK of a flow that the standby has to know first | held (`Waiting`); user space gets it and sends it |
+//! | RST or stale ACK of a backend, with retry | held (`Held`); user space tries another backend |
 //! | no SYN and no flow | dropped (`Unknown`, `Stray`); with `*_REJECT` user space gets a [`layout::Refusal`] and may answer RST |
 //! | VLAN tag on the interface where the program is | passes; it comes again on the VLAN's device |
 //! | ICMP errors that quote no flow, everything that is not TCP | passes to the local stack |

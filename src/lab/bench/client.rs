@@ -18,12 +18,6 @@ use tokio::time::Instant;
 use super::server::{ANSWER, Block, CLOSE, DOWN, Drain, KEEP, UP};
 use crate::lab::host::Host;
 
-/// Connections over which bytes flow in bulk.
-const STREAMS: usize = 8;
-/// Connections that ask, answer after answer.
-const ASKERS: usize = 32;
-/// Clients that open one connection after another.
-const OPENERS: usize = 16;
 /// Connections that ask at a fixed rate, together 2,000 times a second, and the time between two
 /// requests on one of them.
 const PACED: usize = 20;
@@ -44,22 +38,19 @@ pub(super) enum Kind {
     Paced,
 }
 
-impl Kind {
-    pub(super) const ALL: [Self; 5] = [
-        Self::Down,
-        Self::Up,
-        Self::Requests,
-        Self::Connections,
-        Self::Paced,
-    ];
+/// So many of one kind, at the same time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    pub(super) kind: Kind,
+    pub(super) clients: usize,
+}
 
-    const fn clients(self) -> usize {
-        match self {
-            Self::Down | Self::Up => STREAMS,
-            Self::Requests => ASKERS,
-            Self::Connections => OPENERS,
-            Self::Paced => PACED,
-        }
+impl Work {
+    /// [`Kind::Paced`] comes in a fixed number.
+    pub(super) const PACED: Self = Self::new(Kind::Paced, PACED);
+
+    pub(super) const fn new(kind: Kind, clients: usize) -> Self {
+        Self { kind, clients }
     }
 }
 
@@ -94,6 +85,15 @@ impl Meter {
         trouble.take()
     }
 
+    fn answered(&self, asked: Instant) {
+        self.add(1);
+        let mut latencies = self
+            .latencies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        latencies.push(asked.elapsed());
+    }
+
     fn add(&self, amount: usize) {
         self.amount.fetch_add(amount as u64, Ordering::Relaxed);
     }
@@ -108,13 +108,13 @@ pub(super) struct Clients {
 
 impl Clients {
     /// Starts them on this host. They take turns among the addresses.
-    pub(super) fn start(host: &Host, kind: Kind, to: &[SocketAddr], block: &Block) -> Self {
+    pub(super) fn start(host: &Host, work: Work, to: &[SocketAddr], block: &Block) -> Self {
         let meter = Arc::<Meter>::default();
         let mut tasks = JoinSet::new();
-        for (n, address) in (0..kind.clients()).zip(to.iter().copied().cycle()) {
+        for (n, address) in (0..work.clients).zip(to.iter().copied().cycle()) {
             let (meter, block) = (Arc::clone(&meter), block.clone());
             let client = async move {
-                let Err(error) = client(kind, n, address, &block, &meter).await else {
+                let Err(error) = client(work.kind, n, address, &block, &meter).await else {
                     return;
                 };
                 let mut trouble = meter.trouble.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,13 +144,15 @@ async fn client(
         Kind::Requests => {
             let mut stream = connect(address).await?;
             loop {
+                let asked = Instant::now();
                 ask(&mut stream).await?;
-                meter.add(1);
+                meter.answered(asked);
             }
         }
         Kind::Connections => loop {
+            let asked = Instant::now();
             visit(address).await?;
-            meter.add(1);
+            meter.answered(asked);
         },
         Kind::Paced => paced(n, address, meter).await,
     }
@@ -230,12 +232,7 @@ async fn paced(n: usize, address: SocketAddr, meter: &Meter) -> io::Result<()> {
         };
         let asked = Instant::now();
         ask(&mut stream).await?;
-        meter.add(1);
-        let mut latencies = meter
-            .latencies
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        latencies.push(asked.elapsed());
+        meter.answered(asked);
     }
 }
 
@@ -263,7 +260,7 @@ mod tests {
 
     #[test]
     fn the_pace_is_the_one_that_the_table_names() {
-        let rate = PACED as f64 / PACE.as_secs_f64();
+        let rate = Work::PACED.clients as f64 / PACE.as_secs_f64();
         assert_eq!(rate.round() as u64, 2_000);
     }
 

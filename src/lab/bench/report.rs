@@ -1,10 +1,12 @@
 //! What the benchmark prints.
 
+use std::collections::BTreeMap;
+
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use serde::Serialize;
 
-use super::rivals::Kind;
+use super::rivals::{Cost, Kind};
 use crate::lab::netns::Rights;
 use crate::lab::report::median;
 
@@ -14,6 +16,30 @@ pub(in crate::lab) struct Report {
     pub(super) bench: &'static str,
     pub(super) conditions: Conditions,
     pub(super) rows: Vec<Row>,
+    #[serde(skip)]
+    pub(super) layout: Layout,
+}
+
+impl Report {
+    /// Nothing that was asked for is missing.
+    pub(in crate::lab) const fn is_complete(&self) -> bool {
+        self.conditions.no_kernel_mode.is_none()
+    }
+}
+
+/// Who is shown, and who is divided by whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub(super) columns: &'static [Kind],
+    pub(super) ratios: &'static [Ratio],
+}
+
+/// One divided by another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ratio {
+    pub(super) name: &'static str,
+    pub(super) of: Kind,
+    pub(super) to: Kind,
 }
 
 /// Under which conditions the figures were taken.
@@ -26,6 +52,14 @@ pub(super) struct Conditions {
     pub(super) rights: Rights,
     /// None: not installed, so there is nothing to compare with.
     pub(super) haproxy: Option<String>,
+    /// None: not installed, or not asked for.
+    pub(super) nftables: Option<String>,
+    /// Why the kernel mode is missing, if it was asked for and is.
+    pub(super) no_kernel_mode: Option<String>,
+    pub(super) cpu_of: Cost,
+    /// Processors that were busy while nothing was measured: with [`Cost::Machine`] the figures
+    /// contain them.
+    pub(super) background_cpus: f64,
     pub(super) rounds: u32,
     pub(super) window_ms: u128,
     /// Everybody's; none: the host's default.
@@ -42,22 +76,34 @@ impl Conditions {
     }
 
     fn line(&self) -> String {
-        let haproxy = match &self.haproxy {
+        let mut rivals = match &self.haproxy {
             Some(version) => format!("haproxy {version}"),
             None => "haproxy is not installed: nothing to compare with".to_owned(),
+        };
+        if let Some(version) = &self.nftables {
+            rivals += &format!(" and nftables {version}");
+        }
+        let cpu = match self.cpu_of {
+            Cost::Process => "the balancer's process",
+            Cost::Machine => "the whole machine, clients and servers included",
+        };
+        let missing = match &self.no_kernel_mode {
+            Some(why) => format!("\nTHE KERNEL MODE IS MISSING: {why}"),
+            None => String::new(),
         };
         let debug = match self.release {
             true => "",
             false => "; DEBUG BUILD: figures mean nothing",
         };
         format!(
-            "tandem {} and {haproxy}; Linux {}, {} CPUs shared by all, {}; medians of {} rounds of \
-             {} ms; load average {:.1} before, {:.1} after{debug}",
+            "tandem {} and {rivals}; Linux {}, {} CPUs shared by all, {}; CPU of {cpu}; {:.2} CPUs busy \
+             with something else; medians of {} rounds of {} ms; load average {:.1} before, {:.1} after{debug}{missing}",
             self.version,
             self.kernel,
             self.cpus,
             self.congestion_control
                 .unwrap_or("default congestion control"),
+            self.background_cpus,
             self.rounds,
             self.window_ms,
             self.load[0],
@@ -73,13 +119,11 @@ pub(super) struct Row {
     pub(super) unit: &'static str,
     /// More is better.
     pub(super) more: bool,
-    pub(super) direct: Option<f64>,
-    pub(super) tandem: Option<f64>,
-    pub(super) haproxy: Option<f64>,
-    pub(super) haproxy_tuned: Option<f64>,
-    /// Median over the rounds of ours divided by theirs.
-    pub(super) to_haproxy: Option<f64>,
-    pub(super) to_tuned: Option<f64>,
+    #[serde(flatten)]
+    values: BTreeMap<&'static str, Option<f64>>,
+    /// Medians over the rounds of one divided by the other.
+    #[serde(flatten)]
+    ratios: BTreeMap<&'static str, Option<f64>>,
 }
 
 impl Row {
@@ -89,59 +133,65 @@ impl Row {
         unit: &'static str,
         more: bool,
         rounds: usize,
+        layout: Layout,
         value: impl Fn(Kind, usize) -> Option<f64>,
     ) -> Self {
         let over = |values: Vec<f64>| (!values.is_empty()).then(|| median(values));
         let of = |kind| over((0..rounds).filter_map(|round| value(kind, round)).collect());
-        let to = |kind| {
-            let ratio = |round| Some(value(Kind::Tandem, round)? / value(kind, round)?);
-            let ratios = (0..rounds)
-                .filter_map(ratio)
-                .filter(|r: &f64| r.is_finite());
-            over(ratios.collect())
+        let divide = |ratio: &Ratio| {
+            let one = |round| Some(value(ratio.of, round)? / value(ratio.to, round)?);
+            let all = (0..rounds).filter_map(one);
+            over(all.filter(|r: &f64| r.is_finite()).collect())
         };
+        let values = layout.columns.iter().map(|kind| (kind.name(), of(*kind)));
+        let ratios = layout
+            .ratios
+            .iter()
+            .map(|ratio| (ratio.name, divide(ratio)));
         Self {
             what,
             unit,
             more,
-            direct: of(Kind::Direct),
-            tandem: of(Kind::Tandem),
-            haproxy: of(Kind::Haproxy),
-            haproxy_tuned: of(Kind::Tuned),
-            to_haproxy: to(Kind::Haproxy),
-            to_tuned: to(Kind::Tuned),
+            values: values.collect(),
+            ratios: ratios.collect(),
         }
     }
 }
 
+/// Ratios that fit beside the figures.
+const BESIDE: usize = 2;
+
 pub(in crate::lab) fn table(report: &Report) -> String {
+    let Layout { columns, ratios } = report.layout;
+    let columns: Vec<_> = columns.iter().map(|kind| kind.name()).collect();
+    let ratios: Vec<_> = ratios.iter().map(|ratio| ratio.name).collect();
+    let line = &report.conditions.line();
+    if ratios.len() <= BESIDE {
+        return format!("{}\n\n{line}", part(&report.rows, &columns, &ratios));
+    }
+    let figures = part(&report.rows, &columns, &[]);
+    let ratios = part(&report.rows, &[], &ratios);
+    format!("{figures}\n\n{ratios}\n\n{line}")
+}
+
+fn part(rows: &[Row], columns: &[&'static str], ratios: &[&'static str]) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
-    table.set_header([
-        "",
-        "unit",
-        "direct",
-        "tandem",
-        "haproxy",
-        "tuned",
-        "to haproxy",
-        "to tuned",
-    ]);
-    for row in &report.rows {
-        let number = |value: Option<f64>| value.map_or_else(String::new, short);
-        let ratio = |value: Option<f64>| value.map_or_else(String::new, |r| format!("{r:.2}x"));
-        table.add_row([
-            row.what.to_owned(),
-            row.unit.to_owned(),
-            number(row.direct),
-            number(row.tandem),
-            number(row.haproxy),
-            number(row.haproxy_tuned),
-            ratio(row.to_haproxy),
-            ratio(row.to_tuned),
-        ]);
+    let names = columns
+        .iter()
+        .chain(ratios)
+        .map(|name| name.replace('_', " "));
+    table.set_header(["".to_owned(), "unit".to_owned()].into_iter().chain(names));
+    for row in rows {
+        let number = |name| row.values.get(name).copied().flatten();
+        let number = |name| number(name).map_or_else(String::new, short);
+        let ratio = |name| row.ratios.get(name).copied().flatten();
+        let ratio = |name| ratio(name).map_or_else(String::new, |r: f64| format!("{r:.2}x"));
+        let head = [row.what, row.unit].map(str::to_owned).into_iter();
+        let cells = columns.iter().copied().map(number);
+        table.add_row(head.chain(cells).chain(ratios.iter().copied().map(ratio)));
     }
-    format!("{table}\n\n{}", report.conditions.line())
+    table
 }
 
 /// Three digits or so.
@@ -166,13 +216,27 @@ mod tests {
             match kind {
                 Kind::Direct => None,
                 Kind::Tandem => Some(base * 1.2),
-                Kind::Haproxy | Kind::Tuned => Some(base),
+                _ => Some(base),
             }
         };
-        let row = Row::new("requests", "1/s", true, 3, values);
-        assert_eq!(row.direct, None);
-        assert!((row.tandem.unwrap() - 120.0).abs() < 1e-9);
-        assert!((row.to_haproxy.unwrap() - 1.2).abs() < 1e-9);
+        let layout = Layout {
+            columns: &[Kind::Direct, Kind::Tandem],
+            ratios: &[Ratio {
+                name: "to_haproxy",
+                of: Kind::Tandem,
+                to: Kind::Haproxy,
+            }],
+        };
+        let row = Row::new("requests", "1/s", true, 3, layout, values);
+        assert_eq!(row.values["direct"], None);
+        assert!((row.values["tandem"].unwrap() - 120.0).abs() < 1e-9);
+        assert!((row.ratios["to_haproxy"].unwrap() - 1.2).abs() < 1e-9);
+        let text = part(&[row], &["direct", "tandem"], &["to_haproxy"]).to_string();
+        let words: Vec<_> = text.split('|').map(str::trim).collect();
+        assert!(
+            words.windows(3).any(|w| w == ["", "120", "1.20x"]),
+            "{text}"
+        );
     }
 
     #[test]

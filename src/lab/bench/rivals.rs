@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use crate::lab::config::PORT;
 use crate::lab::error::LabError;
 use crate::lab::host::Host;
 use crate::lab::topology::{BACKENDS, backend_address};
@@ -34,6 +34,16 @@ pub(super) enum Kind {
     Haproxy,
     /// HAProxy, told to splice always and through large pipes.
     Tuned,
+    /// A router.
+    Forward,
+    /// A router that translates addresses, by nftables.
+    Nft,
+    /// This program with a standby, in proxy mode.
+    Proxy,
+    /// This program with a standby, in kernel mode.
+    Async,
+    /// The same; a new connection waits until the standby knows it.
+    Sync,
 }
 
 impl Kind {
@@ -43,6 +53,11 @@ impl Kind {
             Self::Tandem => "tandem",
             Self::Haproxy => "haproxy",
             Self::Tuned => "haproxy_tuned",
+            Self::Forward => "forward",
+            Self::Nft => "nft",
+            Self::Proxy => "proxy",
+            Self::Async => "async",
+            Self::Sync => "sync",
         }
     }
 }
@@ -56,10 +71,28 @@ pub(super) struct Rival {
     pub(super) pid: Option<u32>,
 }
 
+/// Whose time on a CPU is counted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Cost {
+    /// The balancer's process's.
+    Process,
+    /// Everybody's: the kernel forwards in whoever's time it is.
+    Machine,
+}
+
 impl Rival {
+    /// Time used so far.
+    pub(super) fn used(&self, cost: Cost) -> Result<Duration, LabError> {
+        match cost {
+            Cost::Process => self.cpu(),
+            Cost::Machine => machine(),
+        }
+    }
+
     /// Time on a CPU of all its threads since its start, kernel's work for it included
     /// (`/proc/PID/schedstat` in proc(5)).
-    pub(super) fn cpu(&self) -> Result<Duration, LabError> {
+    fn cpu(&self) -> Result<Duration, LabError> {
         let Some(pid) = self.pid else {
             return Ok(Duration::ZERO);
         };
@@ -88,6 +121,22 @@ fn cpu(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_nanos(sum))
 }
 
+/// Time that all processors worked since the machine started.
+pub(super) fn machine() -> Result<Duration, LabError> {
+    let text = fs::read_to_string("/proc/stat");
+    let time = text.and_then(|text| busy(&text).ok_or_else(|| ErrorKind::InvalidData.into()));
+    time.map_err(LabError::io("read /proc/stat"))
+}
+
+/// Everything but idle, iowait and stolen time, in hundredths of a second (proc_stat(5)).
+fn busy(text: &str) -> Option<Duration> {
+    let line = text.lines().next()?.strip_prefix("cpu ")?;
+    let times: Option<Vec<u64>> = line.split_whitespace().map(|w| w.parse().ok()).collect();
+    let times = times?;
+    let busy: u64 = [0, 1, 2, 5, 6].iter().filter_map(|n| times.get(*n)).sum();
+    Some(Duration::from_millis(10 * busy))
+}
+
 fn anonymous(text: &str) -> Option<u64> {
     let mut lines = text.lines();
     let line = lines.find_map(|line| line.strip_prefix("Anonymous:"))?;
@@ -107,18 +156,20 @@ pub(super) fn haproxy_version() -> Option<String> {
 pub(super) struct Haproxy(Child);
 
 impl Haproxy {
-    /// Starts it on this host and waits until `client` can connect to it.
+    /// Starts it on this host and waits until `client` can connect to it. Its backends listen on
+    /// port `to`.
     pub(super) async fn start(
         kind: Kind,
         dir: &Path,
         host: &Host,
         client: &Host,
         listen: SocketAddr,
+        to: u16,
     ) -> Result<(Self, Rival), LabError> {
         let what = || LabError::io(format!("start {}", kind.name()));
         let file = dir.join(format!("{}.cfg", kind.name()));
         let log = dir.join(format!("{}.log", kind.name()));
-        fs::write(&file, config(kind, listen, cpus())).map_err(what())?;
+        fs::write(&file, config(kind, listen, to, cpus())).map_err(what())?;
         let log = File::create(log).map_err(what())?;
         let mut command = Command::new("haproxy");
         command
@@ -166,7 +217,7 @@ pub(super) fn cpus() -> usize {
 }
 
 /// The same service as ours, with the same checks.
-fn config(kind: Kind, listen: SocketAddr, threads: usize) -> String {
+fn config(kind: Kind, listen: SocketAddr, to: u16, threads: usize) -> String {
     let (global, defaults) = match kind {
         Kind::Tuned => (
             "  tune.pipesize 262144\n",
@@ -183,7 +234,7 @@ fn config(kind: Kind, listen: SocketAddr, threads: usize) -> String {
     );
     for n in 0..BACKENDS {
         let address = backend_address(n);
-        text += &format!("  server b{n} {address}:{PORT} check inter 250ms\n");
+        text += &format!("  server b{n} {address}:{to} check inter 250ms\n");
     }
     text
 }
@@ -197,6 +248,9 @@ mod tests {
         let text = "55d0-7ffd ---p 00000000 00:00 0 [rollup]\nRss:  19 kB\nAnonymous:    12 kB\n";
         assert_eq!(anonymous(text), Some(12 << 10));
         assert_eq!(anonymous("Rss: 1 kB\n"), None);
+        let text = "cpu  10 2 3 1000 50 4 1 70 5 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n";
+        assert_eq!(busy(text), Some(Duration::from_millis(200)));
+        assert_eq!((busy("cpu"), busy("cpu  x\n")), (None, None));
         let mine = std::process::id();
         assert!(cpu(mine).unwrap() > Duration::ZERO);
     }
@@ -204,8 +258,8 @@ mod tests {
     #[test]
     fn only_the_tuned_one_is_tuned() {
         let listen = "192.0.2.12:80".parse().unwrap();
-        assert!(!config(Kind::Haproxy, listen, 2).contains("splice"));
-        let tuned = config(Kind::Tuned, listen, 2);
+        assert!(!config(Kind::Haproxy, listen, 80, 2).contains("splice"));
+        let tuned = config(Kind::Tuned, listen, 80, 2);
         assert!(tuned.contains("splice-response") && tuned.contains("tune.pipesize"));
     }
 }

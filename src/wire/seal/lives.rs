@@ -6,7 +6,7 @@ use std::fmt;
 use ring::aead::{Aad, LessSafeKey};
 
 use super::window::Window;
-use super::{HEADER, Header, MAX_DATAGRAM, TAG, heartbeat_key, nonce};
+use super::{HEADER, Header, Knock, MAX_DATAGRAM, TAG, heartbeat_key, nonce};
 use crate::model::{Incarnation, NodeId, Secret};
 
 /// Retired lives that are remembered; the oldest is forgotten first.
@@ -41,7 +41,7 @@ pub enum OpenError {
     /// Not one of ours: size, magic or sender.
     #[error("not a heartbeat of the peer")]
     Foreign,
-    /// Authentication failed: another key, another cluster, or damaged.
+    /// Knock or authentication is wrong: another key, another cluster, or damaged.
     #[error("authentication failed")]
     Forged,
     /// Authentic, but opened before or too far behind to know.
@@ -57,6 +57,7 @@ pub struct Opener {
     secret: Secret,
     cluster: String,
     peer: NodeId,
+    knock: Knock,
     current: Option<Life>,
     candidate: Option<Life>,
     retired: Retired,
@@ -69,6 +70,7 @@ impl Opener {
             secret: secret.clone(),
             cluster: cluster.to_owned(),
             peer: sender,
+            knock: Knock::new(secret, cluster, sender),
             current: None,
             candidate: None,
             retired: Retired::default(),
@@ -92,6 +94,9 @@ impl Opener {
         };
         if usize::from(header.sender) != self.peer.index() {
             return Err(OpenError::Foreign);
+        }
+        if header.knock != self.knock {
+            return Err(OpenError::Forged);
         }
         let Header {
             incarnation,

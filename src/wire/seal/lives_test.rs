@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -6,6 +8,9 @@ use crate::wire::seal::{MAGIC, MAX_PLAIN, Sealer, session_psk};
 const A: Incarnation = Incarnation(0xa);
 const B: Incarnation = Incarnation(0xb);
 const C: Incarnation = Incarnation(0xc);
+/// Where they stand in a datagram.
+const KNOCK_AT: Range<usize> = 4..12;
+const SENDER_AT: usize = 12;
 
 fn secret() -> Secret {
     Secret([7; 32])
@@ -57,12 +62,13 @@ fn the_bytes_of_a_datagram_are_these() {
     let datagram = sealer(Incarnation(0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100)).seal(b"tandem");
     assert_eq!(
         hex(&datagram),
-        "54444d31\
+        "54444d32\
+         d889e72134c00095\
          00\
          000102030405060708090a0b0c0d0e0f\
          0100000000000000\
          448744f647c1\
-         1cf01944945b12c64f101741fa3ef8b3"
+         cec01bea5f89eefb33b324b00c888d5c"
     );
 }
 
@@ -105,6 +111,32 @@ fn another_key_cluster_or_sender_does_not_open() {
     assert_eq!(other_key.open(&datagram), Err(OpenError::Forged));
     assert_eq!(other_cluster.open(&datagram), Err(OpenError::Forged));
     assert_eq!(other_sender.open(&datagram), Err(OpenError::Foreign));
+    // Nor with the right knock and sender, which anybody can copy.
+    for (opener, sender) in [
+        (&mut other_key, NodeId::First),
+        (&mut other_cluster, NodeId::First),
+        (&mut other_sender, NodeId::Second),
+    ] {
+        let mut datagram = datagram.clone();
+        datagram[KNOCK_AT].copy_from_slice(&opener.knock.0);
+        datagram[SENDER_AT] = sender.index() as u8;
+        assert_eq!(opener.open(&datagram), Err(OpenError::Forged));
+        assert!(opener.candidate.is_none());
+    }
+}
+
+#[test]
+fn a_wrong_knock_is_turned_away_whatever_follows_it() {
+    let (mut sealer, mut opener) = confirmed(A);
+    sealer.knock.0[7] ^= 1;
+    // Sealed by the right key, over the wrong knock.
+    assert_eq!(opener.open(&sealer.seal(b"sealed")), Err(OpenError::Forged));
+    let mut stranger = self::sealer(B);
+    stranger.knock.0[0] ^= 1;
+    assert_eq!(opener.open(&stranger.seal(b"new")), Err(OpenError::Forged));
+    assert!(opener.candidate.is_none());
+    sealer.knock.0[7] ^= 1;
+    assert!(opener.open(&sealer.seal(b"right again")).is_ok());
 }
 
 #[test]
@@ -112,7 +144,9 @@ fn a_nodes_own_datagram_sent_back_does_not_open_under_either_name() {
     let mut own = Sealer::new(&secret(), "pair", NodeId::Second, A);
     let mut datagram = own.seal(b"mirror");
     assert_eq!(opener().open(&datagram), Err(OpenError::Foreign));
-    datagram[4] = 0;
+    datagram[SENDER_AT] = 0;
+    assert_eq!(opener().open(&datagram), Err(OpenError::Forged));
+    datagram[KNOCK_AT].copy_from_slice(&opener().knock.0);
     assert_eq!(opener().open(&datagram), Err(OpenError::Forged));
 }
 
@@ -283,8 +317,8 @@ fn garbage_in_our_clothes_moves_nothing() {
     let (mut sealer, mut opener) = confirmed(A);
     let mut garbage = sealer.seal(&[0; 80]);
     for n in 0..5_000_u32 {
-        garbage[5..9].copy_from_slice(&n.to_le_bytes());
-        garbage[9] ^= 0xff;
+        garbage[13..17].copy_from_slice(&n.to_le_bytes());
+        garbage[17] ^= 0xff;
         assert_eq!(opener.open(&garbage), Err(OpenError::Forged));
     }
     assert!(opener.candidate.is_none());
@@ -314,10 +348,12 @@ proptest! {
         mut bytes in prop::collection::vec(any::<u8>(), 0..600),
         dressed in any::<bool>(),
     ) {
-        if dressed && bytes.len() > 5 {
+        let mut opener = opener();
+        if dressed && bytes.len() > SENDER_AT {
             bytes[..4].copy_from_slice(&MAGIC);
-            bytes[4] = 0;
+            bytes[KNOCK_AT].copy_from_slice(&opener.knock.0);
+            bytes[SENDER_AT] = 0;
         }
-        prop_assert!(opener().open(&bytes).is_err());
+        prop_assert!(opener.open(&bytes).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! Authenticated encryption of heartbeats, and the keys of both channels.
 //!
-//! Owns: key derivation, the datagram's header, the replay window, which life of the peer is the
-//! present one. Never: decides whether a life is present; its caller does, and calls
+//! Owns: key derivation, the datagram's header, the knock, the replay window, which life of the peer
+//! is the present one. Never: decides whether a life is present; its caller does, and calls
 //! [`Opener::confirm`]. Never sends, never reads a clock.
 //!
 //! Primitives: ChaCha20-Poly1305 (RFC 8439) and HKDF-SHA256 (RFC 5869), both from ring.
@@ -46,12 +46,15 @@
 //!
 //! # Cost of garbage
 //!
-//! Size, magic and sender are compared first. A datagram that passes and names an unknown life
-//! costs one key derivation and one Poly1305. Nothing is kept for it and nothing is allocated.
+//! Size, magic, sender and [`Knock`] are compared first; the kernel compares magic and knock before
+//! (`net::heartbeat`). A datagram that passes and names an unknown life costs one key derivation and
+//! one Poly1305. Nothing is kept for it and nothing is allocated.
 
+mod knock;
 mod lives;
 mod window;
 
+pub use knock::{KNOCK, Knock};
 pub use lives::{OpenError, Opened, Opener, RETIRED};
 pub use window::WINDOW;
 
@@ -62,9 +65,9 @@ use zeroize::Zeroizing;
 use crate::model::{Incarnation, NodeId, Secret};
 
 /// First bytes of every datagram; the digit is the version of this layout.
-pub const MAGIC: [u8; 4] = *b"TDM1";
-/// Magic, sender, incarnation, counter.
-pub const HEADER: usize = 4 + 1 + 16 + 8;
+pub const MAGIC: [u8; 4] = *b"TDM2";
+/// Magic, knock, sender, incarnation, counter.
+pub const HEADER: usize = 4 + KNOCK + 1 + 16 + 8;
 /// Poly1305's tag.
 pub const TAG: usize = 16;
 /// Longest datagram, in bytes; fits any path's MTU (RFC 791: 576, RFC 8200: 1,280).
@@ -75,6 +78,7 @@ pub const MAX_PLAIN: usize = MAX_DATAGRAM - HEADER - TAG;
 /// Seals this life's heartbeats.
 pub struct Sealer {
     key: LessSafeKey,
+    knock: Knock,
     sender: NodeId,
     incarnation: Incarnation,
     /// The next datagram's; `None` once all are used.
@@ -87,6 +91,7 @@ impl Sealer {
     pub fn new(secret: &Secret, cluster: &str, sender: NodeId, incarnation: Incarnation) -> Self {
         Self {
             key: heartbeat_key(secret, cluster, sender, incarnation),
+            knock: Knock::new(secret, cluster, sender),
             sender,
             incarnation,
             counter: Some(1),
@@ -106,6 +111,7 @@ impl Sealer {
         }
         self.counter = counter.checked_add(1);
         let header = Header {
+            knock: self.knock,
             sender: self.sender.index() as u8,
             incarnation: self.incarnation,
             counter,
@@ -133,6 +139,7 @@ impl Sealer {
 /// What stands in clear before the content. It is authenticated with it.
 #[derive(Clone, Copy)]
 struct Header {
+    knock: Knock,
     sender: u8,
     incarnation: Incarnation,
     counter: u64,
@@ -142,19 +149,22 @@ impl Header {
     fn encode(self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[..4].copy_from_slice(&MAGIC);
-        bytes[4] = self.sender;
-        bytes[5..21].copy_from_slice(&self.incarnation.0.to_le_bytes());
-        bytes[21..].copy_from_slice(&self.counter.to_le_bytes());
+        bytes[4..12].copy_from_slice(&self.knock.0);
+        bytes[12] = self.sender;
+        bytes[13..29].copy_from_slice(&self.incarnation.0.to_le_bytes());
+        bytes[29..].copy_from_slice(&self.counter.to_le_bytes());
         bytes
     }
 
     /// The header, if the magic is ours.
     fn decode(bytes: &[u8; HEADER]) -> Option<Self> {
         let (magic, rest) = bytes.split_first_chunk::<4>()?;
+        let (knock, rest) = rest.split_first_chunk::<KNOCK>()?;
         let (&sender, rest) = rest.split_first()?;
         let (incarnation, rest) = rest.split_first_chunk::<16>()?;
         let (counter, _) = rest.split_first_chunk::<8>()?;
         (*magic == MAGIC).then_some(Self {
+            knock: Knock(*knock),
             sender,
             incarnation: Incarnation(u128::from_le_bytes(*incarnation)),
             counter: u64::from_le_bytes(*counter),

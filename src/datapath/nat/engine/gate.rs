@@ -38,6 +38,8 @@ pub(super) struct Gate {
     acked: u64,
     by_standby: bool,
     degraded: bool,
+    /// Nothing goes on but by the standby's word.
+    paused: bool,
     held: ByHash<Held>,
     by_ticket: BTreeMap<(u64, u64), u64>,
     /// When each is to go on at the latest, its number, and its key's hash. Those that are gone
@@ -56,6 +58,7 @@ impl Gate {
             acked: 0,
             by_standby: false,
             degraded: false,
+            paused: false,
             held: ByHash::default(),
             by_ticket: BTreeMap::new(),
             order: VecDeque::new(),
@@ -79,14 +82,17 @@ impl Gate {
             held.carried = carried;
             return None;
         }
-        if again {
+        if again && !self.paused {
             return Some(carried);
         }
         if ticket <= self.acked {
             self.count_acknowledged();
             return Some(carried);
         }
-        if self.degraded || self.held.len() >= MOST {
+        if self.paused && self.held.len() >= MOST {
+            return None;
+        }
+        if !self.paused && (self.degraded || self.held.len() >= MOST) {
             self.degraded = true;
             self.released.late += 1;
             return Some(carried);
@@ -126,6 +132,9 @@ impl Gate {
         by_standby: bool,
         now: u64,
     ) -> Vec<Box<Carried>> {
+        if self.paused && !by_standby {
+            return Vec::new();
+        }
         self.acked = ticket;
         self.by_standby = by_standby;
         while self.unacked.front().is_some_and(|(it, _)| *it <= ticket) {
@@ -155,8 +164,14 @@ impl Gate {
         }
     }
 
+    /// A switchover is under way, or came to nothing: then all that waited has waited for too long.
+    pub(super) const fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
     /// Everything that waits is void.
     pub(super) fn clear(&mut self) {
+        self.paused = false;
         self.held.clear();
         self.by_ticket.clear();
         self.order.clear();
@@ -167,6 +182,9 @@ impl Gate {
     /// What has waited for too long. If anything has, all go on, in the order in which they came.
     pub(super) fn expired(&mut self, now: u64) -> Vec<Box<Carried>> {
         let mut free = Vec::new();
+        if self.paused {
+            return free;
+        }
         while let Some((until, number, hash)) = self.order.front().copied() {
             let waits = self.held.get(&hash).is_some_and(|it| it.number == number);
             self.degraded |= waits && until <= now;
@@ -184,7 +202,8 @@ impl Gate {
     }
 
     pub(super) fn timeout(&self) -> Option<u64> {
-        self.order.front().map(|(until, ..)| *until)
+        let first = self.order.front().filter(|_| !self.paused);
+        first.map(|(until, ..)| *until)
     }
 
     pub(super) fn waiting(&self) -> usize {

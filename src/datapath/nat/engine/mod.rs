@@ -235,6 +235,9 @@ impl Engine {
                 let fresh = self.set_eligible(eligible, down, maps, now)?;
                 self.purge(&fresh, now);
             }
+            NatCommand::Pause => self.gate.pause(true),
+            NatCommand::Resume => self.gate.pause(false),
+            NatCommand::Probe => self.prober.go(now),
             NatCommand::Yield => self.yield_up(),
         }
         self.mind_counts(maps, now)

@@ -30,6 +30,8 @@ pub(super) struct Prober {
     last: u64,
     /// Until then the queue only grows.
     from: u64,
+    /// The addresses are here: answers come to this node.
+    ready: bool,
 }
 
 impl Prober {
@@ -37,6 +39,13 @@ impl Prober {
         self.queue.clear();
         self.last = now.saturating_sub(MS);
         self.from = now + LOOK;
+        self.ready = false;
+    }
+
+    /// Answers to probes come to this node from now on.
+    pub(super) const fn go(&mut self, now: u64) {
+        self.ready = true;
+        self.last = now.saturating_sub(MS);
     }
 
     pub(super) fn clear(&mut self) {
@@ -55,7 +64,7 @@ impl Prober {
     }
 
     pub(super) fn timeout(&self) -> Option<u64> {
-        (!self.queue.is_empty()).then(|| self.from.max(self.last + MS))
+        (self.ready && !self.queue.is_empty()).then(|| self.from.max(self.last + MS))
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The node is a pretend one, which answers on a socket of its own.
 
+mod flows;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -184,6 +186,10 @@ fn wrong_usage_ends_with_64() {
         &["no-such-command"],
         &["status", "--jsn"],
         &["drain", "web"],
+        &["flows", "--client", "web"],
+        &["flows", "--limit", "0"],
+        &["flows", "--limit", "5", "--count"],
+        &["flows", "--mode", "fast"],
         &["check"],
         &["lab", "--scenario", "tea"],
         &["lab", "--runs", "0"],
@@ -268,6 +274,9 @@ fn without_a_node_every_question_ends_with_69() {
     for args in [
         &["status"][..],
         &["events", "--json"],
+        &["flows"],
+        &["flows", "--json"],
+        &["flows", "--count"],
         &["failover"],
         &["drain", "web/b1"],
         &["enable", "web/b1"],

@@ -1,0 +1,151 @@
+//! The kernel mode in a daemon: it is started, or done without; and the lease by which its program
+//! forwards.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Fatal;
+use crate::balance::nat::{NatCommand, NatReport};
+use crate::config::{Config, Fallback};
+use crate::datapath::nat::{self, Lease, NatError, NatHandle, NatOptions};
+use crate::model::NodeId;
+use crate::net::clock;
+use crate::status::NatStatus;
+
+/// The program's clock lags by a jiffy, 10 ms at most.
+const JIFFY: Duration = Duration::from_millis(10);
+
+/// The running kernel mode.
+pub(super) struct KernelMode {
+    handle: NatHandle,
+    lease: Lease,
+    /// For how long the lease is given.
+    length: Duration,
+    /// Until when it holds, on `CLOCK_MONOTONIC`; none: this node may not forward.
+    until: Option<Duration>,
+}
+
+/// Starts the kernel mode if a service wants it. Gives the configuration that this host can run:
+/// services that may are proxied where the kernel mode is not to be had.
+///
+/// # Errors
+///
+/// It is not to be had, and a service does not want to be proxied.
+pub(super) fn start(
+    config: &Arc<Config>,
+    me: NodeId,
+    pins: &Path,
+    seed: u64,
+    reports: mpsc::Sender<NatReport>,
+) -> Result<(Arc<Config>, Option<KernelMode>), Fatal> {
+    let mut kernel = config.services.iter().filter(|s| s.kernel.is_some());
+    if kernel.next().is_none() {
+        return Ok((Arc::clone(config), None));
+    }
+    let options = NatOptions {
+        pins: pins.to_owned(),
+        seed,
+    };
+    match nat::start(config, me, &options, reports) {
+        Ok((handle, lease)) => {
+            let mode = KernelMode {
+                handle,
+                lease,
+                length: lease_length(config),
+                until: None,
+            };
+            Ok((Arc::clone(config), Some(mode)))
+        }
+        Err(error) => Ok((without(config, error)?, None)),
+    }
+}
+
+/// A node that does not turn for so long may not forward any more. Its peer takes over after
+/// heartbeat x misses at the earliest, and the program stops a jiffy late.
+fn lease_length(config: &Config) -> Duration {
+    let election = &config.election;
+    let silence = election.heartbeat * u32::from(election.misses);
+    election.dead_man.min(silence.saturating_sub(2 * JIFFY))
+}
+
+/// The same configuration with every service proxied, if they all may be.
+fn without(config: &Config, error: NatError) -> Result<Arc<Config>, Fatal> {
+    let refuses = |mode: &crate::config::KernelMode| mode.fallback == Fallback::Refuse;
+    let services = config.services.iter();
+    let stuck: Vec<&str> = services
+        .filter(|service| service.kernel.as_ref().is_some_and(refuses))
+        .map(|service| service.name.as_str())
+        .collect();
+    if !stuck.is_empty() {
+        return Err(Fatal::KernelMode {
+            services: stuck.join(", "),
+            source: Box::new(error),
+        });
+    }
+    tracing::warn!("no kernel mode: {error}; its services are proxied, as their `fallback` says");
+    let mut config = config.clone();
+    for service in &mut config.services {
+        service.kernel = None;
+    }
+    Ok(Arc::new(config))
+}
+
+/// The services that are proxied.
+pub(super) fn proxied(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.services.retain(|service| service.kernel.is_none());
+    config
+}
+
+impl KernelMode {
+    /// Carries out what the node wants. The lease changes hands at once, ahead of what the thread
+    /// has still to do.
+    pub(super) fn command(&mut self, command: NatCommand) {
+        match command {
+            NatCommand::Lead => self.renew(clock::monotonic()),
+            NatCommand::Yield => {
+                self.until = None;
+                self.set(Duration::ZERO);
+            }
+            _ => {}
+        }
+        self.handle.command(command);
+    }
+
+    /// The node has made a turn. A quarter of the lease may pass before it is renewed.
+    pub(super) fn turned(&mut self) {
+        let Some(until) = self.until else { return };
+        let now = clock::monotonic();
+        if until.saturating_sub(now) < self.length * 3 / 4 {
+            self.renew(now);
+        }
+    }
+
+    fn renew(&mut self, now: Duration) {
+        let until = now + self.length;
+        self.until = Some(until);
+        self.set(until);
+    }
+
+    fn set(&mut self, until: Duration) {
+        if let Err(error) = self.lease.renew(until.as_nanos() as u64) {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// How it is.
+    pub(super) fn status(&self) -> NatStatus {
+        NatStatus {
+            forwarding: self.until.is_some_and(|until| clock::monotonic() < until),
+            ..(*self.handle.status()).clone()
+        }
+    }
+
+    /// Takes everything out of the kernel.
+    pub(super) fn stop(self) {
+        self.handle.stop();
+    }
+}

@@ -1,0 +1,24 @@
+//! `tandem lab --scenario survive`: connections of every kind through the VIP at once, and one
+//! fault after the other. What the kernel mode promises is judged: none is lost, no byte is wrong.
+//!
+//! Owns: the traffic, its counts and their verdict. The faults are those of the other scenarios.
+//! Invariant: a connection that was lost is counted before it is opened again.
+
+mod clients;
+mod gauge;
+mod newcomers;
+mod report;
+mod run;
+mod server;
+mod stream;
+mod verdict;
+
+pub use self::clients::Crowd;
+pub use self::gauge::{Counts, NewTally, Tally};
+pub use self::report::{Report, Row};
+pub use self::run::{Plan, Step};
+pub use self::verdict::{Run, Window};
+
+pub(super) use self::gauge::Board;
+pub(super) use self::report::{line, table};
+pub(super) use self::server::{receive, send};

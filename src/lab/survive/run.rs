@@ -1,0 +1,279 @@
+//! The steps of a run: what is done to the pair while its connections are at work.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use super::clients::{Clients, Crowd};
+use super::gauge::Kind;
+use super::newcomers::Newcomers;
+use super::verdict::{Run, Window};
+use crate::lab::config::{Mode, NODES, PORT, SERVICE, mode_config};
+use crate::lab::error::LabError;
+use crate::lab::netns::{Rights, allow_descriptors};
+use crate::lab::pair::{Lab, LabConfig};
+use crate::lab::topology::{Lan, VIP4, VIP6};
+use crate::lab::verdict::ms;
+use crate::model::NodeId;
+use crate::wire::admin::Request;
+
+/// Time for all connections to stand.
+const OPENING: Duration = Duration::from_secs(20);
+/// Time between two looks at them.
+const LOOK: Duration = Duration::from_millis(20);
+/// Traffic before the first step.
+const WARM: Duration = Duration::from_millis(500);
+/// From a fault to the moment in which idle connections speak: the pair has settled by then.
+const SILENT: Duration = Duration::from_secs(1);
+/// From there to the end of the step, which is long enough for a sender that lost a segment twice:
+/// 200 ms, then 400 more.
+const AFTER: Duration = Duration::from_millis(1_500);
+/// How long a process hangs before it is let go.
+const HANG: Duration = Duration::from_millis(1_500);
+/// Descriptors for connections of both ends, of those that carry them and of new ones under way.
+const DESCRIPTORS: u64 = 65_536;
+
+/// What is done.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Nothing, to know what the machine does by itself.
+    Calm,
+    /// The master's process is killed.
+    Kill9,
+    /// The master's process is stopped, and let go 1.5 s later if it still lives.
+    Hang,
+    /// The master is gone from both LANs at once, and so is everything that its machine knew.
+    Poweroff,
+    /// An operator asks for it.
+    Failover,
+    /// The node that a fault took away is started, and becomes backup in sync.
+    Rejoin,
+    /// All connections come to a good end.
+    End,
+}
+
+impl Step {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Calm => "calm",
+            Self::Kill9 => "kill9",
+            Self::Hang => "hang",
+            Self::Poweroff => "poweroff",
+            Self::Failover => "failover",
+            Self::Rejoin => "rejoin",
+            Self::End => "end",
+        }
+    }
+
+    /// Whether the other node must be master afterwards.
+    pub(super) const fn moves(self) -> bool {
+        matches!(
+            self,
+            Self::Kill9 | Self::Hang | Self::Poweroff | Self::Failover
+        )
+    }
+}
+
+/// What shall be done, to what.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How the services run.
+    pub mode: Mode,
+    /// In turn; the end follows by itself.
+    pub steps: Vec<Step>,
+    /// The connections.
+    pub crowd: Crowd,
+}
+
+impl Plan {
+    /// Every fault once, back to the node that was master first.
+    pub fn new(mode: Mode) -> Self {
+        use Step::{Calm, Failover, Hang, Kill9, Poweroff, Rejoin};
+        Self {
+            mode,
+            steps: vec![
+                Calm, Kill9, Rejoin, Hang, Rejoin, Poweroff, Rejoin, Failover,
+            ],
+            crowd: Crowd {
+                downloads: 100,
+                uploads: 100,
+                unpaced: 2,
+                pace: 250_000,
+                requests: 100,
+                idle: 1_000,
+                new_rate: 2_000,
+            },
+        }
+    }
+
+    /// The pair for it.
+    pub fn lab(&self, binary: &Path) -> LabConfig {
+        let mut lab = LabConfig::new(binary);
+        lab.config = mode_config(&[(SERVICE, self.mode, PORT)], PORT);
+        lab
+    }
+
+    /// Whether it can be done with these rights.
+    ///
+    /// # Errors
+    ///
+    /// The kernel mode's programs cannot be loaded in a user namespace.
+    pub fn allowed(&self, rights: Rights) -> Result<(), LabError> {
+        match rights {
+            Rights::UserNamespace if self.mode.is_kernel() => Err(LabError::NotAllowed {
+                why: "the kernel takes no programs from a user namespace, so the kernel mode \
+                      needs real root"
+                    .to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Lab {
+    /// One run. Build the lab from [`Plan::lab`].
+    ///
+    /// # Errors
+    ///
+    /// If the pair does not settle, or the connections do not stand. Connections that are lost are
+    /// no error but a [`Run`] that is not ok.
+    pub async fn survive(&mut self, plan: &Plan, number: u32) -> Result<Run, LabError> {
+        allow_descriptors(DESCRIPTORS);
+        self.start().await?;
+        let mut master = self.settled().await?;
+        let client = &self.network().client;
+        // New connections leave more ports in TIME_WAIT than there are.
+        client.sysctl("ipv4/tcp_tw_reuse", "1").await;
+        // Three of four by IPv4.
+        let vip = SocketAddr::new(VIP4.into(), PORT);
+        let targets = [vip, vip, vip, SocketAddr::new(VIP6.into(), PORT)];
+        let board = self.board().clone();
+        let clients = Clients::start(
+            [client, &self.network().watch],
+            &plan.crowd,
+            &targets,
+            &board,
+        );
+        self.standing(&plan.crowd).await?;
+        let rate = plan.crowd.new_rate;
+        let newcomers = Newcomers::start(
+            &self.network().client,
+            rate,
+            targets.to_vec(),
+            board.clone(),
+        );
+        sleep(WARM).await;
+        board.take();
+        let mut windows = Vec::new();
+        let mut off = None;
+        for step in plan.steps.iter().copied() {
+            let began = Instant::now();
+            self.step(step, master, &mut off, &clients).await?;
+            let (counts, took) = (board.take(), began.elapsed());
+            let masters = self.masters().await;
+            windows.push(window(step, took, master, &masters, counts));
+            master = masters.first().copied().unwrap_or(master);
+        }
+        let began = Instant::now();
+        newcomers.stop().await;
+        clients.stop().await;
+        let (counts, took) = (board.take(), began.elapsed());
+        let masters = self.masters().await;
+        windows.push(window(Step::End, took, master, &masters, counts));
+        Ok(Run::of(number, plan.mode, &plan.crowd, windows))
+    }
+
+    /// Waits until all connections stand.
+    async fn standing(&self, crowd: &Crowd) -> Result<(), LabError> {
+        let deadline = Instant::now() + OPENING;
+        loop {
+            let standing = Kind::ALL.map(|kind| self.board().of(kind).standing());
+            let wanted = Kind::ALL.map(|kind| crowd.of(kind));
+            if standing == wanted {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let words = Kind::ALL.iter().zip(standing).zip(wanted);
+                let words =
+                    words.map(|((kind, is), wanted)| format!("{is} of {wanted} {}", kind.name()));
+                return Err(LabError::TooLate {
+                    what: "the opening of all connections".to_owned(),
+                    seconds: OPENING.as_secs(),
+                    state: words.collect::<Vec<_>>().join(", "),
+                });
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Does it, and lets idle connections speak when the pair has settled. `off`: the node that
+    /// has no power.
+    async fn step(
+        &mut self,
+        step: Step,
+        master: NodeId,
+        off: &mut Option<NodeId>,
+        clients: &Clients,
+    ) -> Result<(), LabError> {
+        match step {
+            Step::Calm | Step::End => {}
+            Step::Kill9 => self.node(master).signal(Signal::SIGKILL)?,
+            Step::Hang => {
+                self.node(master).signal(Signal::SIGSTOP)?;
+                sleep(HANG).await;
+                // Its dead-man timer has killed it by now, if it has one.
+                if self.node(master).is_running() {
+                    self.node(master).signal(Signal::SIGCONT)?;
+                }
+            }
+            Step::Poweroff => {
+                for lan in Lan::BOTH {
+                    let network = self.network();
+                    network.detach(network.node(master), lan).await?;
+                }
+                self.node(master).signal(Signal::SIGKILL)?;
+                *off = Some(master);
+            }
+            Step::Failover => {
+                self.node(master).call(&Request::Failover).await?;
+            }
+            Step::Rejoin => {
+                if let Some(node) = off.take() {
+                    // A machine that starts has no programs in its kernel, and only then a LAN.
+                    self.forget_pins(node)?;
+                    for lan in Lan::BOTH {
+                        let network = self.network();
+                        network.attach(network.node(node), lan).await?;
+                    }
+                }
+                self.start().await?;
+                self.settled().await?;
+            }
+        }
+        sleep(SILENT).await;
+        clients.speak();
+        sleep(AFTER).await;
+        Ok(())
+    }
+}
+
+fn window(
+    step: Step,
+    took: Duration,
+    before: NodeId,
+    after: &[NodeId],
+    counts: super::gauge::Counts,
+) -> Window {
+    Window {
+        step,
+        took_ms: ms(took),
+        master_before: NODES[before.index()],
+        masters_after: after.iter().map(|id| NODES[id.index()]).collect(),
+        counts,
+    }
+}

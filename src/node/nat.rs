@@ -1,0 +1,181 @@
+//! The kernel mode's part of a node: what its data path tells goes into the log, what the master
+//! tells goes to the data path, and acknowledgements find the reports that they are for.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::io::Output;
+use super::{Node, Replication};
+use crate::balance::flow::{FlowEvent, Unserved};
+use crate::balance::nat::{NatCommand, NatEvent, NatReport};
+use crate::model::{BackendId, ServiceId};
+use crate::replication::Learned;
+use crate::time::Mono;
+use crate::wire::replication::{Item, NatKey, NatRecord};
+
+/// What the node keeps of the kernel mode beside the replica.
+#[derive(Debug, Default)]
+pub(super) struct NatBook {
+    /// Reports that are not acknowledged: ticket, and the last sequence of the log when it was
+    /// written.
+    unacknowledged: VecDeque<(u64, u64)>,
+    paused: bool,
+    published: Option<(BTreeSet<BackendId>, BTreeSet<BackendId>)>,
+    /// Connections since the start of the process.
+    services: BTreeMap<ServiceId, u64>,
+    backends: BTreeMap<BackendId, u64>,
+}
+
+impl NatBook {
+    /// Connections since the start of the process.
+    pub(super) fn of_service(&self, id: ServiceId) -> u64 {
+        self.services.get(&id).copied().unwrap_or(0)
+    }
+
+    /// Connections since the start of the process.
+    pub(super) fn of_backend(&self, id: BackendId) -> u64 {
+        self.backends.get(&id).copied().unwrap_or(0)
+    }
+
+    fn count(&mut self, record: &NatRecord) {
+        *self.services.entry(record.service).or_default() += 1;
+        *self.backends.entry(record.backend).or_default() += 1;
+    }
+}
+
+impl Node {
+    pub(super) fn tell_nat(&mut self, command: NatCommand) {
+        self.outputs.push_back(Output::Nat(command));
+    }
+
+    pub(super) fn handle_nat(&mut self, report: NatReport, now: Mono) {
+        for event in report.events {
+            self.handle_nat_event(event, now);
+        }
+        let sequence = match &self.replication {
+            Replication::Source(source) => source.position().sequence,
+            Replication::Sink(_) => 0,
+        };
+        let report = (report.ticket, sequence);
+        self.nat.unacknowledged.push_back(report);
+    }
+
+    fn handle_nat_event(&mut self, event: NatEvent, now: Mono) {
+        match event {
+            NatEvent::Closed { key, .. } => self.write_nat(Item::NatClose { key }, now),
+            NatEvent::ConnectFailed { backend, failure } => {
+                let failed = FlowEvent::ConnectFailed { backend, failure };
+                self.handle_flows(&[failed], now);
+            }
+            NatEvent::Marks {
+                key,
+                backend,
+                client,
+                backend_mark,
+                answered,
+            } => {
+                if answered {
+                    self.health.connected(backend, now);
+                }
+                let backend = backend_mark;
+                let marks = Item::NatMarks {
+                    key,
+                    client,
+                    backend,
+                };
+                self.write_nat(marks, now);
+            }
+            NatEvent::Opened {
+                key,
+                mut record,
+                age_ms,
+            } => {
+                record.since_unix_ms = self.journal.unix_ms(now).saturating_sub(age_ms);
+                self.open_nat(key, record, now);
+            }
+            NatEvent::Unserved { service } => {
+                let why = Unserved::AllFailed;
+                self.handle_flows(&[FlowEvent::Unserved { service, why }], now);
+            }
+        }
+    }
+
+    fn open_nat(&mut self, key: NatKey, record: NatRecord, now: Mono) {
+        match self.replica().nat().get(&key) {
+            // The same one, on another backend.
+            Some(known) if known.client_mark == record.client_mark => {
+                *self.nat.backends.entry(record.backend).or_default() += 1;
+            }
+            _ => self.nat.count(&record),
+        }
+        self.write_nat(Item::NatOpen { key, record }, now);
+    }
+
+    /// Into the log; before this node has heard of any master, into what it begins with.
+    fn write_nat(&mut self, item: Item, now: Mono) {
+        match &mut self.replication {
+            Replication::Source(source) => source.write(item, now),
+            Replication::Sink(sink) => sink.adopt(&item),
+        }
+    }
+
+    /// What the data path in the kernel is to know after this turn.
+    pub(super) fn run_nat(&mut self) {
+        while let Replication::Sink(sink) = &mut self.replication
+            && let Some(learned) = sink.poll_learned()
+        {
+            self.tell_nat(match learned {
+                Learned::Items(items) => NatCommand::Learn(items),
+                Learned::SnapshotBegin => NatCommand::SnapshotBegin,
+                Learned::SnapshotEnd => NatCommand::SnapshotEnd,
+                Learned::SnapshotVoid => NatCommand::SnapshotVoid,
+            });
+        }
+        self.acknowledge_nat();
+        let paused = self.election.handing_over();
+        if paused != self.nat.paused {
+            self.nat.paused = paused;
+            self.tell_nat(if paused {
+                NatCommand::Pause
+            } else {
+                NatCommand::Resume
+            });
+        }
+    }
+
+    /// Says which reports the standby knows. While none follows, nobody waits.
+    fn acknowledge_nat(&mut self) {
+        let waiting = &mut self.nat.unacknowledged;
+        let (known, by_standby) = match &self.replication {
+            Replication::Source(source) if source.in_sync() => {
+                let known = |(_, sequence): &(u64, u64)| source.follows_to(*sequence);
+                (waiting.partition_point(known), true)
+            }
+            Replication::Source(_) | Replication::Sink(_) => (waiting.len(), false),
+        };
+        let last = waiting.drain(..known).next_back();
+        if let Some((ticket, _)) = last {
+            self.tell_nat(NatCommand::Acknowledged { ticket, by_standby });
+        }
+    }
+
+    /// Where new connections of the kernel mode go, if there is a service of that mode.
+    pub(super) fn publish_nat(&mut self, eligible: &BTreeSet<BackendId>) {
+        let all = self.config.services.iter();
+        let mut kernel = all.filter(|service| service.kernel.is_some()).peekable();
+        if kernel.peek().is_none() {
+            return;
+        }
+        let backends = kernel.flat_map(|service| &service.backends);
+        let down: BTreeSet<BackendId> = backends
+            .map(|backend| backend.id)
+            .filter(|id| !self.health.is_up(*id))
+            .collect();
+        let wanted = Some((eligible.clone(), down));
+        if self.nat.published != wanted {
+            self.nat.published = wanted;
+            if let Some((eligible, down)) = self.nat.published.clone() {
+                self.tell_nat(NatCommand::Publish { eligible, down });
+            }
+        }
+    }
+}
