@@ -112,6 +112,7 @@ fn all() -> Vec<Test> {
         test("clean_up_clsact", || pins::clean_up(Hook::Clsact)),
         test("other_sizes_begin_anew", pins::other_sizes),
         ("one_process_a_directory", Box::new(pins::one_process)),
+        ("too_large_leaves_nothing", Box::new(pins::too_large)),
         test("interfaces_come_and_go", pins::interfaces),
     ]
 }

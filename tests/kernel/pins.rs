@@ -309,6 +309,21 @@ pub(crate) fn one_process() -> Outcome {
     expect("only the directory was left", removed.len() == 1)
 }
 
+/// What cannot be made leaves nothing behind.
+pub(crate) fn too_large() -> Outcome {
+    let dir = dir("large");
+    let huge = Sizes {
+        flows: u32::MAX,
+        ..SIZES
+    };
+    let refused = Nat::open(&dir, &huge).map(drop);
+    expect(
+        &format!("{refused:?}"),
+        matches!(refused, Err(NatError::NoMemory { .. })),
+    )?;
+    expect("no directory", !dir.exists())
+}
+
 /// The program is where it is wanted, also when a device comes again under its name.
 pub(crate) async fn interfaces() -> Outcome {
     let dir = dir("interfaces");
