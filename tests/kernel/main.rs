@@ -3,6 +3,7 @@
 //! Loading it needs root's rights outside of any user namespace. Where they are missing, each test
 //! is listed as ignored, with the reason; none passes silently.
 
+mod adapter;
 mod batch;
 mod checks;
 mod cost;
@@ -93,6 +94,18 @@ fn all() -> Vec<Test> {
             "engine_on_the_kernels_tables",
             Box::new(engine::on_the_kernels_tables),
         ),
+        test("waits_for_the_standby_ipv4", || {
+            adapter::waits_for_the_standby(false)
+        }),
+        test("waits_for_the_standby_ipv6", || {
+            adapter::waits_for_the_standby(true)
+        }),
+        test("goes_elsewhere_ipv4", || adapter::goes_elsewhere(false)),
+        test("goes_elsewhere_ipv6", || adapter::goes_elsewhere(true)),
+        test("refuses_ipv4", || adapter::refuses(false)),
+        test("refuses_ipv6", || adapter::refuses(true)),
+        test("slow_node", adapter::slow_node),
+        test("successor", adapter::successor),
         ("many_entries", Box::new(batch::many_entries)),
         ("batches_end_at_what_is_wrong", Box::new(batch::ends)),
         test("injected_ipv4", || inject::arrives(false)),
@@ -104,6 +117,7 @@ fn all() -> Vec<Test> {
         test("clean_up_clsact", || pins::clean_up(Hook::Clsact)),
         test("other_sizes_begin_anew", pins::other_sizes),
         ("one_process_a_directory", Box::new(pins::one_process)),
+        ("too_large_leaves_nothing", Box::new(pins::too_large)),
         test("interfaces_come_and_go", pins::interfaces),
     ]
 }

@@ -30,6 +30,8 @@ const SIZES: Sizes = Sizes {
     backends: 64,
     events: 1 << 20,
 };
+/// How many maps there are.
+const MAPS: usize = 14;
 /// A lost packet would be missed for that long (tcp_rto_min).
 const GAP: Duration = Duration::from_millis(190);
 
@@ -210,7 +212,7 @@ pub(crate) async fn clean_up(hook: Hook) -> Outcome {
     let expected = [
         format!("program at left ({hook})"),
         format!("program at right ({hook})"),
-        "13 tables".into(),
+        format!("{MAPS} tables"),
         format!("directory {}", dir.display()),
     ];
     expect(&format!("removed: {removed:?}"), removed == expected)?;
@@ -241,7 +243,7 @@ pub(crate) async fn other_sizes() -> Outcome {
     let (nat, found) = open(&line, &dir, other).await?;
     expect(
         &format!("{found:?}"),
-        !found.tables && found.links == 2 && found.discarded.len() == 13,
+        !found.tables && found.links == 2 && found.discarded.len() == MAPS,
     )?;
     expect("an empty table", nat.tables.flows().count() == 0)?;
     let after = programs(&line, NODE_LEFT).await?;
@@ -250,7 +252,7 @@ pub(crate) async fn other_sizes() -> Outcome {
         before.len() == 1 && after.len() == 1 && before != after,
     )?;
     let pins = fs::read_dir(&dir).map_err(text)?.count();
-    expect(&format!("{pins} pins"), pins == 13 + 2)?;
+    expect(&format!("{pins} pins"), pins == MAPS + 2)?;
     // Half of the tables are none.
     drop(nat);
     let entries = fs::read_dir(&dir).map_err(text)?;
@@ -263,7 +265,7 @@ pub(crate) async fn other_sizes() -> Outcome {
     let (nat, found) = open(&line, &dir, other).await?;
     expect(
         &format!("{found:?}"),
-        !found.tables && found.discarded.len() == 12,
+        !found.tables && found.discarded.len() == MAPS - 1,
     )?;
     nat.close().map_err(text)
 }
@@ -283,7 +285,7 @@ pub(crate) fn one_process() -> Outcome {
     )?;
     expect(
         "the first lives",
-        fs::read_dir(&dir).map_err(text)?.count() == 13,
+        fs::read_dir(&dir).map_err(text)?.count() == MAPS,
     )?;
     // The lease is another thread's, and outlives nothing.
     let mut lease: Lease = nat.lease().map_err(text)?;
@@ -305,6 +307,21 @@ pub(crate) fn one_process() -> Outcome {
     fs::remove_dir(&foreign).map_err(text)?;
     let removed = cleanup(&dir).map_err(text)?;
     expect("only the directory was left", removed.len() == 1)
+}
+
+/// What cannot be made leaves nothing behind.
+pub(crate) fn too_large() -> Outcome {
+    let dir = dir("large");
+    let huge = Sizes {
+        flows: u32::MAX,
+        ..SIZES
+    };
+    let refused = Nat::open(&dir, &huge).map(drop);
+    expect(
+        &format!("{refused:?}"),
+        matches!(refused, Err(NatError::NoMemory { .. })),
+    )?;
+    expect("no directory", !dir.exists())
 }
 
 /// The program is where it is wanted, also when a device comes again under its name.
@@ -334,7 +351,7 @@ pub(crate) async fn interfaces() -> Outcome {
     let nat = attach_only(&line, nat, &[NODE_RIGHT]).await?;
     expect("there again", programs(&line, NODE_RIGHT).await?.len() == 1)?;
     let pins = fs::read_dir(&dir).map_err(text)?.count();
-    expect(&format!("{pins} pins"), pins == 13 + 1)?;
+    expect(&format!("{pins} pins"), pins == MAPS + 1)?;
     // Gone while nobody lives.
     drop(nat);
     line.replug().await?;

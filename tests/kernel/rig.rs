@@ -67,7 +67,7 @@ impl Rig {
             six,
         };
         said(rig.fill(flags))?;
-        rig.serve().await?;
+        serve(&rig.line, six, &rig.peers).await?;
         Ok(rig)
     }
 
@@ -126,21 +126,6 @@ impl Rig {
         tables.set_address(Endpoint::from(line.source(six)), Owned { flags })?;
         tables.set_address(Endpoint::from(line.vip(six, 0).ip()), Owned { flags: 0 })?;
         self.nat.lease()?.renew(u64::MAX)
-    }
-
-    async fn serve(&self) -> Result<(), String> {
-        for n in 0..BACKENDS {
-            let (at, peers) = (self.line.backend_at(self.six, n), Arc::clone(&self.peers));
-            let listener = self.line.backend().run(TcpListener::bind(at)).await;
-            let listener = listener.map_err(|error| format!("listen at {at}: {error}"))?;
-            self.line.backend().spawn(async move {
-                while let Ok((stream, peer)) = listener.accept().await {
-                    peers.lock().expect("no holder panics").push(peer);
-                    tokio::spawn(answer(stream));
-                }
-            });
-        }
-        Ok(())
     }
 
     pub(crate) fn vip(&self) -> SocketAddr {
@@ -215,6 +200,26 @@ async fn load(line: &Line, hook: Hook) -> Result<Nat, String> {
         Ok(nat)
     };
     said(line.node().run(async move { load() }).await)
+}
+
+/// Servers at the backends' port. `peers`: whom they saw.
+pub(crate) async fn serve(
+    line: &Line,
+    six: bool,
+    peers: &Arc<Mutex<Vec<SocketAddr>>>,
+) -> Result<(), String> {
+    for n in 0..BACKENDS {
+        let (at, peers) = (line.backend_at(six, n), Arc::clone(peers));
+        let listener = line.backend().run(TcpListener::bind(at)).await;
+        let listener = listener.map_err(|error| format!("listen at {at}: {error}"))?;
+        line.backend().spawn(async move {
+            while let Ok((stream, peer)) = listener.accept().await {
+                peers.lock().expect("no holder panics").push(peer);
+                tokio::spawn(answer(stream));
+            }
+        });
+    }
+    Ok(())
 }
 
 /// How many of this kind.

@@ -1,4 +1,4 @@
-//! What the kernel mode needs to know of its host and of its configuration before it starts.
+//! What the kernel mode needs to know of its host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,7 +1,7 @@
 //! The program in the kernel, and its life.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::maps::Map;
@@ -92,7 +92,7 @@ impl Nat {
     ///
     /// What is missing, and what to do.
     pub fn load(sizes: &Sizes) -> Result<Self, NatError> {
-        Self::build(sizes, None)
+        Self::build(sizes, |_| None)
     }
 
     /// The same with maps that are pinned in this directory, which is made if it is missing. Maps
@@ -107,7 +107,17 @@ impl Nat {
         let pins = Pins::claim(dir, sizes)?;
         let discarded = pins.keep_fitting(&MAPS)?;
         let tables = pins.map("flows").exists();
-        let mut nat = Self::build(sizes, Some(pins))?;
+        let mut nat = match Self::build(sizes, |name| Some(pins.map(name))) {
+            Ok(nat) => nat,
+            Err(error) => {
+                // Where the program cannot run, nothing of it is to be in the way.
+                if !tables && let Err(error) = pins.remove_all() {
+                    tracing::warn!("{error}");
+                }
+                return Err(error);
+            }
+        };
+        nat.pins = Some(pins);
         let links = nat.adopt_links()?;
         let adopted = Adopted {
             tables,
@@ -131,7 +141,8 @@ impl Nat {
         detached.and(removed)
     }
 
-    fn build(sizes: &Sizes, pins: Option<Pins>) -> Result<Self, NatError> {
+    /// `pin`: where a map is pinned.
+    fn build(sizes: &Sizes, pin: impl Fn(&str) -> Option<PathBuf>) -> Result<Self, NatError> {
         let mut loader = EbpfLoader::new();
         loader
             .map_max_entries("flows", sizes.flows.saturating_mul(2))
@@ -139,9 +150,9 @@ impl Nat {
             .map_max_entries("backends", sizes.backends)
             .map_max_entries("ports", sizes.backends)
             .map_max_entries("events", sizes.events);
-        if let Some(pins) = &pins {
-            for name in MAPS {
-                loader.map_pin_path(name, pins.map(name));
+        for name in MAPS {
+            if let Some(path) = pin(name) {
+                loader.map_pin_path(name, path);
             }
         }
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
@@ -150,7 +161,7 @@ impl Nat {
             ebpf,
             tables,
             attached: Vec::new(),
-            pins,
+            pins: None,
         };
         nat.program()?
             .load()
@@ -215,5 +226,22 @@ impl Nat {
         let ran = self.program()?.test_run(options);
         let ran = ran.map_err(|error| program_error("time a frame", error))?;
         Ok((ran.return_value.cast_signed(), ran.duration))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_map_has_a_pin() {
+        let lines = include_str!("bpf/maps.h").lines();
+        let names = lines.filter_map(|line| {
+            let name = line.strip_prefix("} ")?;
+            name.strip_suffix(" SEC(\".maps\");")
+        });
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable();
+        assert_eq!(names, MAPS);
     }
 }
