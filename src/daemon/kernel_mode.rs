@@ -43,6 +43,7 @@ pub(super) fn start(
 ) -> Result<(Arc<Config>, Option<KernelMode>), Fatal> {
     let mut kernel = config.services.iter().filter(|s| s.kernel.is_some());
     if kernel.next().is_none() {
+        sweep(pins);
         return Ok((Arc::clone(config), None));
     }
     let options = NatOptions {
@@ -59,7 +60,27 @@ pub(super) fn start(
             };
             Ok((Arc::clone(config), Some(mode)))
         }
-        Err(error) => Ok((without(config, error)?, None)),
+        Err(error) => {
+            let config = without(config, error)?;
+            sweep(pins);
+            Ok((config, None))
+        }
+    }
+}
+
+/// Takes out of the kernel what an earlier life left there: its program would drop what is proxied
+/// now.
+fn sweep(pins: &Path) {
+    if !pins.exists() {
+        return;
+    }
+    match nat::cleanup(pins) {
+        Ok(removed) => {
+            for what in removed {
+                tracing::info!("removed {what}, which an earlier life of this node left");
+            }
+        }
+        Err(error) => tracing::warn!("{error}"),
     }
 }
 
