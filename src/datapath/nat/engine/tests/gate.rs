@@ -121,6 +121,9 @@ fn a_handshake_that_was_given_up_is_not_answered() {
     held(&mut host, client(0));
     // The backend, or the client, resets it.
     host.send(client(0), at(VIP), RST, (101, 0));
+    assert_eq!(host.status().waiting, 0);
+    host.acknowledge(true);
+    assert_eq!(host.packets(), []);
     held(&mut host, client(1));
     host.command(NatCommand::Yield);
     host.command(NatCommand::Acknowledged {
