@@ -390,7 +390,13 @@ fn a_caller_learns_why_there_is_no_answer() {
     let listener = UnixListener::bind(&path).unwrap();
     let broken = |answer: &'static [u8], expected: &str| {
         std::thread::scope(|scope| {
-            scope.spawn(|| listener.accept().unwrap().0.write_all(answer).unwrap());
+            scope.spawn(|| {
+                let mut caller = listener.accept().unwrap().0;
+                // To its end: whoever closes before, breaks the caller's pipe.
+                let mut reader = std::io::BufReader::new(&caller);
+                std::io::BufRead::read_line(&mut reader, &mut String::new()).unwrap();
+                caller.write_all(answer).unwrap();
+            });
             let error = call(&path, &Request::Status).unwrap_err();
             assert!(matches!(error, CallError::Broken { .. }), "{error}");
             assert!(error.to_string().contains(expected), "{error}");
