@@ -27,8 +27,9 @@ pub enum NatCommand {
     Learn(Vec<Item>),
     /// This node became master: the connections that it knows are its own now.
     Lead,
-    /// A switchover is offered: what has not been acknowledged by now may never be, so no handshake
-    /// may go on without it. Established connections go on.
+    /// A switchover comes: what the standby has not acknowledged by then it will never know, so no
+    /// handshake may go on without its word. Established connections go on. Answered by a report
+    /// that says `paused`.
     Pause,
     /// The addresses are here and announced: wake those that wait for an answer that got lost.
     Probe,
@@ -59,6 +60,10 @@ pub struct NatReport {
     pub ticket: u64,
     /// What happened.
     pub events: Vec<NatEvent>,
+    /// The answer to [`NatCommand::Pause`]: whatever a client may have seen is in this report and
+    /// those before.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// One thing that happened to a connection of the kernel mode.

@@ -18,7 +18,9 @@ pub(super) struct NatBook {
     /// Reports that are not acknowledged: ticket, and the last sequence of the log when it was
     /// written.
     unacknowledged: VecDeque<(u64, u64)>,
+    /// The data path is to pause, and has said that it does.
     paused: bool,
+    quiet: bool,
     published: Option<(BTreeSet<BackendId>, BTreeSet<BackendId>)>,
     /// Connections since the start of the process.
     services: BTreeMap<ServiceId, u64>,
@@ -47,7 +49,18 @@ impl Node {
         self.outputs.push_back(Output::Nat(command));
     }
 
+    /// Everything that clients may have seen is in the log, and stays so.
+    pub(super) fn nat_is_quiet(&self) -> bool {
+        self.nat.quiet || !self.has_nat()
+    }
+
+    fn has_nat(&self) -> bool {
+        let mut services = self.config.services.iter();
+        services.any(|service| service.kernel.is_some())
+    }
+
     pub(super) fn handle_nat(&mut self, report: NatReport, now: Mono) {
+        self.nat.quiet |= report.paused && self.nat.paused;
         for event in report.events {
             self.handle_nat_event(event, now);
         }
@@ -131,9 +144,9 @@ impl Node {
             });
         }
         self.acknowledge_nat();
-        let paused = self.election.handing_over();
-        if paused != self.nat.paused {
-            self.nat.paused = paused;
+        let paused = self.handover.is_some() || self.election.handing_over();
+        if paused != self.nat.paused && self.has_nat() {
+            (self.nat.paused, self.nat.quiet) = (paused, false);
             self.tell_nat(if paused {
                 NatCommand::Pause
             } else {
@@ -160,11 +173,11 @@ impl Node {
 
     /// Where new connections of the kernel mode go, if there is a service of that mode.
     pub(super) fn publish_nat(&mut self, eligible: &BTreeSet<BackendId>) {
-        let all = self.config.services.iter();
-        let mut kernel = all.filter(|service| service.kernel.is_some()).peekable();
-        if kernel.peek().is_none() {
+        if !self.has_nat() {
             return;
         }
+        let all = self.config.services.iter();
+        let kernel = all.filter(|service| service.kernel.is_some());
         let backends = kernel.flat_map(|service| &service.backends);
         let down: BTreeSet<BackendId> = backends
             .map(|backend| backend.id)

@@ -157,7 +157,7 @@ impl Node {
         let Replication::Source(source) = &self.replication else {
             return;
         };
-        if !source.drained() {
+        if !source.drained() || !self.nat_is_quiet() {
             return;
         }
         self.handover = None;

@@ -335,6 +335,8 @@ impl Worker {
         match command {
             NatCommand::Lead => self.leading = true,
             NatCommand::Yield => self.leading = false,
+            // Nothing that a client may have seen is to be told after the answer.
+            NatCommand::Pause => while self.events() >= EVENTS {},
             _ => {}
         }
         let done = self.engine.command(command, &mut self.nat.tables, now());

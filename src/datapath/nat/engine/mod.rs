@@ -237,8 +237,8 @@ impl Engine {
                 let fresh = self.set_eligible(eligible, down, maps, now)?;
                 self.purge(&fresh, now);
             }
-            NatCommand::Pause => self.gate.pause(true),
-            NatCommand::Resume => self.gate.pause(false),
+            NatCommand::Pause => self.pause(true),
+            NatCommand::Resume => self.pause(false),
             NatCommand::Probe => self.prober.go(now),
             NatCommand::Yield => self.yield_up(),
         }
@@ -265,6 +265,11 @@ impl Engine {
             self.walk.start_rescan(now);
         }
         Ok(())
+    }
+
+    const fn pause(&mut self, pause: bool) {
+        self.gate.pause(pause);
+        self.reports.pause(pause);
     }
 
     fn yield_up(&mut self) {

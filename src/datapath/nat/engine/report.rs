@@ -15,6 +15,8 @@ pub(super) struct Reports {
     given: u64,
     full: VecDeque<Vec<NatEvent>>,
     current: Vec<NatEvent>,
+    /// The last one is to say that the gate is closed.
+    pause: bool,
 }
 
 impl Reports {
@@ -38,16 +40,22 @@ impl Reports {
         last.saturating_sub(u64::from((last as u32).wrapping_sub(low)))
     }
 
+    /// Whether the next report of all that happened so far says that the gate is closed.
+    pub(super) const fn pause(&mut self, pause: bool) {
+        self.pause = pause;
+    }
+
     pub(super) fn take(&mut self) -> Option<NatReport> {
-        let events = match self.full.pop_front() {
-            Some(events) => events,
-            None if self.current.is_empty() => return None,
-            None => mem::take(&mut self.current),
+        let (events, paused) = match self.full.pop_front() {
+            Some(events) => (events, false),
+            None if self.current.is_empty() && !self.pause => return None,
+            None => (mem::take(&mut self.current), mem::take(&mut self.pause)),
         };
         self.given += 1;
         Some(NatReport {
             ticket: self.given,
             events,
+            paused,
         })
     }
 
@@ -55,5 +63,6 @@ impl Reports {
     pub(super) fn clear(&mut self) {
         self.full.clear();
         self.current.clear();
+        self.pause = false;
     }
 }
