@@ -239,6 +239,9 @@ pub struct NatStatus {
     pub flows: u64,
     /// Most of them.
     pub max_flows: u64,
+    /// How far they are, by name, as of the last walk through the table (2 s ago, or longer where
+    /// there are very many).
+    pub states: BTreeMap<String, u64>,
     /// Handshakes that wait for the standby's word now.
     pub waiting: u64,
     /// Handshakes that the standby's word let go on.

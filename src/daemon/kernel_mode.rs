@@ -14,6 +14,7 @@ use crate::datapath::nat::{self, Lease, NatError, NatHandle, NatOptions};
 use crate::model::NodeId;
 use crate::net::clock;
 use crate::status::NatStatus;
+use crate::wire::admin::FlowStatus;
 
 /// The program's clock lags by a jiffy, 10 ms at most.
 const JIFFY: Duration = Duration::from_millis(10);
@@ -155,6 +156,15 @@ impl KernelMode {
         if let Err(error) = self.lease.renew(until.as_nanos() as u64) {
             tracing::error!("{error}");
         }
+    }
+
+    /// Fills in what this node has forwarded of these connections.
+    pub(super) fn measure(
+        &self,
+        flows: Vec<FlowStatus>,
+        done: impl FnOnce(Vec<FlowStatus>) + Send + 'static,
+    ) {
+        self.handle.measure(flows, done);
     }
 
     /// How it is.

@@ -231,9 +231,28 @@ impl TurnLoop {
                 + adapters.prober.dropped()
                 + adapters.heartbeats.overflows();
         }
-        if let Some(reply) = self.tickets.remove(&ticket) {
-            // Whoever asked may have gone.
-            let _ = reply.send(response);
+        let Some(reply) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        // Whoever asked may have gone.
+        match (response, &self.adapters.kernel_mode) {
+            (
+                Response::Flows {
+                    matching,
+                    flows,
+                    next,
+                },
+                Some(mode),
+            ) if !flows.is_empty() => mode.measure(flows, move |flows| {
+                let _ = reply.send(Response::Flows {
+                    matching,
+                    flows,
+                    next,
+                });
+            }),
+            (response, _) => {
+                let _ = reply.send(response);
+            }
         }
     }
 }

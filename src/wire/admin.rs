@@ -167,8 +167,8 @@ pub struct FlowStatus {
     pub since_unix_ms: u64,
     /// How long ago that was, by this node's clock.
     pub age_ms: u64,
-    /// Bytes from client to backend; on the backup a little behind. None: the kernel mode does not
-    /// tell them.
+    /// Bytes from client to backend; on the backup a little behind. In kernel mode: those that
+    /// this node has forwarded, IP headers included; none: it does not know.
     pub up: Option<u64>,
     /// Bytes from backend to client.
     pub down: Option<u64>,

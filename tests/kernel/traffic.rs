@@ -30,6 +30,8 @@ pub(crate) fn expect(what: &str, right: bool) -> Outcome {
 pub(crate) fn only(rig: &Rig, reasons: &[Counter]) -> Outcome {
     for counter in Counter::ALL {
         let expected = [
+            Counter::BytesToBackend,
+            Counter::BytesToClient,
             Counter::ToBackend,
             Counter::ToClient,
             Counter::Icmp,

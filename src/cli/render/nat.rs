@@ -54,6 +54,7 @@ pub(super) fn facts(nat: &NatStatus) -> Vec<(&'static str, String)> {
         forwarding: _,
         flows,
         max_flows,
+        states,
         waiting,
         released_acknowledged,
         released_alone,
@@ -76,6 +77,25 @@ pub(super) fn facts(nat: &NatStatus) -> Vec<(&'static str, String)> {
         count(*max_flows)
     );
     let mut facts = vec![("table", table)];
+
+    // In the order of a connection's life.
+    let life = ["opening", "answered", "established", "closing", "closed"];
+    let states = life.map(|name| (states.get(name).copied().unwrap_or(0), name));
+    let by_name = |name: &str| {
+        let known = counters
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name));
+        known.map_or(0, |(_, n)| *n)
+    };
+    let way = |packets: &str, bytes: &str, to: &str| {
+        let bytes = count(by_name(bytes));
+        (by_name(packets), format!("packets ({bytes} bytes) to {to}"))
+    };
+    let forwarded = [
+        way("count_to_backend", "bytes_to_backend", "backends"),
+        way("count_to_client", "bytes_to_client", "clients"),
+    ];
+    let forwarded = forwarded.each_ref().map(|(n, words)| (*n, words.as_str()));
 
     let mut handshakes = counted(&[
         (*waiting, "waiting for the standby's word"),
@@ -104,12 +124,6 @@ pub(super) fn facts(nat: &NatStatus) -> Vec<(&'static str, String)> {
     let ends = ends.into_iter().filter(|(n, _)| *n > 0);
     let ends = ends.map(|(_, text)| text).collect();
 
-    let by_name = |name: &str| {
-        let known = counters
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name));
-        known.map_or(0, |(_, n)| *n)
-    };
     let mut dropped: Vec<(u64, &str)> = COUNTS
         .iter()
         .map(|(name, words)| (by_name(name), *words))
@@ -131,6 +145,8 @@ pub(super) fn facts(nat: &NatStatus) -> Vec<(&'static str, String)> {
         }
     }
     for (label, texts) in [
+        ("states", counted(&states)),
+        ("forwarded", counted(&forwarded)),
         ("handshakes", handshakes),
         ("backends", backends),
         ("also", ends),

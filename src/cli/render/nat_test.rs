@@ -16,10 +16,13 @@ fn nat() -> NatStatus {
         forwarding: true,
         flows: 12_345,
         max_flows: 131_072,
+        states: counters(&[("established", 12_000), ("opening", 45), ("closed", 300)]),
         released_acknowledged: 10_222,
         counters: counters(&[
             ("COUNT_TO_BACKEND", 5_000_000),
             ("COUNT_TO_CLIENT", 7_000_000),
+            ("bytes_to_backend", 900_000_000),
+            ("bytes_to_client", 1_000_000_000),
             ("DROP_HELD", 3),
             ("DROP_WAITING", 10_222),
             ("DROP_LEASE", 0),
@@ -55,6 +58,9 @@ fn a_master_that_forwards() {
         "\
 kernel mode: forwarding, on eth0 (tcx), eth1 (tcx)
 table       12,345 of 131,072 connections (9 % full)
+states      45 opening; 12,000 established; 300 closed
+forwarded   5,000,000 packets (900,000,000 bytes) to backends; 7,000,000
+            packets (1,000,000,000 bytes) to clients
 handshakes  10,222 went on with it"
     );
     assert!(block(&status, "service web on").starts_with(
@@ -77,7 +83,10 @@ fn a_standby_that_stands_by() {
         block(&status, "kernel mode"),
         "\
 kernel mode: standing by, on eth0 (tcx), eth1 (tcx)
-table  12,345 of 131,072 connections (9 % full)"
+table      12,345 of 131,072 connections (9 % full)
+states     45 opening; 12,000 established; 300 closed
+forwarded  5,000,000 packets (900,000,000 bytes) to backends; 7,000,000 packets
+           (1,000,000,000 bytes) to clients"
     );
     assert!(
         head(&status).contains("\nOK: redundant"),
@@ -114,6 +123,7 @@ fn everything_that_can_be_said() {
         "\
 kernel mode: forwarding, on eth0 (tcx), eth1 (tcx)
 table       130,000 of 131,072 connections (99 % full)
+states      45 opening; 12,000 established; 300 closed
 handshakes  3 waiting for the standby's word; 10,222 went on with it; 12 went
             on at once, no standby followed; 2 went on late, without it; THE
             STANDBY IS LATE: they do not wait until it has caught up

@@ -31,12 +31,14 @@ use super::engine::{Engine, Packet};
 use super::error::NatError;
 use super::host;
 use super::inject::Injector;
+use super::layout::FlowKey;
 use super::lease::Lease;
 use super::program::Nat;
 use crate::balance::nat::{NatCommand, NatReport};
 use crate::config::{Acknowledge, Config};
 use crate::model::NodeId;
-use crate::status::NatStatus;
+use crate::status::{Mode, NatStatus};
+use crate::wire::admin::FlowStatus;
 
 /// Commands, events and refusals of one round; what is left waits for the next.
 const COMMANDS: usize = 256;
@@ -79,13 +81,33 @@ pub struct NatHandle {
 #[derive(Debug)]
 enum Order {
     Command(NatCommand),
+    Measure(Vec<FlowStatus>, Measured),
     Stop,
+}
+
+/// Takes connections back once what they moved is filled in.
+struct Measured(Box<dyn FnOnce(Vec<FlowStatus>) + Send>);
+
+impl std::fmt::Debug for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Measured")
+    }
 }
 
 impl NatHandle {
     /// Never waits, and none is lost.
     pub fn command(&self, command: NatCommand) {
         self.order(Order::Command(command));
+    }
+
+    /// Fills in what this node has forwarded of these connections, and gives them to `done`. Never
+    /// waits.
+    pub fn measure(
+        &self,
+        flows: Vec<FlowStatus>,
+        done: impl FnOnce(Vec<FlowStatus>) + Send + 'static,
+    ) {
+        self.order(Order::Measure(flows, Measured(Box::new(done))));
     }
 
     /// How it is, or was within the last 200 ms. Never waits.
@@ -288,6 +310,7 @@ impl Worker {
         loop {
             match self.orders.try_recv() {
                 Ok(Order::Command(command)) => self.command(command),
+                Ok(Order::Measure(flows, Measured(done))) => done(self.measured(flows)),
                 Ok(Order::Stop) => return Next::Close,
                 Err(TryRecvError::Disconnected) => return Next::Leave,
                 Err(TryRecvError::Empty) => break,
@@ -316,6 +339,22 @@ impl Worker {
         }
         let done = self.engine.command(command, &mut self.nat.tables, now());
         self.check(done);
+    }
+
+    fn measured(&self, mut flows: Vec<FlowStatus>) -> Vec<FlowStatus> {
+        for flow in &mut flows {
+            let (Mode::Kernel, Some(listen)) = (flow.mode, flow.listen) else {
+                continue;
+            };
+            let key = FlowKey::new(flow.client, listen);
+            let Ok(Some(front)) = self.nat.tables.flow(&key) else {
+                continue;
+            };
+            let back = self.nat.tables.flow(&front.opposite(key.family));
+            flow.up = Some(front.bytes);
+            flow.down = back.ok().flatten().map(|back| back.bytes);
+        }
+        flows
     }
 
     fn events(&mut self) -> usize {

@@ -48,6 +48,19 @@ shared_enum! {
     }
 }
 
+impl State {
+    /// Lower-case name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Answered => "answered",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 shared_enum! {
     /// How a slot is chosen.
     Scheduler: u32 from 0 {
@@ -149,5 +162,9 @@ shared_enum! {
         LostEvent = "LOST_EVENT",
         /// A refusal was lost.
         LostRefusal = "LOST_REFUSAL",
+        /// Bytes of the packets sent to backends, IP headers included.
+        BytesToBackend = "BYTES_TO_BACKEND",
+        /// Bytes of the packets sent to clients.
+        BytesToClient = "BYTES_TO_CLIENT",
     }
 }

@@ -209,6 +209,8 @@ enum counter {
     DROP_WRITE,       /* the packet could not be changed */
     LOST_EVENT,       /* `events` was full: rescan `flows` */
     LOST_REFUSAL,     /* `refusals` was full */
+    BYTES_TO_BACKEND, /* in the packets above, from the IP header on */
+    BYTES_TO_CLIENT,
     COUNTERS,
 };
 

@@ -108,9 +108,13 @@ struct {
     NUMBER(max_entries, 65536);
 } refusals SEC(".maps");
 
-INLINE void count(__u32 counter) {
+INLINE void count_by(__u32 counter, __u64 amount) {
     __u64 *value = map_lookup(&counters, &counter);
-    if (value) *value += 1;
+    if (value) *value += amount;
+}
+
+INLINE void count(__u32 counter) {
+    count_by(counter, 1);
 }
 
 INLINE int drop(__u32 reason) {

@@ -123,7 +123,9 @@ INLINE int translate_tcp(struct __sk_buff *ctx, const struct packet *p, const st
         (p->flags & TCP_SYN && f->mss && clamp(ctx, p, f->mss)) ||
         write_ip(ctx, p, f, addresses))
         return drop(DROP_WRITE);
-    return send(ctx, f, f->flags & FLOW_CLIENT ? COUNT_TO_BACKEND : COUNT_TO_CLIENT);
+    int client = f->flags & FLOW_CLIENT;
+    count_by(client ? BYTES_TO_BACKEND : BYTES_TO_CLIENT, p->end - L3);
+    return send(ctx, f, client ? COUNT_TO_BACKEND : COUNT_TO_CLIENT);
 }
 
 /* What an ICMP error quotes: a packet that left here. */

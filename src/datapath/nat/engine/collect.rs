@@ -49,6 +49,9 @@ pub(super) struct Walk {
     marks: BTreeMap<FlowKey, (u32, u32)>,
     lost: u64,
     look_at: u64,
+    /// Connections by state, so far and in the last whole walk.
+    counting: BTreeMap<u8, u64>,
+    pub(super) states: BTreeMap<u8, u64>,
     /// Walks because of lost events.
     pub(super) rescans: u64,
 }
@@ -57,6 +60,7 @@ impl Walk {
     fn restart(&mut self, now: u64) {
         self.cursor = None;
         self.active = true;
+        self.counting.clear();
         (self.began, self.next) = (now, now);
     }
 
@@ -156,6 +160,7 @@ impl Engine {
         let (entries, next) = maps.walk_flows(self.walk.cursor, BATCH)?;
         for (key, flow) in &entries {
             if flow.flags & FLOW_CLIENT != 0 {
+                *self.walk.counting.entry(flow.state).or_default() += 1;
                 self.visit(key, flow, maps, now)?;
             } else if self.leading {
                 self.visit_back(key, flow, maps, now)?;
@@ -172,6 +177,7 @@ impl Engine {
 
     fn end_walk(&mut self, now: u64) {
         self.walk.active = false;
+        self.walk.states = std::mem::take(&mut self.walk.counting);
         self.walk.next = now.max(self.walk.began + ROUND);
         self.walk.sweep = None;
         self.walk.purge.clear();

@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::layout::FLOW_CLIENT;
 use super::maps::{Cursor, Maps};
-use super::names::{Counter, EventKind};
+use super::names::{Counter, EventKind, State};
 pub use super::packet::Packet;
 use super::program::{NatError, Sizes};
 use super::tables::Told;
@@ -382,6 +382,13 @@ impl Engine {
         let released = self.gate.released;
         NatStatus {
             flows: self.known.len() as u64,
+            states: State::ALL
+                .iter()
+                .map(|state| {
+                    let count = self.walk.states.get(&state.number());
+                    (state.as_str().to_owned(), count.copied().unwrap_or(0))
+                })
+                .collect(),
             max_flows: self.max_flows,
             waiting: self.gate.waiting() as u64,
             released_acknowledged: released.acknowledged,

@@ -10,8 +10,8 @@ use super::super::layout::{Flow, FlowKey};
 use super::super::maps::Maps;
 use super::super::packet;
 use super::super::program::NatError;
+use super::Engine;
 use super::learn::{is_answered, is_closed};
-use super::{Engine, Packet};
 
 /// Connections that are probed in a millisecond.
 const PER_MS: u64 = 64;
@@ -30,8 +30,8 @@ pub(super) struct Prober {
     last: u64,
     /// Until then the queue only grows.
     from: u64,
-    /// The addresses are here: answers come to this node.
-    ready: bool,
+    /// Since when the addresses are here and answers come to this node.
+    ready: Option<u64>,
 }
 
 impl Prober {
@@ -39,12 +39,12 @@ impl Prober {
         self.queue.clear();
         self.last = now.saturating_sub(MS);
         self.from = now + LOOK;
-        self.ready = false;
+        self.ready = None;
     }
 
     /// Answers to probes come to this node from now on.
     pub(super) const fn go(&mut self, now: u64) {
-        self.ready = true;
+        self.ready = Some(now);
         self.last = now.saturating_sub(MS);
     }
 
@@ -64,14 +64,18 @@ impl Prober {
     }
 
     pub(super) fn timeout(&self) -> Option<u64> {
-        (self.ready && !self.queue.is_empty()).then(|| self.from.max(self.last + MS))
+        (self.ready.is_some() && !self.queue.is_empty()).then(|| self.from.max(self.last + MS))
     }
 }
 
 impl Engine {
-    /// Probes as many as are due.
+    /// Probes as many as are due. An end that has spoken to this node already needs no probe: what
+    /// it said has told the other end what was lost.
     pub(super) fn probe(&mut self, maps: &impl Maps, now: u64) -> Result<(), NatError> {
-        if self.prober.timeout().is_none_or(|at| at > now) {
+        let (Some(ready), Some(at)) = (self.prober.ready, self.prober.timeout()) else {
+            return Ok(());
+        };
+        if at > now {
             return Ok(());
         }
         let due = (now - self.prober.last) / MS * PER_MS;
@@ -84,21 +88,21 @@ impl Engine {
             let flow = maps
                 .flow(&key)?
                 .filter(|flow| flow.opened == opened && is_answered(flow) && !is_closed(flow));
-            if let Some(flow) = flow {
-                let marks = self.marks_of(&key, &flow);
-                self.packets.extend(probes(&key, &flow, marks));
-                self.counts.probed += 1;
+            let Some(flow) = flow else { continue };
+            let (client, backend) = self.marks_of(&key, &flow);
+            let there = flow.opposite(key.family);
+            let client_spoke = flow.seen > ready;
+            let backend_spoke = maps.flow(&there)?.is_some_and(|back| back.seen > ready);
+            if !client_spoke {
+                let probe = packet::probe(key.to(), key.from(), backend, flow.seq);
+                self.packets.push_back(probe);
             }
+            if !backend_spoke {
+                let probe = packet::probe(there.to(), there.from(), client, flow.ack);
+                self.packets.push_back(probe);
+            }
+            self.counts.probed += u64::from(!(client_spoke && backend_spoke));
         }
         Ok(())
     }
-}
-
-/// To the client in the backend's name, and to the backend in the client's.
-fn probes(key: &FlowKey, flow: &Flow, (client, backend): (u32, u32)) -> [Packet; 2] {
-    let there = flow.opposite(key.family);
-    [
-        packet::probe(key.to(), key.from(), backend, flow.seq),
-        packet::probe(there.to(), there.from(), client, flow.ack),
-    ]
 }

@@ -249,12 +249,12 @@ impl Reference {
         }
         let mut frame = frame.to_vec();
         translate::tcp(&mut frame, packet, &flow);
-        let client = flow.flags & FLOW_CLIENT != 0;
-        let what = if client {
-            Counter::ToBackend
+        let (what, bytes) = if flow.flags & FLOW_CLIENT == 0 {
+            (Counter::ToClient, Counter::BytesToClient)
         } else {
-            Counter::ToClient
+            (Counter::ToBackend, Counter::BytesToBackend)
         };
+        *self.counters.entry(bytes).or_default() += (packet.end - L3) as u64;
         self.send(&flow, arrival, what, frame)
     }
 

@@ -77,7 +77,7 @@ fn marks_make_it_answered_and_an_end_ends_both_entries() {
     let front = host.flow(client(0)).unwrap();
     let back = host.maps.flows[&front.opposite(4)];
     for flow in [front, back] {
-        assert_eq!(flow.state, super::super::super::State::Established.number());
+        assert_eq!(flow.state, State::Established.number());
         assert_eq!((flow.client_isn, flow.backend_isn), (100, 900));
     }
     assert_eq!(

@@ -57,6 +57,26 @@ fn both_ends_are_asked_where_they_are() {
 }
 
 #[test]
+fn who_has_spoken_since_is_not_asked() {
+    let (mut master, mut standby) = pair();
+    let (ours, theirs) = master.establish(client(0));
+    let (to, from) = master.establish(client(1));
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
+    standby.command(NatCommand::Lead);
+    standby.command(NatCommand::Probe);
+    standby.now += MS;
+    standby.send(client(0), at(VIP), ACK, (101, 901));
+    for (from, to, seq, ack) in [(client(1), at(VIP), 101, 901), (from, to, 901, 101)] {
+        standby.send(from, to, ACK, (seq, ack));
+    }
+    standby.run(100);
+    let probes: Vec<Seen> = standby.packets();
+    assert_eq!(probes, [probe(ours, theirs, 100, 901)]);
+    assert_eq!(standby.status().probed, 1);
+}
+
+#[test]
 fn the_newest_are_asked_first_and_not_all_at_once() {
     let (mut master, mut standby) = pair();
     for n in 0..1_000 {
