@@ -29,37 +29,41 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
 /// Events that one call asks for.
 pub(super) const BATCH: usize = 256;
-/// Stands for [`Stop`] among the events.
+/// Says among the events that the thread is to end.
 pub(super) const STOP: u64 = u64::MAX;
 
-/// Ends a thread that waits for events, and waits for its end.
+/// What a [`Worker`] does until it is told [`STOP`].
+pub(super) type Work = Box<dyn FnOnce(Epoll) + Send>;
+
+/// A thread that waits for events. Ends when dropped.
 #[derive(Debug)]
 pub(super) struct Worker {
-    stop: Arc<EventFd>,
+    stop: EventFd,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    /// Starts a thread on this host. A thread lives in the namespace of the one that starts it.
+    /// Starts a thread on this host.
     pub(super) async fn start<F>(host: &Host, name: &str, prepare: F) -> io::Result<Self>
     where
-        F: FnOnce(&Epoll) -> io::Result<Box<dyn FnOnce(Epoll) + Send>> + Send + 'static,
+        F: FnOnce(&Epoll) -> io::Result<Work> + Send + 'static,
     {
         let name = format!("lab-{}-{name}", host.name());
-        let start = async move {
-            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-            let stop = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-            let stop = Arc::new(EventFd::from_flags(stop)?);
-            epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
-            let work = prepare(&epoll)?;
-            let thread = thread::Builder::new().name(name);
-            let thread = thread.spawn(move || work(epoll))?;
-            Ok(Self {
-                stop,
-                thread: Some(thread),
-            })
-        };
-        host.run(start).await
+        host.run(async move { Self::begin(name, prepare) }).await
+    }
+
+    /// Starts a thread in the namespace of the caller's.
+    fn begin(name: String, prepare: impl FnOnce(&Epoll) -> io::Result<Work>) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        let work = prepare(&epoll)?;
+        let thread = thread::Builder::new().name(name);
+        let thread = thread.spawn(move || work(epoll))?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -82,15 +86,15 @@ pub(super) async fn connections(
     meter: Arc<Meter>,
 ) -> io::Result<Worker> {
     let to: Vec<_> = to.iter().copied().cycle().take(count).collect();
-    Worker::start(host, "connect", move |_| {
-        Ok(Box::new(move |epoll| {
-            let trouble = Arc::clone(&meter);
-            if let Err(error) = connect_all(&epoll, &to, &meter) {
-                trouble.fail(error);
-            }
-        }))
+    Worker::start(host, "connect", move |_| Ok(connecting(to, meter))).await
+}
+
+fn connecting(to: Vec<SocketAddr>, meter: Arc<Meter>) -> Work {
+    Box::new(move |epoll| {
+        if let Err(error) = connect_all(&epoll, &to, &meter) {
+            meter.fail(error);
+        }
     })
-    .await
 }
 
 /// One connection at a time.
@@ -201,5 +205,48 @@ pub(super) fn wait<'a>(
         Ok(count) => Ok(&events[..count]),
         Err(Errno::EINTR) => Ok(&[]),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::server::{Block, serving};
+    use super::*;
+
+    const CONNECTIONS: u64 = 500;
+
+    fn loopback() -> SocketAddr {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn connections_are_counted_and_everything_ends() {
+        let address = loopback();
+        let (block, bulk) = (Block::new().unwrap(), tokio::runtime::Handle::current());
+        let serve = |epoll: &Epoll| serving(epoll, vec![address], block, bulk);
+        let server = Worker::begin("serve".to_owned(), serve).unwrap();
+        let meter = Arc::<Meter>::default();
+        let connect = connecting(vec![address; 8], Arc::clone(&meter));
+        let client = Worker::begin("connect".to_owned(), |_| Ok(connect)).unwrap();
+        let start = Instant::now();
+        while meter.amount() < CONNECTIONS && start.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(client);
+        drop(server);
+        assert!(meter.trouble().is_none());
+        assert!(meter.amount() >= CONNECTIONS, "{}", meter.amount());
+        assert_eq!(meter.latencies().len() as u64, meter.amount());
+    }
+
+    #[test]
+    fn nobody_at_home_is_an_error() {
+        let meter = Arc::<Meter>::default();
+        let connect = connecting(vec![loopback()], Arc::clone(&meter));
+        let mut client = Worker::begin("connect".to_owned(), |_| Ok(connect)).unwrap();
+        client.thread.take().unwrap().join().unwrap();
+        let kind = meter.trouble().unwrap().kind();
+        assert_eq!((kind, meter.amount()), (ErrorKind::ConnectionRefused, 0));
     }
 }

@@ -23,7 +23,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-use super::lean::{BATCH, STOP, Worker, wait};
+use super::lean::{BATCH, STOP, Work, Worker, wait};
 use crate::lab::error::LabError;
 use crate::lab::host::Host;
 
@@ -93,31 +93,37 @@ impl Server {
     ) -> Result<Self, LabError> {
         let what = LabError::io(format!("listen on {addresses:?}"));
         let bulk = host.runtime().clone();
-        let worker = Worker::start(host, "serve", move |epoll| {
-            let mut listeners = Vec::new();
-            for address in addresses {
-                let listener = bind(address)?;
-                let number = listener.as_raw_fd() as u64 | LISTENER;
-                epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, number))?;
-                listeners.push(listener);
-            }
-            Ok(Box::new(move |epoll| {
-                let streams = Vec::new();
-                let mut serving = Serving {
-                    epoll,
-                    streams,
-                    block,
-                    bulk,
-                };
-                // Only what is broken for good ends it, and then clients find nobody.
-                let _ = serving.run();
-                drop(listeners);
-            }))
-        });
-        Ok(Self {
-            _worker: worker.await.map_err(what)?,
-        })
+        let prepare = move |epoll: &Epoll| serving(epoll, addresses, block, bulk);
+        let worker = Worker::start(host, "serve", prepare).await.map_err(what)?;
+        Ok(Self { _worker: worker })
     }
+}
+
+/// Binds these addresses; then what the server's thread does.
+pub(super) fn serving(
+    epoll: &Epoll,
+    addresses: Vec<SocketAddr>,
+    block: Block,
+    bulk: Handle,
+) -> io::Result<Work> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = bind(address)?;
+        let number = listener.as_raw_fd() as u64 | LISTENER;
+        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, number))?;
+        listeners.push(listener);
+    }
+    Ok(Box::new(move |epoll| {
+        let mut serving = Serving {
+            epoll,
+            streams: Vec::new(),
+            block,
+            bulk,
+        };
+        // Only what is broken for good ends it, and then clients find nobody.
+        let _ = serving.run();
+        drop(listeners);
+    }))
 }
 
 /// Marks a listener among the events.
