@@ -15,7 +15,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::server::{ANSWER, Block, CLOSE, DOWN, Drain, KEEP, UP};
+use super::lean::{self, Worker};
+use super::server::{ANSWER, Block, DOWN, Drain, KEEP, UP};
+use crate::lab::error::LabError;
 use crate::lab::host::Host;
 
 /// Connections that ask at a fixed rate, together 2,000 times a second, and the time between two
@@ -32,7 +34,7 @@ pub(super) enum Kind {
     Up,
     /// Ask again as soon as they are answered.
     Requests,
-    /// Open a connection, ask, read to the end; again.
+    /// Open a connection, ask, read the answer, reset it; again.
     Connections,
     /// Ask 2,000 times a second.
     Paced,
@@ -85,13 +87,19 @@ impl Meter {
         trouble.take()
     }
 
-    fn answered(&self, asked: Instant) {
+    pub(super) fn answered(&self, asked: Instant) {
         self.add(1);
         let mut latencies = self
             .latencies
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         latencies.push(asked.elapsed());
+    }
+
+    /// Only the first one is kept.
+    pub(super) fn fail(&self, error: io::Error) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.get_or_insert(error);
     }
 
     fn add(&self, amount: usize) {
@@ -104,25 +112,44 @@ impl Meter {
 pub(super) struct Clients {
     pub(super) meter: Arc<Meter>,
     tasks: JoinSet<()>,
+    /// Does the work of [`Kind::Connections`].
+    _worker: Option<Worker>,
 }
 
 impl Clients {
     /// Starts them on this host. They take turns among the addresses.
-    pub(super) fn start(host: &Host, work: Work, to: &[SocketAddr], block: &Block) -> Self {
+    pub(super) async fn start(
+        host: &Host,
+        work: Work,
+        to: &[SocketAddr],
+        block: &Block,
+    ) -> Result<Self, LabError> {
         let meter = Arc::<Meter>::default();
         let mut tasks = JoinSet::new();
+        if work.kind == Kind::Connections {
+            let worker = lean::connections(host, work.clients, to, Arc::clone(&meter)).await;
+            let worker = worker.map_err(LabError::io("start the thread that connects"))?;
+            return Ok(Self {
+                meter,
+                tasks,
+                _worker: Some(worker),
+            });
+        }
         for (n, address) in (0..work.clients).zip(to.iter().copied().cycle()) {
             let (meter, block) = (Arc::clone(&meter), block.clone());
             let client = async move {
                 let Err(error) = client(work.kind, n, address, &block, &meter).await else {
                     return;
                 };
-                let mut trouble = meter.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-                trouble.get_or_insert(error);
+                meter.fail(error);
             };
             tasks.spawn_on(client, host.runtime());
         }
-        Self { meter, tasks }
+        Ok(Self {
+            meter,
+            tasks,
+            _worker: None,
+        })
     }
 
     /// Ends them; when this returns, their sockets are closed.
@@ -149,12 +176,8 @@ async fn client(
                 meter.answered(asked);
             }
         }
-        Kind::Connections => loop {
-            let asked = Instant::now();
-            visit(address).await?;
-            meter.answered(asked);
-        },
         Kind::Paced => paced(n, address, meter).await,
+        Kind::Connections => unreachable!("a thread of its own does these"),
     }
 }
 
@@ -192,21 +215,7 @@ async fn ask(stream: &mut TcpStream) -> io::Result<()> {
     same(&answer)
 }
 
-/// One request on a connection of its own, to the end of the stream.
-async fn visit(address: SocketAddr) -> io::Result<()> {
-    let mut stream = connect(address).await?;
-    stream.write_all(CLOSE).await?;
-    let mut answer = [0; 2 * ANSWER.len()];
-    let mut have = 0;
-    loop {
-        match stream.read(&mut answer[have..]).await? {
-            0 => return same(&answer[..have]),
-            got => have += got,
-        }
-    }
-}
-
-fn same(answer: &[u8]) -> io::Result<()> {
+pub(super) fn same(answer: &[u8]) -> io::Result<()> {
     match answer == ANSWER {
         true => Ok(()),
         false => Err(ErrorKind::InvalidData.into()),

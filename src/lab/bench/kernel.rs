@@ -9,7 +9,10 @@ use super::report::{Layout, Ratio};
 use super::rivals::{Cost, Haproxy, Kind, Rival};
 use super::routers::{FORWARD, forward_address, nft, router};
 use super::server::{Block, Server};
-use super::{EACH, Figure, GBIT, Ground, P50, P99, PER_GB, PER_SECOND, Program, Stage, unpaced};
+use super::{
+    EACH, Figure, GBIT, Ground, LONGEST, MACHINE, P50, P99, PER_GB, PER_SECOND, Program, Stage,
+    unpaced,
+};
 use crate::lab::config::{Mode, mode_config};
 use crate::lab::error::LabError;
 use crate::lab::netns::Rights;
@@ -45,10 +48,15 @@ pub(super) const PROGRAM: Program = Program {
         Figure::time("bulk, 4 streams, CPU", "s/GB", 1, PER_GB),
         Figure::rate("new connections, 64 at once", "1/s", 2, PER_SECOND),
         Figure::time("new connections, CPU", "us each", 2, EACH),
+        Figure::share("new connections, balancer's share", "us each", 2, EACH),
+        Figure::time("new connections, CPU of the machine", "us each", 2, MACHINE),
+        Figure::share("the same, balancer's share", "us each", 2, MACHINE),
         Figure::time("new connections, p50", "us", 2, P50),
         Figure::time("new connections, p99", "us", 2, P99),
+        Figure::time("new connections, longest", "ms", 2, LONGEST),
         Figure::rate("requests, 32 connections", "1/s", 3, PER_SECOND),
         Figure::time("requests, CPU", "us each", 3, EACH),
+        Figure::share("requests, balancer's share", "us each", 3, EACH),
         Figure::time("requests, p50", "us", 3, P50),
         Figure::time("requests, p99", "us", 3, P99),
     ],
@@ -73,7 +81,7 @@ pub(super) const PROGRAM: Program = Program {
             ratio("sync_to_haproxy", Kind::Sync, Kind::Haproxy),
         ],
     },
-    cost: Cost::Machine,
+    cost: Cost::Lab,
 };
 
 pub(super) async fn stage(binary: &Path, rights: Rights, haproxy: bool) -> Result<Stage, LabError> {
@@ -183,10 +191,8 @@ async fn pair(binary: &Path, kernel: bool, block: &Block) -> Result<(Lab, Vec<Se
             backend_address6(n).into(),
             forward_address(n).into(),
         ];
-        for address in addresses {
-            let at = SocketAddr::new(address, TO);
-            servers.push(Server::start(host, at, block.clone()).await?);
-        }
+        let addresses = addresses.map(|address| SocketAddr::new(address, TO));
+        servers.push(Server::start(host, addresses.to_vec(), block.clone()).await?);
     }
     lab.start().await?;
     lab.settled().await?;

@@ -8,6 +8,7 @@
 
 mod client;
 mod kernel;
+mod lean;
 mod proxy;
 mod report;
 mod rivals;
@@ -69,11 +70,16 @@ const DESCRIPTORS: u64 = 2 * proxy::IDLE as u64 + 1_000;
 struct Sample {
     /// A second.
     rate: f64,
-    /// Seconds of CPU of the balancer for one unit.
+    /// Seconds of CPU for one unit, of those whom the program counts.
     cost: f64,
-    /// From request to answer, in microseconds: half of them, and 99 of 100, were faster.
+    /// The same, of the whole machine, whatever else it does.
+    machine: f64,
+    /// From request (of a new connection: from connect) to answer, in microseconds: half of them,
+    /// and 99 of 100, were faster.
     p50: f64,
     p99: f64,
+    /// The slowest, in milliseconds.
+    longest: f64,
 }
 
 /// What is measured on a stage, and how it is shown.
@@ -98,6 +104,8 @@ struct Figure {
     of: fn(&Sample) -> f64,
     /// Nobody balances what goes directly.
     direct: bool,
+    /// Without what the direct way had in the same round.
+    net: bool,
 }
 
 impl Figure {
@@ -114,6 +122,7 @@ impl Figure {
             work,
             of,
             direct: true,
+            net: false,
         }
     }
 
@@ -126,6 +135,19 @@ impl Figure {
         Self {
             more: false,
             ..Self::rate(what, unit, work, of)
+        }
+    }
+
+    /// How much more than the direct way has: what is the balancer's own.
+    const fn share(
+        what: &'static str,
+        unit: &'static str,
+        work: usize,
+        of: fn(&Sample) -> f64,
+    ) -> Self {
+        Self {
+            net: true,
+            ..Self::own(what, unit, work, of)
         }
     }
 
@@ -150,8 +172,11 @@ const PER_SECOND: fn(&Sample) -> f64 = |sample| sample.rate;
 const PER_GB: fn(&Sample) -> f64 = |sample| sample.cost * 1e9;
 /// Microseconds for one.
 const EACH: fn(&Sample) -> f64 = |sample| sample.cost * 1e6;
+/// See [`EACH`].
+const MACHINE: fn(&Sample) -> f64 = |sample| sample.machine * 1e6;
 const P50: fn(&Sample) -> f64 = |sample| sample.p50;
 const P99: fn(&Sample) -> f64 = |sample| sample.p99;
+const LONGEST: fn(&Sample) -> f64 = |sample| sample.longest;
 
 /// Everything that is up. The order of the fields is the order of the end.
 #[derive(Debug)]
@@ -240,13 +265,22 @@ pub(super) async fn run(
         .figures
         .iter()
         .map(|figure| {
-            let value = |kind, round: usize| {
+            let whole = |kind, round: usize| {
                 let wanted = |(work, r, k, _): &&(usize, u32, Kind, Sample)| {
                     (*work, *r as usize, *k) == (figure.work, round + 1, kind)
                 };
-                let shown = figure.direct || kind != Kind::Direct;
-                let found = samples.iter().find(wanted).filter(|_| shown);
+                let found = samples.iter().find(wanted);
                 found.map(|(.., sample)| (figure.of)(sample))
+            };
+            let value = |kind, round| {
+                if kind == Kind::Direct && !figure.direct {
+                    return None;
+                }
+                let without = match figure.net {
+                    true => whole(Kind::Direct, round)?,
+                    false => 0.0,
+                };
+                Some(whole(kind, round)? - without)
             };
             let Figure {
                 what, unit, more, ..
@@ -281,13 +315,16 @@ pub(super) async fn run(
 impl Stage {
     async fn sample(&self, work: Work, rival: &Rival, cost: Cost) -> Result<Sample, LabError> {
         let client = &self.ground.network().client;
-        let clients = Clients::start(client, work, &rival.to, &self.block);
+        let clients = Clients::start(client, work, &rival.to, &self.block).await?;
         sleep(WARM).await;
         clients.meter.latencies();
-        let (start, amount, cpu) = (Instant::now(), clients.meter.amount(), rival.used(cost)?);
+        let (all, cpu) = (machine()?, rival.used(cost)?);
+        let (start, amount) = (Instant::now(), clients.meter.amount());
         sleep(WINDOW).await;
         let amount = (clients.meter.amount() - amount) as f64;
-        let (time, cpu) = (start.elapsed(), rival.used(cost)?.saturating_sub(cpu));
+        let time = start.elapsed();
+        let cpu = rival.used(cost)?.saturating_sub(cpu);
+        let all = machine()?.saturating_sub(all);
         let mut latencies = clients.meter.latencies();
         let trouble = clients.meter.trouble();
         clients.stop().await;
@@ -306,8 +343,10 @@ impl Stage {
         Ok(Sample {
             rate: amount / time.as_secs_f64(),
             cost: cpu.as_secs_f64() / amount,
+            machine: all.as_secs_f64() / amount,
             p50: quantile(0.5),
             p99: quantile(0.99),
+            longest: latencies.last().map_or(f64::NAN, |l| l.as_secs_f64() * 1e3),
         })
     }
 }

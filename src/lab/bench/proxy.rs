@@ -98,7 +98,7 @@ pub(super) async fn stage(config: &LabConfig, haproxy: bool) -> Result<Stage, La
     let mut backends = Vec::new();
     for n in 0..BACKENDS {
         let address = SocketAddr::new(backend_address(n).into(), PORT);
-        let server = Server::start(&network.backends[n], address, block.clone());
+        let server = Server::start(&network.backends[n], vec![address], block.clone());
         servers.push(server.await?);
         backends.push(address);
     }

@@ -57,8 +57,8 @@ pub(super) struct Conditions {
     /// Why the kernel mode is missing, if it was asked for and is.
     pub(super) no_kernel_mode: Option<String>,
     pub(super) cpu_of: Cost,
-    /// Processors that were busy while nothing was measured: with [`Cost::Machine`] the figures
-    /// contain them.
+    /// Processors that were busy while nothing was measured: figures of the whole machine contain
+    /// them.
     pub(super) background_cpus: f64,
     pub(super) rounds: u32,
     pub(super) window_ms: u128,
@@ -85,7 +85,7 @@ impl Conditions {
         }
         let cpu = match self.cpu_of {
             Cost::Process => "the balancer's process",
-            Cost::Machine => "the whole machine, clients and servers included",
+            Cost::Lab => "all of the lab, clients and servers included",
         };
         let missing = match &self.no_kernel_mode {
             Some(why) => format!("\nTHE KERNEL MODE IS MISSING: {why}"),

@@ -77,8 +77,9 @@ pub(super) struct Rival {
 pub(super) enum Cost {
     /// The balancer's process's.
     Process,
-    /// Everybody's: the kernel forwards in whoever's time it is.
-    Machine,
+    /// Everybody's who takes part, clients and servers included: the kernel forwards in the time of
+    /// whoever sends. What else the machine does is not in it.
+    Lab,
 }
 
 impl Rival {
@@ -86,7 +87,7 @@ impl Rival {
     pub(super) fn used(&self, cost: Cost) -> Result<Duration, LabError> {
         match cost {
             Cost::Process => self.cpu(),
-            Cost::Machine => machine(),
+            Cost::Lab => lab().map_err(LabError::io("read the CPU time of the lab")),
         }
     }
 
@@ -119,6 +120,51 @@ fn cpu(pid: u32) -> io::Result<Duration> {
         sum += run.unwrap_or(0_u64);
     }
     Ok(Duration::from_nanos(sum))
+}
+
+/// Time of this process, of all that descend from it, and of the threads in which the kernel
+/// forwards what it puts off.
+fn lab() -> io::Result<Duration> {
+    let mut processes = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        // One that ended meanwhile, or no process at all.
+        let text = fs::read_to_string(path.join("stat")).unwrap_or_default();
+        processes.extend(Process::read(&text));
+    }
+    let mut family = vec![std::process::id()];
+    let mut next = 0;
+    while let Some(parent) = family.get(next).copied() {
+        let children = processes.iter().filter(|p| p.parent == parent);
+        family.extend(children.map(|process| process.pid));
+        next += 1;
+    }
+    let softirqs = processes.iter().filter(|p| p.is_softirq);
+    family.extend(softirqs.map(|process| process.pid));
+    family.into_iter().map(cpu).sum()
+}
+
+/// A line of `/proc/PID/stat` (proc_pid_stat(5)).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Process {
+    pid: u32,
+    parent: u32,
+    is_softirq: bool,
+}
+
+impl Process {
+    fn read(text: &str) -> Option<Self> {
+        // A name may hold blanks and brackets.
+        let (pid, rest) = text.split_once(" (")?;
+        let (name, rest) = rest.rsplit_once(") ")?;
+        let parent = rest.split(' ').nth(1)?.parse().ok()?;
+        Some(Self {
+            pid: pid.parse().ok()?,
+            parent,
+            // The kernel's own threads have the second process of all as their parent.
+            is_softirq: parent == 2 && name.starts_with("ksoftirqd/"),
+        })
+    }
 }
 
 /// Time that all processors worked since the machine started.
@@ -253,6 +299,21 @@ mod tests {
         assert_eq!((busy("cpu"), busy("cpu  x\n")), (None, None));
         let mine = std::process::id();
         assert!(cpu(mine).unwrap() > Duration::ZERO);
+        assert!(lab().unwrap() >= cpu(mine).unwrap() / 2);
+        let process = |pid, parent, is_softirq| Process {
+            pid,
+            parent,
+            is_softirq,
+        };
+        for (text, wanted) in [
+            ("7 (a) b (c) S 5 7 7 0", Some(process(7, 5, false))),
+            ("14 (ksoftirqd/0) S 2 0 0", Some(process(14, 2, true))),
+            ("15 (ksoftirqd/0) S 3 0 0", Some(process(15, 3, false))),
+            ("7 (a", None),
+            ("", None),
+        ] {
+            assert_eq!(Process::read(text), wanted, "{text}");
+        }
     }
 
     #[test]

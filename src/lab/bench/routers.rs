@@ -109,9 +109,14 @@ pub(super) async fn nft(
     };
     let loaded = host.run(load).await;
     loaded.map_err(LabError::io("load the rules of nftables"))?;
-    // By default a closed connection is kept for two minutes, and the table is full within one.
-    host.sysctl("netfilter/nf_conntrack_tcp_timeout_time_wait", "1")
-        .await;
+    // By default a closed connection is kept for two minutes, one that was reset for ten seconds,
+    // and the table is full within one minute.
+    for state in [
+        "netfilter/nf_conntrack_tcp_timeout_time_wait",
+        "netfilter/nf_conntrack_tcp_timeout_close",
+    ] {
+        host.sysctl(state, "1").await;
+    }
     Ok(Some((host, NFT.front(), version)))
 }
 
