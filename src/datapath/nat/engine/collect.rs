@@ -349,6 +349,10 @@ impl Engine {
         if !self.leading || !shaken.contains(&flow.state) {
             return Ok(());
         }
+        // The client has acknowledged nothing yet: its entry says zero.
+        if flow.state == State::Answered.number() {
+            return Ok(());
+        }
         let (client, backend) = self.marks_of(key, flow);
         let up = flow.seq.wrapping_sub(client);
         let down = flow.ack.wrapping_sub(backend);
