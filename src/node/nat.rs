@@ -20,6 +20,8 @@ pub(super) struct NatBook {
     unacknowledged: VecDeque<(u64, u64)>,
     paused: bool,
     published: Option<(BTreeSet<BackendId>, BTreeSet<BackendId>)>,
+    /// Those that were up when this was looked at last.
+    up: Vec<BackendId>,
     /// Connections since the start of the process.
     services: BTreeMap<ServiceId, u64>,
     backends: BTreeMap<BackendId, u64>,
@@ -158,24 +160,28 @@ impl Node {
         }
     }
 
-    /// Where new connections of the kernel mode go, if there is a service of that mode.
-    pub(super) fn publish_nat(&mut self, eligible: &BTreeSet<BackendId>) {
-        let all = self.config.services.iter();
-        let mut kernel = all.filter(|service| service.kernel.is_some()).peekable();
-        if kernel.peek().is_none() {
+    /// Where new connections of the kernel mode go, if there is a service of that mode. Called at
+    /// every turn; `moved`: the eligible ones are others than before.
+    pub(super) fn publish_nat(&mut self, moved: bool) {
+        if !moved && self.nat.up.iter().copied().eq(self.health.up()) {
             return;
         }
+        self.nat.up = self.health.up().collect();
+        let all = self.config.services.iter();
+        let mut kernel = all.filter(|service| service.kernel.is_some()).peekable();
+        let (Some(eligible), true) = (&self.published, kernel.peek().is_some()) else {
+            return;
+        };
         let backends = kernel.flat_map(|service| &service.backends);
         let down: BTreeSet<BackendId> = backends
             .map(|backend| backend.id)
             .filter(|id| !self.health.is_up(*id))
             .collect();
-        let wanted = Some((eligible.clone(), down));
-        if self.nat.published != wanted {
-            self.nat.published = wanted;
-            if let Some((eligible, down)) = self.nat.published.clone() {
-                self.tell_nat(NatCommand::Publish { eligible, down });
-            }
+        let wanted = (eligible.clone(), down);
+        if self.nat.published.as_ref() != Some(&wanted) {
+            let (eligible, down) = wanted.clone();
+            self.nat.published = Some(wanted);
+            self.tell_nat(NatCommand::Publish { eligible, down });
         }
     }
 }
