@@ -234,7 +234,7 @@ impl Kernel {
             sync_timeout: section.or("sync_timeout", ms(20), duration(ms(1)..=s(1))),
             opening_timeout: section.or("opening_timeout", s(30), duration(s(1)..=10 * MINUTE)),
             closing_timeout: section.or("closing_timeout", 4 * MINUTE, duration(s(1)..=HOUR)),
-            closed_timeout: section.or("closed_timeout", s(10), duration(s(1)..=10 * MINUTE)),
+            closed_timeout: section.or("closed_timeout", s(2), duration(s(1)..=10 * MINUTE)),
         }
     }
 }

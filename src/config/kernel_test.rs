@@ -71,7 +71,7 @@ fn the_sample_means_what_it_says() {
         sync_timeout: Duration::from_millis(20),
         opening_timeout: Duration::from_secs(30),
         closing_timeout: Duration::from_secs(240),
-        closed_timeout: Duration::from_secs(10),
+        closed_timeout: Duration::from_secs(2),
     };
     assert_eq!(config.kernel, kernel);
     let [web, mail] = config.services.as_slice() else {
@@ -136,7 +136,7 @@ fn written_defaults_mean_what_leaving_them_out_means() {
     .replace("source = []\n", "");
     let long = format!(
         "{long}[kernel]\nmax_flows = 131_072\nports = \"16384 - 65535\"\nsync_timeout = \"20ms\"\n\
-         opening_timeout = \"30s\"\nclosing_timeout = \"4m\"\nclosed_timeout = \"10s\"\n"
+         opening_timeout = \"30s\"\nclosing_timeout = \"4m\"\nclosed_timeout = \"2s\"\n"
     );
     assert_eq!(Config::parse(&short), Config::parse(&long));
     let proxied = changed(PROXIED, "balance", "mode = \"proxy\"\nbalance");
@@ -166,7 +166,7 @@ fn both_nodes_must_agree_on_every_key() {
         "sync_timeout = \"21ms\"",
         "opening_timeout = \"31s\"",
         "closing_timeout = \"5m\"",
-        "closed_timeout = \"11s\"",
+        "closed_timeout = \"3s\"",
     ];
     let of_the_service =
         of_the_service.map(|line| changed(&base, "balance", &format!("{line}\nbalance")));

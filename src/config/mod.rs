@@ -133,7 +133,8 @@ pub struct Kernel {
     pub opening_timeout: Duration,
     /// The same, after one side has ended. Default 4 min (RFC 5382, REQ-5), 1 s to 1 h.
     pub closing_timeout: Duration,
-    /// How long an ended connection is kept, for late packets. Default 10 s, 1 s to 10 min.
+    /// How long an ended connection is kept, for late packets. Default 2 s, 1 s to 10 min. Its
+    /// port towards the backend is taken for so long.
     pub closed_timeout: Duration,
 }
 

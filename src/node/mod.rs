@@ -406,21 +406,19 @@ impl Node {
             .unwrap_or_default()
     }
 
+    /// Called at every turn, so it makes nothing while nothing has changed.
     fn publish(&mut self) {
         let admin = self.replica().admin();
-        let eligible: BTreeSet<BackendId> = self
-            .config
-            .services
-            .iter()
-            .flat_map(|service| &service.backends)
-            .map(|backend| backend.id)
-            .filter(|id| self.health.is_up(*id))
-            .filter(|id| admin.get(id) != Some(&AdminState::Drain))
-            .collect();
-        self.publish_nat(&eligible);
-        if self.published.as_ref() != Some(&eligible) {
+        let serves = |id: &BackendId| admin.get(id) != Some(&AdminState::Drain);
+        let eligible = self.health.up().filter(serves);
+        let published = self.published.as_ref();
+        if !published.is_some_and(|known| known.iter().copied().eq(eligible)) {
+            let eligible: BTreeSet<BackendId> = self.health.up().filter(serves).collect();
             self.published = Some(eligible.clone());
+            self.publish_nat(true);
             self.outputs.push_back(Output::PublishRoutes { eligible });
+        } else {
+            self.publish_nat(false);
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) struct NatBook {
     paused: bool,
     quiet: bool,
     published: Option<(BTreeSet<BackendId>, BTreeSet<BackendId>)>,
+    /// Those that were up when this was looked at last.
+    up: Vec<BackendId>,
     /// Connections since the start of the process.
     services: BTreeMap<ServiceId, u64>,
     backends: BTreeMap<BackendId, u64>,
@@ -171,11 +173,16 @@ impl Node {
         }
     }
 
-    /// Where new connections of the kernel mode go, if there is a service of that mode.
-    pub(super) fn publish_nat(&mut self, eligible: &BTreeSet<BackendId>) {
-        if !self.has_nat() {
+    /// Where new connections of the kernel mode go, if there is a service of that mode. Called at
+    /// every turn; `moved`: the eligible ones are others than before.
+    pub(super) fn publish_nat(&mut self, moved: bool) {
+        if !moved && self.nat.up.iter().copied().eq(self.health.up()) {
             return;
         }
+        self.nat.up = self.health.up().collect();
+        let (Some(eligible), true) = (&self.published, self.has_nat()) else {
+            return;
+        };
         let all = self.config.services.iter();
         let kernel = all.filter(|service| service.kernel.is_some());
         let backends = kernel.flat_map(|service| &service.backends);
@@ -183,12 +190,11 @@ impl Node {
             .map(|backend| backend.id)
             .filter(|id| !self.health.is_up(*id))
             .collect();
-        let wanted = Some((eligible.clone(), down));
-        if self.nat.published != wanted {
-            self.nat.published = wanted;
-            if let Some((eligible, down)) = self.nat.published.clone() {
-                self.tell_nat(NatCommand::Publish { eligible, down });
-            }
+        let wanted = (eligible.clone(), down);
+        if self.nat.published.as_ref() != Some(&wanted) {
+            let (eligible, down) = wanted.clone();
+            self.nat.published = Some(wanted);
+            self.tell_nat(NatCommand::Publish { eligible, down });
         }
     }
 }

@@ -10,6 +10,8 @@ use tandem::replication::Replica;
 use tandem::time::Mono;
 use tandem::wire::replication::Position;
 
+use super::kernel_mode::{Kept, Thread};
+
 /// The lease of an address (`vip-ownership`: 1 s, and up to half a second late).
 pub const LEASE: Duration = Duration::from_millis(1_500);
 /// How long after a process's death its device and addresses may live.
@@ -69,6 +71,8 @@ pub struct Process {
     pub unsent: u32,
     /// The peer's life at the other end of the session.
     pub session_life: Option<Incarnation>,
+    /// The kernel mode's thread.
+    pub thread: Option<Thread>,
     /// What the checkers remember of it.
     pub seen: Seen,
 }
@@ -87,6 +91,8 @@ pub struct Seen {
     pub source: Option<Incarnation>,
     pub replica: Replica,
     pub counters: Vec<u64>,
+    /// It begins with what its kernel had: its copy grew without a master's word.
+    pub adopts: bool,
     /// Since when its health checks run without a pause.
     pub checks_since: u64,
 }
@@ -110,6 +116,7 @@ impl Process {
             told_until: 0,
             unsent: 0,
             session_life: None,
+            thread: None,
             seen: Seen {
                 role: Role::Initialize,
                 epoch: Epoch(0),
@@ -119,6 +126,7 @@ impl Process {
                 source: None,
                 replica: Replica::default(),
                 counters: Vec::new(),
+                adopts: false,
                 checks_since: born,
             },
         }
@@ -130,6 +138,11 @@ impl Process {
         if peer.is_some_and(|peer| peer.incarnation == life) && self.paused_until.is_none() {
             self.seen.heard = self.seen.heard.max(epoch);
         }
+    }
+
+    /// Its copy is a master's, and no word of it was missed.
+    pub fn follows(&self) -> bool {
+        self.node.status(Mono::ZERO).replication.in_sync
     }
 
     /// The process's clock at a simulated time.
@@ -150,6 +163,8 @@ impl Process {
 pub struct Machine {
     pub process: Option<Process>,
     pub kernel: Kernel,
+    /// The kernel mode's part of the kernel.
+    pub kept: Kept,
     pub lives: u32,
     /// Without power: its kernel says nothing either.
     pub off: bool,

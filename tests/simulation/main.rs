@@ -11,15 +11,20 @@
 #![expect(unreachable_pub, reason = "a test program has no public face")]
 
 mod checkers;
+mod ends;
 mod faults;
 mod host;
+mod kernel_mode;
+mod lan;
 mod machine;
 mod nature;
 mod network;
 mod process;
 mod rng;
 mod scenarios;
+mod segment;
 mod stream;
+mod traffic;
 mod world;
 
 use faults::Faults;

@@ -7,6 +7,7 @@ use tandem::wire::admin::Request;
 use tandem::wire::replication::AdminState;
 
 use super::faults::{Faults, Kind};
+use super::kernel_mode::Kept;
 use super::network::PATHS;
 use super::process::link;
 use super::world::{Event, MS, SECOND, World};
@@ -50,6 +51,7 @@ impl World {
         self.calm = true;
         self.checkers.disturb(self.now);
         self.network.heal();
+        self.traffic.heal();
         for index in 0..2 {
             let id = self.config.services[0].backends[index].id;
             if self.backends_up.insert(id, true) == Some(false) {
@@ -240,6 +242,8 @@ impl World {
             Act::PowerLoss(machine) => {
                 self.machines[machine].kernel.held = None;
                 let dead = self.machines[machine].process.take().is_some();
+                self.machines[machine].kept = Kept::anew(self.now);
+                self.flows_lost(machine, true);
                 if dead {
                     self.machines[machine].off = true;
                     self.flows[machine].clear();

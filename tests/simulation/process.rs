@@ -12,6 +12,7 @@ use tandem::vip::kernel::KernelReport;
 use tandem::wire::admin::Request;
 
 use super::faults::Kind;
+use super::kernel_mode::Kept;
 use super::machine::{Process, VANISH};
 use super::nature::Act;
 use super::world::{Event, MS, World};
@@ -47,6 +48,7 @@ impl World {
         self.machines[machine].kernel.held = None;
         self.machines[machine].kernel.vanish_at = None;
         self.machines[machine].process = Some(Process::new(node, incarnation, self.now, drift));
+        self.start_kernel_mode(machine, drift);
         self.checkers.disturb(self.now);
         self.log(["A", "B"][machine], "starts");
         let up = !self.machines[machine].kernel.link_down;
@@ -63,6 +65,7 @@ impl World {
         let vanish = self.soon(100, VANISH.as_micros() as u64);
         self.machines[machine].kernel.vanish_at = Some(vanish);
         self.flows[machine].clear();
+        self.flows_lost(machine, false);
         self.close_stream(true);
     }
 
@@ -84,6 +87,7 @@ impl World {
             process.unsent = process.unsent.saturating_sub(frames);
         }
         self.checkers.told(&input, quiet);
+        process.seen.adopts |= matches!(input, Input::Nat(_));
         let clock = process.clock(now);
         process.node.handle(input, clock);
         self.after_turn(machine);
@@ -125,6 +129,7 @@ impl World {
         for output in outputs {
             self.apply(machine, life, output);
         }
+        self.renew_lease(machine);
     }
 
     fn apply(&mut self, machine: usize, life: Incarnation, output: Output) {
@@ -152,8 +157,7 @@ impl World {
                 self.checkers.session_fault(&reason);
                 self.close_stream(true);
             }
-            // No service here is in kernel mode.
-            Output::Nat(_) => {}
+            Output::Nat(command) => self.command_thread(machine, command),
             Output::Kernel(command) => {
                 let slow = self.faults.has(Kind::Kernel) && self.rng.chance(5) && !self.calm;
                 // One thread carries them out, in order.
@@ -168,7 +172,22 @@ impl World {
                 self.at(at, event);
             }
             Output::Probe(request) => {
-                let outcome = if self.backends_up[&request.backend] {
+                let (backend, token) = (request.backend, request.token);
+                if let Some((outcome, took)) = self.traffic.probed(backend) {
+                    let input = Input::Probe(ProbeResult {
+                        backend,
+                        token,
+                        outcome,
+                    });
+                    let event = Event::Process {
+                        machine,
+                        life,
+                        stream: None,
+                        input,
+                    };
+                    return self.at(self.now + took, event);
+                }
+                let outcome = if self.backends_up[&backend] {
                     ProbeOutcome::Good {
                         took: Duration::from_millis(1),
                     }
@@ -177,7 +196,6 @@ impl World {
                         failure: ConnectFailure::Refused,
                     }
                 };
-                let (backend, token) = (request.backend, request.token);
                 let input = Input::Probe(ProbeResult {
                     backend,
                     token,
@@ -207,12 +225,17 @@ impl World {
             }
             Output::Reply { response, .. } => self.replies.push_back(response),
             Output::PublishRoutes { eligible } => {
+                // The proxy looks up its own services' only.
+                let mut own = eligible;
+                own.retain(|id| self.backends_up.contains_key(id));
                 if let Some(process) = &mut self.machines[machine].process {
-                    process.published = eligible;
+                    process.published = own;
                 }
             }
             Output::Stopped => {
                 self.machines[machine].kernel.held = None;
+                self.machines[machine].kept = Kept::anew(self.now);
+                self.flows_lost(machine, true);
                 self.kill(machine, "stopped");
             }
         }
@@ -273,6 +296,7 @@ impl World {
         if process.machine_paused && unseen {
             let length = self.now - process.last_turn;
             process.unseen += length;
+            host.kept.clock.skips(length, self.now);
             if let Some((_, until)) = &mut host.kernel.held {
                 *until += length;
             }
@@ -285,6 +309,7 @@ impl World {
         for input in inbox {
             self.give(machine, input);
         }
+        self.thread_wakes(machine);
     }
 
     fn tell_flows(&mut self, machine: usize, life: Incarnation, events: Vec<FlowEvent>) {

@@ -17,7 +17,18 @@ struct Scenario(World);
 impl Scenario {
     /// A pair that has been well for a while; A is master.
     fn settled() -> Self {
-        let mut seed = 0;
+        Self::settled_from(0)
+    }
+
+    /// The same with services in kernel mode, and clients that have their answers.
+    fn with_connections() -> Self {
+        let s = Self::settled_from(8);
+        assert!(s.promised() > 0, "{}", s.0.trace_tail(40));
+        s
+    }
+
+    fn settled_from(first: u64) -> Self {
+        let mut seed = first;
         loop {
             let mut world = World::new(seed, Faults::NONE);
             world.run_until(8 * SECOND).unwrap();
@@ -51,6 +62,27 @@ impl Scenario {
             self.run_for(1);
         }
         panic!("never\n{}", self.0.trace_tail(40));
+    }
+
+    /// Living connections whose clients were answered by the standby's word.
+    fn promised(&self) -> usize {
+        self.0.living_promises().count()
+    }
+
+    /// Those go on: each that lives for another while gets its answers.
+    fn connections_go_on(&mut self) {
+        let before = self.0.checkers.flows.counts;
+        let living: Vec<u64> = self.0.living_promises().collect();
+        self.run_for(6_000);
+        let after = self.0.checkers.flows.counts;
+        assert_eq!(after.void, before.void);
+        assert!(after.forwarded > before.forwarded);
+        let waits = |number: &&u64| {
+            let client = &self.0.traffic.clients[number];
+            client.end.is_live() && client.end.is_waiting()
+        };
+        let waiting: Vec<&u64> = living.iter().filter(waits).collect();
+        assert!(waiting.is_empty(), "{waiting:?}\n{}", self.0.trace_tail(20));
     }
 
     fn cause(&self, machine: usize) -> Cause {
@@ -222,4 +254,47 @@ fn draining_is_refused_on_the_backup() {
         panic!("{:?}", s.0.replies);
     };
     assert!(message.contains("say it to the master (A)"), "{message}");
+}
+
+/// What a connection is promised by the standby's word, whatever happens to the master.
+#[test]
+fn promised_connections_outlive_their_master() {
+    let pause = Act::MachinePause {
+        machine: A,
+        ms: 1_000,
+    };
+    let hang = Act::Hang {
+        machine: A,
+        ms: 1_000,
+        dead_man: false,
+    };
+    for act in [Act::PowerLoss(A), Act::Crash(A), pause, hang] {
+        let mut s = Scenario::with_connections();
+        s.0.act(act);
+        s.until_owner(B);
+        s.connections_go_on();
+    }
+}
+
+#[test]
+fn promised_connections_move_with_a_switchover_and_back() {
+    let mut s = Scenario::with_connections();
+    for (from, to) in [(A, B), (B, A)] {
+        s.0.ask(from, Request::Failover);
+        s.until_owner(to);
+        s.connections_go_on();
+    }
+}
+
+/// The kernel of a dead process forwards what it knows until its lease ends; then nobody does until
+/// the other node leads.
+#[test]
+fn a_lease_ends_with_the_life_of_its_node() {
+    let mut s = Scenario::with_connections();
+    assert!(s.0.machines[A].kept.may_forward(s.0.now));
+    s.0.act(Act::Crash(A));
+    assert!(s.0.machines[A].kept.may_forward(s.0.now));
+    s.run_for(300);
+    assert!(!s.0.machines[A].kept.may_forward(s.0.now));
+    assert!(s.0.machines[B].kept.may_forward(s.0.now));
 }

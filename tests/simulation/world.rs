@@ -18,12 +18,18 @@ use super::machine::Machine;
 use super::nature::Act;
 use super::network::Network;
 use super::rng::Rng;
+use super::traffic::{Step, Traffic};
 
 pub const MS: u64 = 1_000_000;
 pub const SECOND: u64 = 1_000 * MS;
 pub const HEARTBEAT: u64 = 100 * MS;
 /// From the healing to the end: what was unfit is forgiven, and then there is quiet for a while.
 const CALM: u64 = 16 * SECOND;
+
+/// Every other eight seeds have services in kernel mode, with clients and backends of their own.
+const fn has_kernel_mode(seed: u64) -> bool {
+    seed & 8 != 0
+}
 
 pub enum Event {
     /// The checkers look at the books.
@@ -64,6 +70,7 @@ pub enum Event {
         stream: Option<u64>,
         input: Input,
     },
+    Traffic(Step),
     Turn {
         machine: usize,
         life: Incarnation,
@@ -96,6 +103,10 @@ pub struct World {
     pub tickets: u64,
     pub replies: VecDeque<Response>,
     pub calm: bool,
+    /// When the run ends.
+    pub ends_at: Option<u64>,
+    /// Clients and backends of the kernel mode.
+    pub traffic: Traffic,
     pub checkers: Checkers,
     trace: Vec<String>,
 }
@@ -103,8 +114,9 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, faults: Faults) -> Self {
         let mut rng = Rng::new(seed);
-        let config = Arc::new(config(rng.chance(30)));
+        let config = Arc::new(config(rng.chance(30), has_kernel_mode(seed)));
         let network = Network::new(faults, &mut rng);
+        let traffic = Traffic::new(&config, seed);
         let backends = config.services[0].backends.iter();
         let mut world = Self {
             now: 0,
@@ -114,6 +126,7 @@ impl World {
             config,
             machines: Default::default(),
             network,
+            traffic,
             stream: None,
             streams: 0,
             stream_next: [0; 2],
@@ -123,6 +136,7 @@ impl World {
             tickets: 0,
             replies: VecDeque::new(),
             calm: false,
+            ends_at: None,
             checkers: Checkers::default(),
             trace: Vec::new(),
             rng,
@@ -136,18 +150,25 @@ impl World {
         world.at(0, Event::LanResolves);
         world.at(SECOND, Event::Work);
         world.at(SECOND, Event::Audit);
+        if has_kernel_mode(seed) {
+            world.at(SECOND, Event::Traffic(Step::Come));
+        }
         world
     }
 
     /// Faults for so long, then everything is healed and must come to order.
     pub fn run(&mut self, seconds: u64) -> Result<(), String> {
+        self.ends_at = Some(seconds * SECOND + CALM);
         self.plan_nature(seconds * SECOND);
+        for (at, step) in self.traffic.plan(self.faults, seconds * SECOND) {
+            self.at(at, Event::Traffic(step));
+        }
         self.run_until(seconds * SECOND)?;
         self.heal();
         self.run_until(seconds * SECOND + CALM)?;
         // Facts arise at any time; look when none is on its way.
         for _ in 0..20 {
-            if self.copies_are_level() {
+            if self.copies_are_level() && self.flows_agree().is_ok() {
                 break;
             }
             self.run_until(self.now + 5 * MS)?;
@@ -162,8 +183,9 @@ impl World {
             }
             let event = self.queue.remove(&(at, serial)).expect("it was there");
             self.now = at;
+            let moves = !matches!(event, Event::Traffic(_));
             self.step(event);
-            self.check()
+            self.check(moves)
                 .map_err(|broken| format!("at {:.6} s: {broken}", self.now as f64 / 1e9))?;
         }
         self.now = end;
@@ -257,6 +279,7 @@ impl World {
                     self.give(machine, input);
                 }
             }
+            Event::Traffic(step) => self.traffic(step),
             Event::Turn { machine, life } => {
                 let process = self.machines[machine].process.as_ref();
                 if process.is_some_and(|process| {
@@ -271,7 +294,7 @@ impl World {
     }
 }
 
-fn config(preempt: bool) -> Config {
+fn config(preempt: bool, kernel_mode: bool) -> Config {
     let text = format!(
         r#"
         [cluster]
@@ -307,5 +330,39 @@ fn config(preempt: bool) -> Config {
         address = "203.0.113.22:8080"
         "#
     );
-    Config::parse(&text).expect("the simulated configuration is valid")
+    let kernel = if kernel_mode { KERNEL_MODE } else { "" };
+    Config::parse(&(text + kernel)).expect("the simulated configuration is valid")
 }
+
+/// A service that waits for the standby, and one that does not.
+const KERNEL_MODE: &str = r#"
+[[service]]
+name = "db"
+mode = "kernel"
+listen = ["192.0.2.100:5432"]
+[service.health]
+kind = "tcp"
+interval = "2s"
+timeout = "500ms"
+[[service.backend]]
+name = "d1"
+address = "203.0.113.31:5432"
+[[service.backend]]
+name = "d2"
+address = "203.0.113.32:5432"
+[[service]]
+name = "logs"
+mode = "kernel"
+replication = "async"
+listen = ["192.0.2.100:514"]
+[service.health]
+kind = "tcp"
+interval = "2s"
+timeout = "500ms"
+[[service.backend]]
+name = "l1"
+address = "203.0.113.41:514"
+[[service.backend]]
+name = "l2"
+address = "203.0.113.42:514"
+"#;

@@ -14,6 +14,7 @@ impl World {
     /// Looks at the books of every node that is awake.
     pub fn audit(&mut self) {
         self.at(self.now + SECOND, Event::Audit);
+        self.audit_flows();
         for machine in 0..2 {
             let Some(process) = self.machines[machine].awake() else {
                 continue;

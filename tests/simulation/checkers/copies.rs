@@ -24,6 +24,10 @@ impl Checkers {
         let moved = node.position() != process.seen.position || node.role() != process.seen.role;
         // Looking at what should not have changed costs most of a run.
         self.turns = self.turns.wrapping_add(1);
+        let adopts = std::mem::take(&mut process.seen.adopts) && !is_master(process.node.role());
+        if adopts && !process.follows() {
+            process.seen.replica = process.node.replica().clone();
+        }
         if !moved && !self.turns.is_multiple_of(16) {
             return;
         }

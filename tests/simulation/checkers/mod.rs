@@ -1,11 +1,12 @@
 //! What must hold. After every step: one owner, epochs, kernels and LAN (`owner`); after every turn:
 //! copies (`copies`), budgets and quiet (here); every second: the books (`books`); at the end:
-//! order (`order`).
+//! order (`order`); at every packet of the kernel mode: flows (`flows`).
 //!
 //! A checker knows the world and looks at the nodes from outside; it shares no code with them.
 
 mod books;
 mod copies;
+mod flows;
 mod order;
 mod owner;
 
@@ -22,6 +23,7 @@ use super::faults::Kind;
 use super::machine::Process;
 use super::world::{HEARTBEAT, SECOND, World};
 use copies::Logs;
+use flows::Flows;
 
 /// Two masters that hear each other, or none, may last this long: a master-down interval, two
 /// heartbeats, and the heartbeats that 30 % loss on each path swallows.
@@ -64,6 +66,7 @@ pub struct Checkers {
     /// What each node did in this second.
     spent: [Spent; 2],
     logs: Logs,
+    pub flows: Flows,
     turns: u32,
     /// Changes of role and of addresses, and snapshots asked for, in all.
     pub moves: u32,
@@ -190,14 +193,19 @@ impl World {
         !lossy && self.now > self.checkers.disturbed + UNREST
     }
 
-    pub fn check(&mut self) -> Result<(), String> {
+    /// `moves`: what happened may have moved masterships, addresses or leases.
+    pub fn check(&mut self, moves: bool) -> Result<(), String> {
         if let Some(broken) = self.checkers.broken.take() {
             return Err(broken);
+        }
+        if !moves {
+            return Ok(());
         }
         self.checkers.budgets(self.now)?;
         self.check_epochs()?;
         self.check_kernels()?;
         self.check_owner()?;
+        self.check_leases()?;
         self.check_lan()
     }
 }

@@ -43,6 +43,8 @@ impl World {
             });
             return Err(format!("at the end the replicas differ: {sizes:?}"));
         }
+        self.flows_agree()?;
+        self.flows_in_order(master)?;
         let now = self.now;
         for machine in 0..2 {
             let process = self.machines[machine].process.as_ref().expect("restarted");

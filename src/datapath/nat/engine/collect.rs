@@ -21,7 +21,7 @@ pub(super) const BATCH: usize = 4_096;
 /// Between two batches of a walk that is not urgent: 400,000 entries a second.
 const PACE: u64 = 10 * MS;
 /// From the beginning of one walk to that of the next, at least.
-const ROUND: u64 = 2_000 * MS;
+const ROUND: u64 = 1_000 * MS;
 /// Between two looks at the count of lost events.
 const LOOK: u64 = 50 * MS;
 /// Marks are refreshed when an end has moved on by so much: a quarter of how far back they may be.
@@ -353,6 +353,10 @@ impl Engine {
         // From here on each end has acknowledged something.
         let shaken = [State::Established, State::Closing].map(State::number);
         if !self.leading || !shaken.contains(&flow.state) {
+            return Ok(());
+        }
+        // The client has acknowledged nothing yet: its entry says zero.
+        if flow.state == State::Answered.number() {
             return Ok(());
         }
         let (client, backend) = self.marks_of(key, flow);

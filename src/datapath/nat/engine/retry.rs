@@ -10,7 +10,7 @@ use super::super::packet;
 use super::super::program::NatError;
 use super::Engine;
 use super::known::ByHash;
-use super::learn::endpoint;
+use super::learn::{belongs, endpoint};
 use crate::balance::flow::FlowEnd;
 use crate::balance::nat::NatEvent;
 use crate::model::{BackendId, ConnectFailure};
@@ -21,6 +21,8 @@ const MOST: usize = 65_536;
 const PORTS: usize = 8;
 /// How often a SYN goes to one backend that remembers an older connection.
 const STALE: u8 = 3;
+/// What a backend sent just now is not further ahead of what its client has than this.
+const BEHIND: u32 = 1 << 24;
 /// Timers that are looked at in one call.
 const BUDGET: usize = 256;
 
@@ -124,7 +126,11 @@ impl Engine {
     ) -> Result<(), NatError> {
         let hash = self.known.hash(&event.key);
         let Some(saved) = self.retry.take(hash) else {
-            return self.start_over(event, hash, maps);
+            return if event.cause == Cause::StaleAck.number() {
+                self.answered_elsewhere(event, hash, maps)
+            } else {
+                self.start_over(event, hash, maps)
+            };
         };
         if self.known.print(&saved.carried.event.flow) != self.known.print(&event.flow) {
             // The refusal is older than the last try.
@@ -151,13 +157,46 @@ impl Engine {
             Some(flow) if self.is_opening(&flow, &event.flow) => {}
             _ => return Ok(()),
         }
-        if event.cause != Cause::StaleAck.number() {
-            self.failed(event.flow.backend, ConnectFailure::Refused);
-        }
+        self.failed(event.flow.backend, ConnectFailure::Refused);
         let back_key = event.flow.opposite(event.key.family);
         maps.remove_flows(&[event.key, back_key])?;
         self.ended(&event.key, hash, FlowEnd::BackendError);
         self.known.remove(hash);
+        Ok(())
+    }
+
+    /// A backend speaks of a connection that this node did not see answered. Its SYN-ACK went
+    /// through the old master, which died before it told; the client may have it and must not lose
+    /// the connection. If the backend remembers an older one instead, the client's RST clears it.
+    fn answered_elsewhere(
+        &mut self,
+        event: &Event,
+        hash: u64,
+        maps: &mut impl Maps,
+    ) -> Result<(), NatError> {
+        let key = event.key;
+        let front = maps.flow(&key)?;
+        let Some(front) = front.filter(|flow| self.is_opening(flow, &event.flow)) else {
+            return Ok(());
+        };
+        let back_key = front.opposite(key.family);
+        let Some(back) = maps.flow(&back_key)?.filter(|it| belongs(it, &key)) else {
+            return Ok(());
+        };
+        // Left of whatever the client still expects.
+        let backend_isn = back.seq.wrapping_sub(BEHIND);
+        let answered = |flow| Flow {
+            state: State::Established.number(),
+            backend_isn,
+            ..flow
+        };
+        let front = Flow {
+            ack: backend_isn.wrapping_add(1),
+            ..answered(front)
+        };
+        maps.put_flows(&[(back_key, answered(back)), (key, front)])?;
+        self.report_marks(&key, &front, true);
+        self.known.change(hash, |it| it.answered = true);
         Ok(())
     }
 
@@ -350,3 +389,7 @@ impl Engine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "handshake_test.rs"]
+mod tests;
