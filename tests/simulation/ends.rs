@@ -127,10 +127,10 @@ impl End {
     /// A segment came.
     pub fn take(&mut self, segment: &Segment) -> Taken {
         let mut taken = Taken::default();
+        // RFC 9293, sections 3.10.7.3 and 3.5.3: one that sent a SYN knows no number of the other end
+        // yet.
+        let asks = self.flying.as_ref().is_some_and(|it| it.flags == SYN);
         if segment.has(RST) {
-            // RFC 9293, sections 3.10.7.3 and 3.5.3: one that sent a SYN knows no number of the
-            // other end yet.
-            let asks = self.flying.as_ref().is_some_and(|it| it.flags == SYN);
             let believed = if asks {
                 segment.has(ACK) && segment.ack == self.next
             } else {
@@ -152,6 +152,19 @@ impl End {
             taken
                 .replies
                 .push(reply.unwrap_or_else(|| self.segment(ACK, Vec::new())));
+            return taken;
+        }
+        if asks {
+            if segment.ack != self.next {
+                let mut reset = self.segment(RST, Vec::new());
+                reset.seq = segment.ack;
+                taken.replies.push(reset);
+            }
+            return taken;
+        }
+        if self.state == State::Opening && segment.seq != self.expects {
+            // RFC 9293, section 3.10.7.4: one that is not acceptable does not complete a handshake.
+            taken.replies.push(self.segment(ACK, Vec::new()));
             return taken;
         }
         if segment.has(ACK) {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::layout::{FLOW_CLIENT, Flow, FlowKey};
+use super::super::layout::{FLOW_CLIENT, Flow, FlowKey, MARK_BACKEND_RST, MARK_CLIENT_RST};
 use super::super::maps::{Cursor, Maps};
 use super::super::names::{Counter, State};
 use super::super::packet;
@@ -24,6 +24,9 @@ const PACE: u64 = 10 * MS;
 const ROUND: u64 = 1_000 * MS;
 /// Between two looks at the count of lost events.
 const LOOK: u64 = 50 * MS;
+/// A standby keeps ended connections so many times longer: it may take over, and does not know what
+/// their ends have still to say.
+const STANDBY_PATIENCE: u64 = 5;
 /// Marks are refreshed when an end has moved on by so much: a quarter of how far back they may be.
 pub(super) const STEP: u32 = 1 << 29;
 
@@ -241,6 +244,20 @@ impl Engine {
         }
     }
 
+    /// How long an ended flow may be silent. As long as an end has not been told that its last octet
+    /// arrived, it sends that again, after ever longer pauses. A standby has not heard the ends.
+    fn farewell(&self, flow: &Flow, back: Option<&Flow>) -> u64 {
+        let reset = flow.marks & (MARK_CLIENT_RST | MARK_BACKEND_RST) != 0;
+        let told = |back: &Flow| flow.ack == back.seq && back.ack == flow.seq;
+        if !self.leading {
+            self.times.closed * STANDBY_PATIENCE
+        } else if reset || back.is_none_or(told) {
+            self.times.closed
+        } else {
+            self.times.closing.max(self.times.closed)
+        }
+    }
+
     fn seen(&self, flow: &Flow) -> u64 {
         // Before that its packets were seen by the other node.
         if self.leading {
@@ -261,12 +278,18 @@ impl Engine {
         if !self.leading && !is_closed(flow) {
             return Ok(false);
         }
-        let patience = self.patience(flow);
+        let mut patience = self.patience(flow);
         if now < self.seen(flow).saturating_add(patience) {
             return Ok(false);
         }
         let back = maps.flow(&flow.opposite(key.family))?;
         let back = back.filter(|back| belongs(back, key));
+        if is_closed(flow) {
+            patience = self.farewell(flow, back.as_ref());
+            if now < self.seen(flow).saturating_add(patience) {
+                return Ok(false);
+            }
+        }
         if back.is_some_and(|back| now < self.seen(&back).saturating_add(patience)) {
             return Ok(false);
         }
