@@ -73,7 +73,7 @@ fn each_state_has_its_patience() {
         }
     );
     assert!(
-        (10..=12).contains(&forgotten_after(&mut host, client(0))),
+        (2..=4).contains(&forgotten_after(&mut host, client(0))),
         "closed"
     );
     assert_eq!(names(&host.events()), Vec::<&str>::new(), "said already");
