@@ -19,6 +19,7 @@
 mod kernel_mode;
 mod turn;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -37,6 +38,7 @@ use crate::net::heartbeat::Heartbeats;
 use crate::net::kernel::{Kernel, KernelError};
 use crate::net::key;
 use crate::net::session::{Session, Settings};
+use crate::node::io::Input;
 use crate::node::{Identity, Node};
 use crate::probe::Prober;
 use crate::wire::replication::{Hello, PROTOCOL};
@@ -209,8 +211,8 @@ async fn start(
     let kernel = Kernel::start(config, reports).await?;
     let (events, flows) = mpsc::channel(FLOW_BATCHES);
     let (nat_reports, nat) = mpsc::channel(QUEUE);
-    let (config, kernel_mode) = kernel_mode::start(config, me, &options.pins, seed, nat_reports)?;
-    let config = &config;
+    let started = kernel_mode::start(config, me, &options.pins, seed, nat_reports)?;
+    let config = &started.config;
     let proxy = Proxy::start(&kernel_mode::proxied(config), events, seed)?;
     let rejected = Arc::new(AtomicU64::new(0));
     let (asks, requests) = mpsc::channel(QUEUE);
@@ -248,7 +250,13 @@ async fn start(
         incarnation,
         started_unix_ms: clock.started_unix_ms(),
     };
-    let node = Node::new(Arc::clone(config), identity, secret, seed, clock.now());
+    let mut node = Node::new(Arc::clone(config), identity, secret, seed, clock.now());
+    let mut fallback = BTreeSet::new();
+    if let Some(fell_back) = started.fallback {
+        fallback = fell_back.services;
+        let text = fell_back.note;
+        node.handle(Input::Note { text }, clock.now());
+    }
     tracing::info!(
         node = %config.node(me).name,
         cluster = %config.cluster.name,
@@ -261,9 +269,10 @@ async fn start(
         clock,
         dead_man,
         Adapters {
+            fallback,
             heartbeats,
             kernel,
-            kernel_mode,
+            kernel_mode: started.mode,
             prober,
             proxy,
             rejected,

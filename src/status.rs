@@ -139,7 +139,7 @@ pub struct ReplicationStatus {
     pub snapshots: u64,
     /// Times the place was lost and a snapshot was needed again.
     pub resyncs: u64,
-    /// Connections in the replica.
+    /// Connections in the replica, of both modes.
     pub flows: u64,
 }
 
@@ -184,6 +184,9 @@ pub struct ServiceStatus {
     pub name: String,
     /// What carries its connections.
     pub mode: Mode,
+    /// It is proxied as its `fallback` says: this host cannot have the kernel mode.
+    #[serde(default)]
+    pub fallback: bool,
     /// Listeners.
     pub listen: Vec<SocketAddr>,
     /// Scheduler.

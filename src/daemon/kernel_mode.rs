@@ -1,6 +1,7 @@
 //! The kernel mode in a daemon: it is started, or done without; and the lease by which its program
 //! forwards.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +30,23 @@ pub(super) struct KernelMode {
     until: Option<Duration>,
 }
 
-/// Starts the kernel mode if a service wants it. Gives the configuration that this host can run:
-/// services that may are proxied where the kernel mode is not to be had.
+/// What became of the wish for it.
+pub(super) struct Started {
+    /// What this host can run: services that may are proxied where the kernel mode is not to be had.
+    pub config: Arc<Config>,
+    pub mode: Option<KernelMode>,
+    pub fallback: Option<FellBack>,
+}
+
+/// Services do without the kernel mode.
+pub(super) struct FellBack {
+    /// Their names.
+    pub services: BTreeSet<String>,
+    /// Why, for the timeline.
+    pub note: String,
+}
+
+/// Starts the kernel mode if a service wants it.
 ///
 /// # Errors
 ///
@@ -41,11 +57,16 @@ pub(super) fn start(
     pins: &Path,
     seed: u64,
     reports: mpsc::Sender<NatReport>,
-) -> Result<(Arc<Config>, Option<KernelMode>), Fatal> {
+) -> Result<Started, Fatal> {
+    let without_mode = |config, fallback| Started {
+        config,
+        mode: None,
+        fallback,
+    };
     let mut kernel = config.services.iter().filter(|s| s.kernel.is_some());
     if kernel.next().is_none() {
         sweep(pins);
-        return Ok((Arc::clone(config), None));
+        return Ok(without_mode(Arc::clone(config), None));
     }
     let options = NatOptions {
         pins: pins.to_owned(),
@@ -59,12 +80,23 @@ pub(super) fn start(
                 length: lease_length(config),
                 until: None,
             };
-            Ok((Arc::clone(config), Some(mode)))
+            Ok(Started {
+                config: Arc::clone(config),
+                mode: Some(mode),
+                fallback: None,
+            })
         }
         Err(error) => {
+            let services = config.services.iter().filter(|s| s.kernel.is_some());
+            let fallback = FellBack {
+                services: services.map(|service| service.name.clone()).collect(),
+                note: format!(
+                    "no kernel mode: {error}; its services are proxied, as their `fallback` says"
+                ),
+            };
             let config = without(config, error)?;
             sweep(pins);
-            Ok((config, None))
+            Ok(without_mode(config, Some(fallback)))
         }
     }
 }
@@ -107,7 +139,6 @@ fn without(config: &Config, error: NatError) -> Result<Arc<Config>, Fatal> {
             source: Box::new(error),
         });
     }
-    tracing::warn!("no kernel mode: {error}; its services are proxied, as their `fallback` says");
     let mut config = config.clone();
     for service in &mut config.services {
         service.kernel = None;

@@ -5,7 +5,7 @@
 //! Invariants: the clock is read once a turn; a deadline that has come is served before the next
 //! arrival, so that no flood can starve a timer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +38,8 @@ const MAX_TICKETS: usize = 1_024;
 
 /// Everything that carries out what the node wants.
 pub(super) struct Adapters {
+    /// Services that are proxied since there is no kernel mode here.
+    pub fallback: BTreeSet<String>,
     pub heartbeats: Heartbeats,
     pub kernel: Kernel,
     pub kernel_mode: Option<KernelMode>,
@@ -221,6 +223,9 @@ impl TurnLoop {
         if let Response::Status { status } = &mut response {
             let mode = self.adapters.kernel_mode.as_ref();
             status.nat = mode.map(KernelMode::status);
+            for service in &mut status.services {
+                service.fallback = self.adapters.fallback.contains(&service.name);
+            }
             let counters = &mut status.counters;
             let adapters = &self.adapters;
             counters.control_rejected = adapters.rejected.load(Ordering::Relaxed);

@@ -36,6 +36,11 @@ pub enum Input {
     Kernel(KernelReport),
     /// Connections of the kernel mode began, moved and ended.
     Nat(NatReport),
+    /// Something that operators are to find in the timeline.
+    Note {
+        /// One sentence.
+        text: String,
+    },
     /// The peer's kernel says that nobody listens on its heartbeat port (ICMP port unreachable,
     /// `ECONNREFUSED` on the connected socket). Not authenticated.
     PortClosed {

@@ -147,6 +147,7 @@ impl Node {
             Input::Flows(events) => self.handle_flows(&events, now),
             Input::Kernel(report) => self.handle_kernel(&report, now),
             Input::Nat(report) => self.handle_nat(report, now),
+            Input::Note { text } => self.note(text, now),
             Input::PortClosed { .. } => self.election.port_closed(now),
             Input::Probe(result) => self.health.handle_probe(result, now),
             Input::SessionClosed { fault, reason } => self.session_closed(fault, &reason, now),

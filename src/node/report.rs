@@ -124,6 +124,8 @@ fn service(node: &Node, known: &config::Service) -> ServiceStatus {
             Some(_) => Mode::Kernel,
             None => Mode::Proxy,
         },
+        // The daemon knows.
+        fallback: false,
         listen: known.listen.clone(),
         balance: scheduler(known.balance).into(),
         connections: counts.connections + backends.iter().map(live).sum::<u64>(),

@@ -162,6 +162,11 @@ impl Replica {
         }
     }
 
+    /// Live connections of both modes.
+    pub fn connections(&self) -> u64 {
+        (self.flows.len() + self.nat.len()) as u64
+    }
+
     /// Live connections of the kernel mode on this backend.
     pub fn nat_live(&self, backend: BackendId) -> u64 {
         self.nat_live.get(&backend).copied().unwrap_or(0)

@@ -295,7 +295,7 @@ impl Sink {
             position: self.position.sequence,
             snapshots: self.snapshots,
             resyncs: self.resyncs,
-            flows: self.replica.flows().len() as u64,
+            flows: self.replica.connections(),
             ..ReplicationStatus::default()
         }
     }

@@ -317,7 +317,7 @@ impl Source {
             lag_ms: self.log.front().map_or(0, waited),
             snapshots: self.snapshots,
             resyncs: self.resyncs,
-            flows: self.replica.flows().len() as u64,
+            flows: self.replica.connections(),
         }
     }
 

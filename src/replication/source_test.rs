@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::source::Limits;
-use super::tests::{T0, at, begin, bytes, close, health, open, replica_of, update};
+use super::tests::{T0, at, begin, bytes, close, health, nat_open, open, replica_of, update};
 use super::*;
 use crate::model::Epoch;
 use crate::status::ReplicationRole;
@@ -277,7 +277,7 @@ fn a_peer_without_progress_is_given_up() {
 fn the_status_of_a_source_tells_its_lag() {
     let mut source = live();
     source.write(open(1, 1), T0);
-    source.write(open(2, 1), T0 + Duration::from_millis(40));
+    source.write(nat_open(2, 1), T0 + Duration::from_millis(40));
     frames(&mut source, T0);
     let now = T0 + Duration::from_millis(50);
     source.handle_ack(at(3, 1), now).unwrap();

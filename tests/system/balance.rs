@@ -222,7 +222,7 @@ async fn keep() -> io::Result<(TcpStream, u8)> {
 }
 
 /// One more page; the backend's number.
-async fn again(stream: &mut TcpStream) -> io::Result<u8> {
+pub(crate) async fn again(stream: &mut TcpStream) -> io::Result<u8> {
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
     let mut answer = Vec::new();
     while !answer.ends_with(b"\n") || answer.ends_with(b"\r\n") {

@@ -6,6 +6,7 @@
 mod balance;
 mod garbage;
 mod http;
+mod kernel;
 mod mistakes;
 mod packets;
 mod pair;
@@ -36,7 +37,9 @@ fn main() -> ExitCode {
         survive::tests(),
     ];
     let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
-    let tests = plain.chain(programs::tests());
+    let kernel = kernel::tests().into_iter();
+    let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
+    let tests = plain.chain(programs::tests()).chain(kernel);
     let tests = tests.map(|((name, test), needed)| {
         let refused = rights.clone().err().or_else(|| tools::missing(needed));
         Trial::ignorable_test(name, move || match refused {

@@ -15,6 +15,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use tandem::lab::Host;
 use tandem::model::Mac;
+use tandem::time::Mono;
 
 /// `eth0` of every host; `eth1` follows.
 pub(crate) const ETH0: i32 = 2;
@@ -100,7 +101,19 @@ impl Wire {
             }
             send_all(&self.0, &frames).expect("the kernel takes them");
             let due = pause * u32::try_from(batch + 1).expect("fewer batches");
-            std::thread::sleep(due.saturating_sub(clock.now().since(tandem::time::Mono::ZERO)));
+            std::thread::sleep(due.saturating_sub(clock.now().since(Mono::ZERO)));
+        }
+    }
+}
+
+impl Wire {
+    /// Sends all of these, at most so many a second. Blocks.
+    pub(crate) fn pour(&self, frames: &[Vec<u8>], rate: usize) {
+        let pause = Duration::from_secs_f64(BATCH as f64 / rate as f64);
+        let clock = tandem::net::clock::Clock::start();
+        for (batch, frames) in (1..).zip(frames.chunks(BATCH)) {
+            send_all(&self.0, frames).expect("the kernel takes them");
+            std::thread::sleep((pause * batch).saturating_sub(clock.now().since(Mono::ZERO)));
         }
     }
 }
@@ -162,6 +175,20 @@ impl Datagram {
         frame
     }
 
+    /// A TCP segment that opens a connection (no acknowledgement) or belongs to one.
+    pub(crate) fn tcp(&self, sequence: u32, acknowledged: Option<u32>, payload: &[u8]) -> Vec<u8> {
+        let builder = PacketBuilder::ethernet2(self.macs.0.0, self.macs.1.0)
+            .ipv4(self.from.0.octets(), self.to.0.octets(), 64)
+            .tcp(self.from.1, self.to.1, sequence, 64_000);
+        let builder = match acknowledged {
+            Some(number) => builder.ack(number),
+            None => builder.syn(),
+        };
+        let mut frame = Vec::new();
+        builder.write(&mut frame, payload).expect("it fits");
+        frame
+    }
+
     /// A TCP reset with this sequence number.
     pub(crate) fn reset(&self, sequence: u32) -> Vec<u8> {
         let builder = PacketBuilder::ethernet2(self.macs.0.0, self.macs.1.0)
@@ -181,6 +208,7 @@ pub(crate) struct Segment {
     pub(crate) to: (Ipv4Addr, u16),
     /// The sequence number after it.
     pub(crate) next: u32,
+    pub(crate) rst: bool,
 }
 
 /// The segment in a frame, if there is one.
@@ -194,6 +222,7 @@ pub(crate) fn segment(frame: &[u8]) -> Option<Segment> {
         from: (ip.header().source_addr(), tcp.source_port()),
         to: (ip.header().destination_addr(), tcp.destination_port()),
         next: tcp.sequence_number().wrapping_add(occupied),
+        rst: tcp.rst(),
     })
 }
 

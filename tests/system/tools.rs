@@ -77,15 +77,22 @@ pub(crate) fn find(program: impl AsRef<Path>) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Why a test that needs these programs cannot run here.
-pub(crate) fn missing(programs: &[&str]) -> Option<String> {
-    let absent = programs.iter().find(|program| find(program).is_none());
+/// What a test of the kernel mode needs, beside programs.
+pub(crate) const REAL_ROOT: &str = "root outside of any user namespace";
+
+/// Why a test that needs these programs, or real root, cannot run here.
+pub(crate) fn missing(needed: &[&str]) -> Option<String> {
+    if needed.contains(&REAL_ROOT) && RIGHTS.get() != Some(&Rights::Root) {
+        return Some(format!("the kernel takes programs only from {REAL_ROOT}"));
+    }
+    let programs = needed.iter().filter(|word| **word != REAL_ROOT);
+    let absent = programs.clone().find(|program| find(program).is_none());
     if let Some(program) = absent {
         return Some(format!("{program} is not installed"));
     }
     // It changes to a user of its own, and a user namespace of ours has only one.
     let alone = || fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.ends_with(" 1\n"));
-    let refused = programs.contains(&"sshd") && alone();
+    let refused = needed.contains(&"sshd") && alone();
     refused.then(|| "sshd needs more users than an unprivileged user namespace has".to_owned())
 }
 

@@ -173,6 +173,16 @@ fn full_percent(nat: &NatStatus) -> Option<u64> {
 
 /// What is wrong with it.
 pub(super) fn findings(status: &Status, say: &mut impl FnMut(Level, String)) {
+    let proxied = status.services.iter().filter(|service| service.fallback);
+    let proxied: Vec<&str> = proxied.map(|service| service.name.as_str()).collect();
+    if !proxied.is_empty() {
+        let text = format!(
+            "kernel mode: this host cannot have it, so {} is proxied and its connections end at a \
+             failover; see `tandem events` for the reason",
+            proxied.join(", ")
+        );
+        say(Level::Warning, text);
+    }
     let Some(nat) = &status.nat else {
         return;
     };

@@ -178,3 +178,17 @@ fn an_empty_report_is_shown() {
         "kernel mode: standing by, on NO INTERFACE\ntable  0 of 0 connections"
     );
 }
+
+#[test]
+fn a_host_that_cannot_have_it_is_told_of() {
+    let mut status = master();
+    assert!(!page(&status).contains("kernel mode"));
+    status.services[0].fallback = true;
+    let text = page(&status)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let name = &status.services[0].name;
+    let said = format!("kernel mode: this host cannot have it, so {name} is proxied");
+    assert!(text.contains(&said), "{text}");
+}

@@ -126,6 +126,7 @@ pub(super) fn master() -> Status {
             ..ReplicationStatus::default()
         },
         services: vec![ServiceStatus {
+            fallback: false,
             name: "web".into(),
             listen: vec!["192.0.2.100:80".parse().unwrap()],
             balance: "round_robin".into(),

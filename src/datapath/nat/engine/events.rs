@@ -1,19 +1,47 @@
 //! What the program saw, one thing at a time.
 
 use super::super::layout::{Carried, Event, FLOW_RETRY, Flow, FlowKey, Refusal};
-use super::super::names::{Cause, Counter};
+use super::super::maps::Maps;
+use super::super::names::{Cause, Counter, EventKind};
 use super::super::packet;
+use super::super::program::NatError;
 use super::learn::{endpoint, nat_key};
 use super::{Engine, MS};
 use crate::balance::flow::FlowEnd;
 use crate::balance::nat::NatEvent;
 
-/// After a takeover nothing is refused for so long: its connection may still be on its way here.
+/// After a takeover no stray packet is refused for so long: its connection may still be on its way
+/// here.
 pub(super) const GRACE: u64 = 1_000 * MS;
 /// Answers to refused packets: this many at once, and in a second.
 pub(super) const RESETS: u64 = 1_000;
 
 impl Engine {
+    /// Whether an event of a flow's life came when the table had forgotten it already: then nobody
+    /// would forget it again. After a flood events may be read late.
+    pub(super) fn is_gone(
+        &self,
+        event: &Event,
+        maps: &impl Maps,
+        now: u64,
+    ) -> Result<bool, NatError> {
+        let least = self.times.opening.min(self.times.closing);
+        let least = least.min(self.times.closed);
+        let late = now >= event.flow.seen.saturating_add(least);
+        let known = || self.known.get(self.known.hash(&event.key)).is_some();
+        let doubtful = match EventKind::from_number(event.kind) {
+            Some(EventKind::Opened) => late,
+            Some(EventKind::Established | EventKind::Revived) => late || !known(),
+            Some(EventKind::Closed | EventKind::Refused) | None => false,
+        };
+        if !doubtful {
+            return Ok(false);
+        }
+        let print = self.known.print(&event.flow);
+        let there = maps.flow(&event.key)?;
+        Ok(there.is_none_or(|flow| self.known.print(&flow) != print))
+    }
+
     pub(super) fn on_opened(&mut self, carried: Box<Carried>, now: u64) {
         let Event { key, flow, .. } = carried.event;
         let hash = self.known.hash(&key);
@@ -127,7 +155,9 @@ impl Engine {
             self.reports.push(NatEvent::Unserved { service });
             self.counts.unserved += 1;
         }
-        if now < self.led_at + GRACE || !self.may_reset(now) {
+        // A client that begins is of no connection that could still come.
+        let early = !no_backend && now < self.led_at + GRACE;
+        if early || !self.may_reset(now) {
             return;
         }
         self.packets.push_back(packet::refusal(refusal));

@@ -305,6 +305,13 @@ impl Engine {
             self.missed = true;
             return Ok(());
         }
+        let event = match &told {
+            Told::Carried(carried) => &carried.event,
+            Told::Event(event) => event,
+        };
+        if self.is_gone(event, maps, now)? {
+            return Ok(());
+        }
         match told {
             Told::Carried(carried) => match EventKind::from_number(carried.event.kind) {
                 Some(EventKind::Opened) => self.on_opened(carried, now),

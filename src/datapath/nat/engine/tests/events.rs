@@ -150,3 +150,19 @@ fn dropped_strays_are_not_told() {
     let counters = host.status().counters;
     assert_eq!((counters["drop_unknown"], counters["drop_stray"]), (1, 1));
 }
+
+#[test]
+fn an_event_of_a_flow_that_is_forgotten_already_leaves_nothing() {
+    let mut host = master();
+    host.pass(&frame(at(CLIENT), at(VIP), SYN, (100, 0)))
+        .unwrap();
+    let late = std::mem::take(&mut host.maps.events);
+    assert_eq!(late.len(), 1);
+    // No backend answers, and a walk finds it before anybody has told of it.
+    host.run(33_000);
+    assert!(host.flow(at(CLIENT)).is_none());
+    host.maps.events = late;
+    host.tell();
+    assert_eq!(host.status().flows, 0);
+    assert_eq!(host.events(), []);
+}

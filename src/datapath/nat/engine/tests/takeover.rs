@@ -181,3 +181,18 @@ fn two_engines_with_one_seed_do_the_same() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn a_new_master_refuses_clients_that_find_no_backend_but_nothing_stray() {
+    let config = config("round_robin", &[1], |_| {});
+    let mut host = Host::new(&config, NodeId::First);
+    host.publish(&[]);
+    host.command(NatCommand::Lead);
+    host.send(at(CLIENT), at(VIP), ACK, (100, 7));
+    assert_eq!(host.packets().len(), 0);
+    host.send(at(CLIENT), at(VIP), SYN, (100, 0));
+    assert_eq!(host.packets().len(), 1);
+    host.now += super::super::events::GRACE;
+    host.send(at(CLIENT), at(VIP), ACK, (100, 7));
+    assert_eq!(host.packets().len(), 1);
+}
