@@ -145,7 +145,9 @@ impl World {
             return;
         };
         let said = bytes.first_chunk().map(|id| u32::from_be_bytes(*id));
-        let backend = *client.backend.get_or_insert(said.unwrap_or(u32::MAX));
+        let backend = *client
+            .backend
+            .get_or_insert_with(|| said.unwrap_or(u32::MAX));
         client.answered += 1;
         client.waits_since = u64::MAX;
         let expected = answer(backend, number, client.answered);
@@ -175,7 +177,7 @@ impl World {
                     let (end, reply) = End::accept(segment, isn);
                     let server = Server { end, number: None };
                     host.servers.insert(segment.from, server);
-                    self.flies(whose, reply);
+                    self.flies(whose, &reply);
                 }
                 Mood::Silent if fresh => {}
                 _ => self.sends(&refusal(segment)),
@@ -205,7 +207,7 @@ impl World {
             self.sends(&reply);
         }
         if let Some(segment) = flying {
-            self.flies(whose, segment);
+            self.flies(whose, &segment);
         }
     }
 }

@@ -261,11 +261,11 @@ impl World {
             waits_since: self.now,
         };
         traffic.clients.insert(number, client);
-        self.flies(Whose::Client(number), syn);
+        self.flies(Whose::Client(number), &syn);
     }
 
     /// An end sends something that is to be acknowledged.
-    pub fn flies(&mut self, whose: Whose, segment: Segment) {
+    pub fn flies(&mut self, whose: Whose, segment: &Segment) {
         if let Some(end) = self.end(whose) {
             let flight = end.flight;
             let wait = if segment.has(SYN) {
@@ -278,7 +278,7 @@ impl World {
                 Event::Traffic(Step::Again { whose, flight }),
             );
         }
-        self.sends(&segment);
+        self.sends(segment);
     }
 
     fn end(&mut self, whose: Whose) -> Option<&mut End> {
@@ -299,7 +299,7 @@ impl World {
         let gives_up = end.state == State::Opening && end.tries >= SYNS;
         if !gives_up {
             if let Some(segment) = end.again() {
-                self.flies(whose, segment);
+                self.flies(whose, &segment);
             }
             return;
         }
@@ -327,7 +327,7 @@ impl World {
             let asked = client.asked;
             client.end.send(ACK, question(number, asked))
         };
-        self.flies(Whose::Client(number), segment);
+        self.flies(Whose::Client(number), &segment);
     }
 }
 
