@@ -199,7 +199,7 @@ fn the_fingerprint_is_of_the_meaning() {
         .replace("192.0.2.12", "192.0.2.11");
     assert!(hashes.insert(hash(&turned.replace('x', "192.0.2.12"))));
     // Two versions of the program with one file must agree.
-    assert_eq!(hash(SAMPLE).to_string(), "457b4927a51db71c");
+    assert_eq!(hash(SAMPLE).to_string(), "18bfcc0e50dec139");
 }
 
 #[test]
