@@ -4,8 +4,10 @@
 //! listed as ignored, with the reason; none passes silently.
 
 mod balance;
+mod crowd;
 mod garbage;
 mod http;
+mod million;
 mod mistakes;
 mod packets;
 mod pair;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         garbage::tests(),
         mistakes::tests(),
         survive::tests(),
+        million::tests(),
     ];
     let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
     let tests = plain.chain(programs::tests());
