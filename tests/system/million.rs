@@ -10,7 +10,8 @@ use std::time::Duration;
 use rtnetlink::RouteMessageBuilder;
 use tandem::config::Config;
 use tandem::lab::{
-    Host, Lab, LabError, Rights, SERVICE, SOURCE4, VIP4, backend_address, default_config, node_mac,
+    Host, Lab, LabError, Rights, SERVICE, SOURCE4, VIP4, VIP6, backend_address, default_config,
+    node_mac,
 };
 use tandem::model::{Mac, NodeId, Role};
 use tandem::status::Status;
@@ -46,9 +47,12 @@ fn config() -> String {
     let (head, _) = text
         .split_once("\n[[service]]")
         .expect("the lab's file has a service");
+    let other = format!("\n[[vip]]\naddress = \"{VIP6}/64\"\ninterface = \"eth0\"\n");
+    assert!(head.contains(&other), "{head}");
+    let head = head.replace(&other, "");
     let mut text = format!(
         "{head}\n[[vip]]\naddress = \"{SOURCE4}/24\"\ninterface = \"eth1\"\n\n\
-         [kernel]\nmax_flows = 1_200_000\n\n\
+         [kernel]\nmax_flows = 1_200_000\nsync_timeout = \"1s\"\n\n\
          [[service]]\nname = \"{SERVICE}\"\nlisten = [\"{VIP4}:80\"]\nmode = \"kernel\"\n\
          source = \"{SOURCE4}\"\nreplication = \"sync\"\nbalance = \"round_robin\"\n\
          max_connections = 1_200_000\nconnect_timeout = \"900ms\"\n"
@@ -181,7 +185,8 @@ async fn million() -> Result<(), LabError> {
     }
     let count = connections();
     let text = config();
-    let parsed = Config::parse(&text).unwrap_or_else(|errors| panic!("{errors}"));
+    let parsed =
+        Config::parse(&text.replace("@DIR@", "/tmp")).unwrap_or_else(|errors| panic!("{errors}"));
     let mut lab = Lab::up(&with(text)).await?;
     let master = lab.settled().await?;
     let network = lab.network();
