@@ -253,7 +253,7 @@ fn who_leads_after_half_a_snapshot_tells_what_it_brought() {
         host.establish(client(4));
         host.run(100);
         let mut replica = Replica::default();
-        let told = items(&host.events(), 0);
+        let told = items(&host.events(), 10_000_000);
         let opened = |item: &&Item| matches!(item, Item::NatOpen { .. });
         assert_eq!(told.iter().filter(opened).count(), 3, "{told:?}");
         for item in before.iter().chain(&told) {
@@ -269,7 +269,7 @@ fn who_leads_after_half_a_snapshot_tells_what_it_brought() {
         host.command(NatCommand::Yield);
         host.command(NatCommand::Lead);
         host.run(100);
-        assert_eq!(items(&host.events(), 0), []);
+        assert_eq!(items(&host.events(), 10_000_000), []);
     }
 }
 
@@ -287,7 +287,7 @@ fn who_leads_after_a_whole_snapshot_tells_nothing_of_it() {
     host.command(NatCommand::SnapshotEnd);
     host.command(NatCommand::Lead);
     host.run(100);
-    assert_eq!(items(&host.events(), 0), []);
+    assert_eq!(items(&host.events(), 10_000_000), []);
     assert_eq!(host.status().flows, 1);
     assert_eq!(host.flow(client(0)), None);
 }
