@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::kernel_mode::KernelMode;
+use super::pace::Pace;
 use crate::balance::flow::FlowEvent;
 use crate::balance::nat::NatReport;
 use crate::control::Asked;
@@ -35,11 +36,6 @@ use crate::wire::admin::Response;
 
 /// Requests of operators that wait for their answer at most.
 const MAX_TICKETS: usize = 1_024;
-
-/// After a turn that took longer, reports of the kernel mode wait as long as it took: a thread of
-/// real-time priority that never rests starves the kernel's own threads on its CPU, and then no
-/// heartbeat comes in or goes out.
-const LONG_TURN: Duration = Duration::from_millis(1);
 
 /// Everything that carries out what the node wants.
 pub(super) struct Adapters {
@@ -84,8 +80,7 @@ pub(super) struct TurnLoop {
     tickets: BTreeMap<u64, oneshot::Sender<Response>>,
     next_ticket: u64,
     outputs_dropped: u64,
-    /// Until then no report of the kernel mode is taken.
-    rest_until: Mono,
+    pace: Pace,
 }
 
 impl TurnLoop {
@@ -106,7 +101,7 @@ impl TurnLoop {
             tickets: BTreeMap::new(),
             next_ticket: 0,
             outputs_dropped: 0,
-            rest_until: Mono::ZERO,
+            pace: Pace::default(),
         })
     }
 
@@ -121,6 +116,10 @@ impl TurnLoop {
                 false => self.wait(&mut arrivals).await,
             };
             let now = self.clock.now();
+            let bulk = matches!(
+                woken,
+                Woken::Input(Input::Nat(_) | Input::SessionFrame(_) | Input::SessionSent { .. })
+            );
             match woken {
                 Woken::Asked(asked) => self.ask(asked, now),
                 Woken::Deadline => self.node.handle_timeout(now),
@@ -149,9 +148,8 @@ impl TurnLoop {
                 self.dead_man.alive();
             }
             self.supervisor.turned(now, &self.node);
-            let over = self.clock.now();
-            if over.since(now) > LONG_TURN {
-                self.rest_until = over + over.since(now);
+            if bulk {
+                self.pace.spent(now, self.clock.now());
             }
         }
     }
@@ -163,20 +161,16 @@ impl TurnLoop {
 
     async fn wait(&mut self, arrivals: &mut Arrivals) -> Woken {
         let now = self.clock.now();
-        let rests = now < self.rest_until;
-        let deadline = [
-            self.node.poll_timeout(),
-            self.supervisor.deadline(),
-            rests.then_some(self.rest_until),
-        ];
+        let rest = self.pace.rests_until(now);
+        let deadline = [self.node.poll_timeout(), self.supervisor.deadline(), rest];
         let deadline = deadline.into_iter().flatten().min();
         let sleep = deadline.map_or(Duration::from_secs(1), |at| at.since(now));
         // Random order among those that are ready, so that none of them can starve another.
         tokio::select! {
             Some(arrival) = arrivals.datagrams.recv() => Woken::Input(datagram(arrival)),
-            Some(event) = arrivals.session.recv() => Woken::Input(session(event)),
+            Some(event) = arrivals.session.recv(), if rest.is_none() => Woken::Input(session(event)),
             Some(report) = arrivals.kernel_reports.recv() => Woken::Input(Input::Kernel(report)),
-            Some(report) = arrivals.nat.recv(), if !rests => Woken::Input(Input::Nat(report)),
+            Some(report) = arrivals.nat.recv(), if rest.is_none() => Woken::Input(Input::Nat(report)),
             Some(events) = arrivals.flows.recv() => Woken::Input(Input::Flows(events)),
             Some(result) = arrivals.probes.recv() => Woken::Input(Input::Probe(result)),
             Some(asked) = arrivals.requests.recv() => Woken::Asked(asked),
