@@ -17,6 +17,7 @@
 //! not fit is dropped and counted, and each adapter's documentation says how that heals.
 
 mod kernel_mode;
+mod pace;
 mod turn;
 
 use std::collections::BTreeSet;

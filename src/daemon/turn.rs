@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::kernel_mode::KernelMode;
+use super::pace::Pace;
 use crate::balance::flow::FlowEvent;
 use crate::balance::nat::NatReport;
 use crate::control::Asked;
@@ -81,6 +82,7 @@ pub(super) struct TurnLoop {
     tickets: BTreeMap<u64, oneshot::Sender<Response>>,
     next_ticket: u64,
     outputs_dropped: u64,
+    pace: Pace,
 }
 
 impl TurnLoop {
@@ -101,6 +103,7 @@ impl TurnLoop {
             tickets: BTreeMap::new(),
             next_ticket: 0,
             outputs_dropped: 0,
+            pace: Pace::default(),
         })
     }
 
@@ -115,6 +118,10 @@ impl TurnLoop {
                 false => self.wait(&mut arrivals).await,
             };
             let now = self.clock.now();
+            let bulk = matches!(
+                woken,
+                Woken::Input(Input::Nat(_) | Input::SessionFrame(_) | Input::SessionSent { .. })
+            );
             match woken {
                 Woken::Asked(asked) => self.ask(asked, now),
                 Woken::Deadline => self.node.handle_timeout(now),
@@ -143,6 +150,9 @@ impl TurnLoop {
                 self.dead_man.alive();
             }
             self.supervisor.turned(now, &self.node);
+            if bulk {
+                self.pace.spent(now, self.clock.now());
+            }
         }
     }
 
@@ -152,15 +162,17 @@ impl TurnLoop {
     }
 
     async fn wait(&mut self, arrivals: &mut Arrivals) -> Woken {
-        let deadline = [self.node.poll_timeout(), self.supervisor.deadline()];
+        let now = self.clock.now();
+        let rest = self.pace.rests_until(now);
+        let deadline = [self.node.poll_timeout(), self.supervisor.deadline(), rest];
         let deadline = deadline.into_iter().flatten().min();
-        let sleep = deadline.map_or(Duration::from_secs(1), |at| at.since(self.clock.now()));
+        let sleep = deadline.map_or(Duration::from_secs(1), |at| at.since(now));
         // Random order among those that are ready, so that none of them can starve another.
         tokio::select! {
             Some(arrival) = arrivals.datagrams.recv() => Woken::Input(datagram(arrival)),
-            Some(event) = arrivals.session.recv() => Woken::Input(session(event)),
+            Some(event) = arrivals.session.recv(), if rest.is_none() => Woken::Input(session(event)),
             Some(report) = arrivals.kernel_reports.recv() => Woken::Input(Input::Kernel(report)),
-            Some(report) = arrivals.nat.recv() => Woken::Input(Input::Nat(report)),
+            Some(report) = arrivals.nat.recv(), if rest.is_none() => Woken::Input(Input::Nat(report)),
             Some(events) = arrivals.flows.recv() => Woken::Input(Input::Flows(events)),
             Some(result) = arrivals.probes.recv() => Woken::Input(Input::Probe(result)),
             Some(asked) = arrivals.requests.recv() => Woken::Asked(asked),

@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::election::{Action, Election, Facts};
 use crate::health::HealthBook;
 use crate::model::{BackendId, Incarnation, NodeId, Role, Secret};
-use crate::replication::{Replica, Sink, Source};
+use crate::replication::{Attic, Replica, Sink, Source};
 use crate::status::{Counters, Status, What};
 use crate::time::{Mono, TimerTable};
 use crate::vip::kernel::KernelReport;
@@ -41,6 +41,8 @@ use peer::PeerLink;
 
 /// Frames that may wait for the session's stream at most.
 pub const SESSION_QUEUE: u32 = 256;
+/// Frames that are made in one step of a turn, at most: those of a snapshot have 512 items each.
+const FRAMES: usize = 16;
 /// After this long an unfit kernel is tried again.
 const FORGIVENESS: Duration = Duration::from_secs(10);
 /// Between two requests for the mastership.
@@ -85,6 +87,8 @@ pub struct Node {
     health: HealthBook,
     flows: FlowTable,
     replication: Replication,
+    /// States that are not needed any more.
+    attic: Attic,
     link: PeerLink,
     journal: Journal,
     nat: NatBook,
@@ -117,6 +121,7 @@ impl Node {
             health: HealthBook::new(&config, seed, now),
             flows: FlowTable::new(&config),
             replication: Replication::Sink(Sink::new(Replica::default())),
+            attic: Attic::default(),
             link: PeerLink::new(&config, &identity, secret),
             journal: Journal::new(identity.started_unix_ms),
             nat: NatBook::default(),
@@ -265,6 +270,16 @@ impl Node {
                 break;
             }
         }
+        self.tidy_up();
+    }
+
+    fn tidy_up(&mut self) {
+        if let Replication::Sink(sink) = &mut self.replication {
+            while let Some(retired) = sink.poll_retired() {
+                self.attic.put(retired);
+            }
+        }
+        self.attic.shed();
     }
 
     /// True if there was anything to do.
@@ -424,7 +439,11 @@ impl Node {
     }
 
     fn run_replication(&mut self, now: Mono) {
-        while self.link.may_send() {
+        // More than these goes with the next turn, which comes once the stream has written one.
+        for _ in 0..FRAMES {
+            if !self.link.may_send() {
+                break;
+            }
             let frame = match &mut self.replication {
                 Replication::Sink(sink) => sink.poll_frame(),
                 Replication::Source(source) => source.poll_frame(now),

@@ -109,14 +109,20 @@ impl Node {
     fn take_replica(&mut self) -> Replica {
         self.flows.clear();
         let mut replica = self.take_whole_replica();
-        replica.forget_flows();
+        self.attic.put(replica.forget_flows());
         replica
     }
 
     fn take_whole_replica(&mut self) -> Replica {
         let empty = Replication::Sink(Sink::new(Replica::default()));
         match std::mem::replace(&mut self.replication, empty) {
-            Replication::Sink(sink) => sink.into_restored().replica,
+            Replication::Sink(sink) => {
+                let restored = sink.into_restored();
+                for retired in restored.retired {
+                    self.attic.put(retired);
+                }
+                restored.replica
+            }
             Replication::Source(source) => source.into_replica(),
         }
     }

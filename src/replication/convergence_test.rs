@@ -290,7 +290,7 @@ impl Pair {
             }
             End::Source(source) => source.into_replica(),
         };
-        replica.forget_flows();
+        let _gone = replica.forget_flows();
         replica
     }
 

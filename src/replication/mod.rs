@@ -27,6 +27,7 @@
 //! holds two states, and until it ends the older one, which is whole, is what a takeover gets.
 //! Memory at the limits: 200 MB a state, and 50 MB for the log with what the snapshot keeps.
 
+mod attic;
 mod replica;
 mod sink;
 mod snapshot;
@@ -45,6 +46,7 @@ use thiserror::Error;
 
 use crate::wire::replication::Position;
 
+pub use attic::Attic;
 pub use replica::{MAX_BACKENDS, MAX_FLOWS, Replica};
 pub use sink::{Learned, Restored, Sink};
 pub use source::{ACK_TIMEOUT, MAX_LOG, Source, WINDOW};

@@ -242,9 +242,13 @@ impl Replica {
         }
     }
 
-    /// Forgets the proxied connections: those of a dead proxy are dead.
-    pub fn forget_flows(&mut self) {
-        self.flows.clear();
+    /// Forgets the proxied connections, since those of a dead proxy are dead, and gives them as a
+    /// state of their own: for the [`Attic`](super::Attic).
+    pub fn forget_flows(&mut self) -> Self {
+        Self {
+            flows: std::mem::take(&mut self.flows),
+            ..Self::default()
+        }
     }
 
     /// Gives back so many entries of each table of connections.
@@ -254,6 +258,11 @@ impl Replica {
                 break;
             }
         }
+    }
+
+    /// What is left is small.
+    pub(super) fn has_no_connections(&self) -> bool {
+        self.flows.is_empty() && self.nat.is_empty()
     }
 
     /// A fingerprint: equal for equal contents, on any host. It is the hash of the bytes of a
@@ -374,7 +383,8 @@ mod tests {
             assert_eq!(live(&replica), counts, "{item:?}");
         }
         assert!(!replica.apply(&nat_marks(1, 9)), "it is not there");
-        replica.forget_flows();
+        let proxied = replica.forget_flows();
+        assert!(proxied.is_empty(), "there was none");
         assert_eq!(replica.nat().keys().collect::<Vec<_>>(), [&nat_key(2)]);
     }
 

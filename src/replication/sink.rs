@@ -10,9 +10,6 @@ use crate::wire::replication::{Frame, Item, MAX_BATCH, Position};
 /// Items of the largest snapshot.
 const MAX_ITEMS: u64 = (2 * MAX_FLOWS + 2 * MAX_BACKENDS) as u64;
 
-/// Connections of a retired state that are given back with each frame: 16 frames' worth.
-const SHED: usize = 16 * MAX_BATCH;
-
 /// What a sink leaves behind when its node becomes master.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Restored {
@@ -22,6 +19,8 @@ pub struct Restored {
     pub position: Position,
     /// The state is a master's whole state at `position`.
     pub complete: bool,
+    /// What [`Sink::poll_retired`] has not given yet.
+    pub retired: Vec<Replica>,
 }
 
 /// What the kernel's tables of this node are to follow, in order.
@@ -51,9 +50,8 @@ pub struct Sink {
     /// What to say next.
     due: Option<Due>,
     learned: VecDeque<Learned>,
-    /// The state before the last snapshot: given back in pieces, since a large one takes longer
-    /// than a node may be without a turn.
-    retired: Replica,
+    /// States before a snapshot, and snapshots that came to nothing.
+    retired: Vec<Replica>,
     snapshots: u64,
     resyncs: u64,
 }
@@ -97,7 +95,7 @@ impl Sink {
             stage: Stage::Lost { asked: true },
             due: Some(Due::Resync),
             learned: VecDeque::new(),
-            retired: Replica::default(),
+            retired: Vec::new(),
             snapshots: 0,
             resyncs: 0,
         }
@@ -112,7 +110,6 @@ impl Sink {
     ///
     /// The frame breaks the protocol; close the session and `detach`. The state stays as it was.
     pub fn handle(&mut self, frame: Frame, _now: Mono) -> Result<(), PeerFault> {
-        self.retired.shed(SHED);
         let verdict = match frame {
             Frame::SnapshotBegin { position, items } => self.begin(position, items),
             Frame::SnapshotChunk(items) => self.chunk(&items),
@@ -179,7 +176,9 @@ impl Sink {
     fn end(&mut self) -> Result<(), PeerFault> {
         match &mut self.stage {
             Stage::Receiving(incoming) => {
-                self.retired = std::mem::replace(&mut self.replica, incoming.finish()?);
+                let whole = incoming.finish()?;
+                self.retired
+                    .push(std::mem::replace(&mut self.replica, whole));
                 self.position = incoming.position;
                 self.complete = true;
                 self.of_session = true;
@@ -231,10 +230,10 @@ impl Sink {
     }
 
     fn lose(&mut self, asked: bool) {
-        if matches!(self.stage, Stage::Receiving(_)) {
+        if let Stage::Receiving(torn) = std::mem::replace(&mut self.stage, Stage::Lost { asked }) {
             self.learned.push_back(Learned::SnapshotVoid);
+            self.retired.push(torn.replica);
         }
-        self.stage = Stage::Lost { asked };
     }
 
     fn learn(&mut self, items: &[Item]) {
@@ -248,6 +247,11 @@ impl Sink {
     /// What the kernel's tables are to follow next.
     pub fn poll_learned(&mut self) -> Option<Learned> {
         self.learned.pop_front()
+    }
+
+    /// A state that is not needed any more: for the [`Attic`](super::Attic).
+    pub fn poll_retired(&mut self) -> Option<Replica> {
+        self.retired.pop()
     }
 
     /// A connection that this host's kernel has from an earlier life. What a master says counts
@@ -306,11 +310,13 @@ impl Sink {
     }
 
     /// The node becomes master. A snapshot that is not whole is forgotten.
-    pub fn into_restored(self) -> Restored {
+    pub fn into_restored(mut self) -> Restored {
+        self.lose(false);
         Restored {
             replica: self.replica,
             position: self.position,
             complete: self.complete,
+            retired: self.retired,
         }
     }
 }

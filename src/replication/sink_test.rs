@@ -51,9 +51,12 @@ fn half_a_snapshot_replaces_nothing() {
         replica: whole.clone(),
         position: at(3, 5),
         complete: true,
+        // With what it had before its first snapshot.
+        retired: vec![Replica::default(), replica_of([open(8, 1)])],
     };
     assert_eq!(restored, expected);
     sink.detach();
+    assert_eq!(sink.poll_retired(), Some(replica_of([open(8, 1)])));
     assert_eq!((sink.replica(), sink.position()), (&whole, at(3, 5)));
 
     // On the next session it comes whole, after one more false start.

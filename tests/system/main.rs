@@ -4,9 +4,11 @@
 //! listed as ignored, with the reason; none passes silently.
 
 mod balance;
+mod crowd;
 mod garbage;
 mod http;
 mod kernel;
+mod million;
 mod mistakes;
 mod packets;
 mod pair;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         garbage::tests(),
         mistakes::tests(),
         survive::tests(),
+        million::tests(),
     ];
     let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
     let kernel = kernel::tests().into_iter();

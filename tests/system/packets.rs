@@ -79,6 +79,59 @@ impl Wire {
         nix::sys::socket::send(self.0.as_raw_fd(), frame, MsgFlags::empty()).expect("sent");
     }
 
+    /// Makes room for as much as may come while nobody listens, and hears nothing of its own.
+    pub(crate) fn hear_much(&self) {
+        let room = 64 << 20;
+        let forced = nix::sys::socket::sockopt::RcvBufForce;
+        nix::sys::socket::setsockopt(&self.0, forced, &room).expect("root may");
+        let on: libc::c_int = 1;
+        // SAFETY: the option is an int, and the pointer is to one.
+        let set = unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_IGNORE_OUTGOING,
+                (&raw const on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        Errno::result(set).expect("Linux 4.20");
+    }
+
+    /// Fills `frames` with what has come; waits up to 50 ms for the first.
+    pub(crate) fn hear(&self, frames: &mut Frames) {
+        let mut parts: Vec<libc::iovec> = frames
+            .rooms()
+            .iter_mut()
+            .map(|room| libc::iovec {
+                iov_base: room.as_mut_ptr().cast(),
+                iov_len: room.len(),
+            })
+            .collect();
+        let mut messages = messages(&mut parts);
+        let flags = libc::MSG_WAITFORONE;
+        // SAFETY: each message points to one part, each part to a room of its length, and all
+        // outlive the call.
+        let done = unsafe {
+            libc::recvmmsg(
+                self.0.as_raw_fd(),
+                messages.as_mut_ptr(),
+                messages.len() as u32,
+                flags,
+                std::ptr::null_mut(),
+            )
+        };
+        let done = Errno::result(done).unwrap_or(0) as usize;
+        let lengths = messages.iter().map(|message| message.msg_len as usize);
+        frames.filled(lengths.take(done));
+    }
+
+    /// Sends all, and empties `frames`.
+    pub(crate) fn send_all(&self, frames: &mut Frames) {
+        send_all(&self.0, frames.all()).expect("the kernel takes them");
+        frames.clear();
+    }
+
     /// Sends so many datagrams with random contents of 8 to 400 bytes, each after `prefix` and no
     /// two alike, at most so many a second. Blocks.
     pub(crate) fn flood(&self, datagram: &Datagram, prefix: &[u8], count: usize, rate: usize) {
@@ -118,6 +171,76 @@ impl Wire {
     }
 }
 
+/// Frames in memory that is used again and again.
+pub(crate) struct Frames {
+    frames: Vec<Vec<u8>>,
+    length: usize,
+    longest: usize,
+}
+
+impl Frames {
+    /// Room for so many of so many bytes; more frames make more room.
+    pub(crate) fn new(count: usize, longest: usize) -> Self {
+        Self {
+            frames: vec![Vec::with_capacity(longest); count],
+            length: 0,
+            longest,
+        }
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// One more, to be written.
+    pub(crate) fn add(&mut self) -> &mut Vec<u8> {
+        if self.length == self.frames.len() {
+            self.frames.push(Vec::with_capacity(self.longest));
+        }
+        self.length += 1;
+        &mut self.frames[self.length - 1]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.all().iter().map(Vec::as_slice)
+    }
+
+    fn all(&self) -> &[Vec<u8>] {
+        &self.frames[..self.length]
+    }
+
+    const fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    fn rooms(&mut self) -> &mut [Vec<u8>] {
+        for frame in &mut self.frames {
+            frame.resize(self.longest, 0);
+        }
+        &mut self.frames
+    }
+
+    fn filled(&mut self, lengths: impl Iterator<Item = usize>) {
+        self.length = 0;
+        for (frame, length) in self.frames.iter_mut().zip(lengths) {
+            frame.truncate(length);
+            self.length += 1;
+        }
+    }
+}
+
+/// A message of each part.
+fn messages(parts: &mut [libc::iovec]) -> Vec<libc::mmsghdr> {
+    let one = |part: &mut libc::iovec| {
+        // SAFETY: all-zero bytes are a valid mmsghdr.
+        let mut message: libc::mmsghdr = unsafe { zeroed() };
+        message.msg_hdr.msg_iov = part;
+        message.msg_hdr.msg_iovlen = 1;
+        message
+    };
+    parts.iter_mut().map(one).collect()
+}
+
 /// Hands all frames to the kernel (sendmmsg(2)).
 fn send_all(socket: &OwnedFd, frames: &[Vec<u8>]) -> io::Result<()> {
     let mut parts: Vec<libc::iovec> = frames
@@ -127,16 +250,7 @@ fn send_all(socket: &OwnedFd, frames: &[Vec<u8>]) -> io::Result<()> {
             iov_len: frame.len(),
         })
         .collect();
-    let mut messages: Vec<libc::mmsghdr> = parts
-        .iter_mut()
-        .map(|part| {
-            // SAFETY: all-zero bytes are a valid mmsghdr.
-            let mut message: libc::mmsghdr = unsafe { zeroed() };
-            message.msg_hdr.msg_iov = part;
-            message.msg_hdr.msg_iovlen = 1;
-            message
-        })
-        .collect();
+    let mut messages = messages(&mut parts);
     let mut sent = 0;
     while sent < messages.len() {
         let rest = &mut messages[sent..];

@@ -187,6 +187,9 @@ impl Engine {
         if std::mem::take(&mut self.walk.gather) {
             self.prober.found_all();
         }
+        if self.walk.rescan {
+            self.learner.told_all();
+        }
         self.walk.rescan = std::mem::take(&mut self.walk.rescan_again);
         if self.walk.rescan {
             self.walk.restart(now);

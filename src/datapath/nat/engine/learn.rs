@@ -54,12 +54,39 @@ pub(super) fn belongs(back: &Flow, key: &FlowKey) -> bool {
 pub(super) struct Learner {
     /// The snapshot that entries belong to.
     pub(super) round: u16,
+    /// The last one that was whole: the node has what belongs to it.
+    whole: u16,
+    /// The last one that began.
+    begun: u16,
     /// One is being read.
     reading: bool,
+    /// One that began after the whole one did not end: the table has what it brought, and what it
+    /// would have taken away, and the node has neither.
+    torn: bool,
     /// Records of services that this node does not have.
     pub(super) strange: u64,
     /// Records that the table had no room for.
     pub(super) no_room: u64,
+}
+
+impl Learner {
+    /// This node leads from here on. Whether the table may have what the node has not.
+    pub(super) const fn lead(&mut self) -> bool {
+        // What begins now is told to the node.
+        self.round = self.whole;
+        self.reading = false;
+        self.torn
+    }
+
+    /// All that is in the table was told to the node.
+    pub(super) const fn told_all(&mut self) {
+        self.torn = false;
+    }
+
+    /// The node may not have this entry.
+    const fn is_doubtful(&self, entry: &Entry) -> bool {
+        self.torn && entry.round != self.whole
+    }
 }
 
 /// A client's entry, and its backend's if that is there.
@@ -141,7 +168,7 @@ impl Engine {
             return;
         }
         match known {
-            Some(it) if it.print == print && !it.closed => {
+            Some(it) if it.print == print && !it.closed && !self.learner.is_doubtful(&it) => {
                 if is_answered(flow) && !it.answered {
                     self.report_marks(key, flow, true);
                     self.known.change(hash, |it| it.answered = true);
@@ -337,14 +364,17 @@ impl Engine {
 
     /// A snapshot begins.
     pub(super) fn snapshot_begin(&mut self) {
-        self.learner.round = self.learner.round.wrapping_add(1);
-        self.learner.reading = true;
+        self.learner.begun = self.learner.begun.wrapping_add(1);
+        self.learner.round = self.learner.begun;
+        (self.learner.reading, self.learner.torn) = (true, true);
         self.walk.stop_sweep();
     }
 
     /// A snapshot is whole: what it did not have goes.
     pub(super) fn snapshot_end(&mut self, now: u64) {
         if std::mem::take(&mut self.learner.reading) {
+            self.learner.whole = self.learner.round;
+            self.learner.torn = false;
             self.walk.start_sweep(now);
         }
     }

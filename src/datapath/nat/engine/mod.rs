@@ -261,7 +261,7 @@ impl Engine {
         self.skip_losses(maps)?;
         self.prober.begin(now);
         self.walk.start_gather(now);
-        if std::mem::take(&mut self.missed) {
+        if std::mem::take(&mut self.missed) | self.learner.lead() {
             self.walk.start_rescan(now);
         }
         Ok(())

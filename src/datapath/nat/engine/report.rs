@@ -5,8 +5,8 @@ use std::mem;
 
 use crate::balance::nat::{NatEvent, NatReport};
 
-/// Events in one report at most.
-const MOST: usize = 4_096;
+/// Events in one report at most: the node takes one in a turn, and 2 us for each.
+const MOST: usize = 1_024;
 
 /// Reports that wait for the caller.
 #[derive(Debug, Default)]

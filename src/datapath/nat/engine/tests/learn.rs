@@ -1,6 +1,7 @@
 //! A standby's table.
 
 use super::*;
+use crate::replication::Replica;
 use crate::wire::replication::NatRecord;
 
 fn standby() -> Host {
@@ -222,6 +223,73 @@ fn who_leads_with_remnants_of_a_snapshot_sweeps_on_and_spares_what_is_new() {
     host.run(50);
     assert_eq!(host.flow(client(0)), None);
     assert!(host.flow(client(1)).is_some());
+}
+
+/// The node has the whole snapshot that came before, and nothing of the torn one: what it has after
+/// these reports must be what the table has.
+#[test]
+fn who_leads_after_half_a_snapshot_tells_what_it_brought() {
+    for void in [true, false] {
+        let mut host = standby();
+        host.publish(&[0, 1]);
+        let before = vec![
+            record(client(0), 20_000, 0),
+            record(client(1), 20_001, 0),
+            record(client(2), 20_002, 0),
+        ];
+        host.command(NatCommand::SnapshotBegin);
+        learn(&mut host, before.clone());
+        host.command(NatCommand::SnapshotEnd);
+        host.run(100);
+        // Of two attempts, one has gone elsewhere and one is new.
+        for half in [record(client(1), 20_005, 1), record(client(3), 20_003, 0)] {
+            host.command(NatCommand::SnapshotBegin);
+            learn(&mut host, vec![half]);
+            if void {
+                host.command(NatCommand::SnapshotVoid);
+            }
+        }
+        host.command(NatCommand::Lead);
+        host.establish(client(4));
+        host.run(100);
+        let mut replica = Replica::default();
+        let told = items(&host.events(), 10_000_000);
+        let opened = |item: &&Item| matches!(item, Item::NatOpen { .. });
+        assert_eq!(told.iter().filter(opened).count(), 3, "{told:?}");
+        for item in before.iter().chain(&told) {
+            replica.apply(item);
+        }
+        let targets = |n: u32| replica.nat()[&key(client(n))].source.port();
+        assert_eq!([0, 1, 2, 3].map(targets), [20_000, 20_005, 20_002, 20_003]);
+        assert_eq!(replica.nat().len(), 5);
+        assert_eq!(host.maps.flows.len(), 10);
+        whole(&host);
+        // Once is enough.
+        host.run(3_000);
+        host.command(NatCommand::Yield);
+        host.command(NatCommand::Lead);
+        host.run(100);
+        assert_eq!(items(&host.events(), 10_000_000), []);
+    }
+}
+
+/// What the whole snapshot does not have, and the sweep after it had not met yet, is nothing to
+/// tell.
+#[test]
+fn who_leads_after_a_whole_snapshot_tells_nothing_of_it() {
+    let mut host = standby();
+    host.publish(&[0, 1]);
+    host.command(NatCommand::SnapshotBegin);
+    learn(&mut host, vec![record(client(0), 20_000, 0)]);
+    host.command(NatCommand::SnapshotVoid);
+    host.command(NatCommand::SnapshotBegin);
+    learn(&mut host, vec![record(client(1), 20_001, 0)]);
+    host.command(NatCommand::SnapshotEnd);
+    host.command(NatCommand::Lead);
+    host.run(100);
+    assert_eq!(items(&host.events(), 10_000_000), []);
+    assert_eq!(host.status().flows, 1);
+    assert_eq!(host.flow(client(0)), None);
 }
 
 #[test]
