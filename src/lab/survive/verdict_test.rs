@@ -97,6 +97,8 @@ fn connections_that_did_nothing_prove_nothing() {
     let complaint = judged(Mode::Async, Step::Poweroff, silent);
     assert_eq!(complaint, "poweroff: nothing came of idle");
     assert_eq!(judged(Mode::Async, Step::End, silent), "");
+    let mute = |w: &mut Window| w.counts.requests.progress = 0;
+    assert_eq!(judged(Mode::Sync, Step::End, mute), "");
     let none = |w: &mut Window| w.counts.new.attempts = 2;
     let complaint = judged(Mode::Sync, Step::Rejoin, none);
     assert_eq!(complaint, "rejoin: no new connection was answered");
