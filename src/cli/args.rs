@@ -86,8 +86,8 @@ Example:
 
     /// Switch the roles of the two nodes, in order. Works on either node.
     #[command(after_help = "\
-Waits until the switchover is done, for up to 10 s. Established connections are
-reset; new ones go to the new master.
+Waits until the switchover is done, for up to 10 s. Proxied connections are
+reset; those of the kernel mode go on. New ones go to the new master.
 
 Example:
   tandem failover")]
