@@ -12,7 +12,7 @@
 #include "state.h"
 #include "translate.h"
 
-#define TRIES 8
+#define TRIES 16
 #define PACKET_HOST 0
 #define SECOND 1000000000ULL
 
@@ -110,6 +110,8 @@ INLINE __u32 allocate(struct flow *to, struct flow_key *back_key, struct flow *b
     __u64 *rounds = map_lookup(&ports, &index);
     if (!range || !rounds || range->own_last < range->own_first) return DROP_NO_PORT;
     __u32 first = range->own_first, span = range->own_last - first + 1;
+    /* Ports that are taken stand in runs. The golden ratio leads out of one, and never soon back. */
+    __u32 leap = span * 2531 >> 12;
     for (int i = 0; i < TRIES; i++) {
         __u16 port = first + __sync_fetch_and_add(rounds, 1) % span;
         back_key->dport = BE16(port);
@@ -119,6 +121,7 @@ INLINE __u32 allocate(struct flow *to, struct flow_key *back_key, struct flow *b
             return 0;
         }
         if (failed != -17 /* EEXIST */) return DROP_TABLE_FULL;
+        __sync_fetch_and_add(rounds, leap);
     }
     return DROP_NO_PORT;
 }

@@ -18,7 +18,7 @@ use crate::model::{BackendId, ConnectFailure};
 /// SYNs that are kept, at most.
 const MOST: usize = 65_536;
 /// Ports that are tried at one backend, as the program does.
-const PORTS: usize = 8;
+const PORTS: usize = 16;
 /// How often a SYN goes to one backend that remembers an older connection.
 const STALE: u8 = 3;
 /// What a backend sent just now is not further ahead of what its client has than this.

@@ -1,5 +1,6 @@
 //! One client, one service, three backends.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{PacketBuilder, SlicedPacket, TcpSlice, TransportSlice};
@@ -301,6 +302,24 @@ fn ports_rotate_within_the_own_half_and_run_out() {
         20,
         "nothing is left of the one that failed"
     );
+}
+
+#[test]
+fn a_run_of_taken_ports_is_leapt_over() {
+    let mut world = world(0, Scheduler::Source);
+    world.settings.own_last = 30_399;
+    // Another service, or a round of the counter long ago, has the first 240 of 400 ports.
+    for n in 0..240 {
+        through(&mut world, &syn(&format!("203.0.113.1:{}", 1_000 + n), n));
+    }
+    world.ports.fill(0);
+    let mut ports = BTreeSet::new();
+    for n in 240..390 {
+        let (ours, ..) = through(&mut world, &syn(&format!("203.0.113.1:{}", 1_000 + n), n));
+        ports.insert(ours.port());
+    }
+    assert_eq!(ports.len(), 150, "no port twice");
+    assert_eq!(ports.first(), Some(&30_248), "behind the run");
 }
 
 /// The backend that all flows go to.
