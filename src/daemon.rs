@@ -49,8 +49,11 @@ use turn::{Adapters, Arrivals, TurnLoop};
 
 /// Batches of flow events that wait for the turn loop.
 const FLOW_BATCHES: usize = 1_024;
-/// Reports, frames, results and requests that wait for the turn loop, of each kind.
+/// Reports, results and requests that wait for the turn loop, of each kind.
 const QUEUE: usize = 1_024;
+/// Events of the session that wait for the turn loop. Few: what waits was decoded, by the same thread,
+/// whether it rests or not; and 1,024 frames of a snapshot are 50 MB.
+const SESSION_EVENTS: usize = 16;
 /// Health checks at once.
 const PROBES: usize = 256;
 /// SCHED_FIFO priority of the turn loop: above ordinary work, below the kernel's own threads.
@@ -221,7 +224,7 @@ async fn start(
     let prober = start_control(options, asks, Arc::clone(&rejected), results)?;
     let knock = Knock::new(secret, &config.cluster.name, me.peer());
     let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>(), knock);
-    let (session_events, session_arrivals) = mpsc::channel(QUEUE);
+    let (session_events, session_arrivals) = mpsc::channel(SESSION_EVENTS);
     let hello = Hello {
         protocol: PROTOCOL,
         node: me,

@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 use nix::sys::signal::Signal;
 
 use super::crowd::{CLIENTS, Crowd, SERVER};
-use super::tools::{FIRST, RIGHTS, SECOND, shows, status, with};
+use super::tools::{FIRST, RIGHTS, SECOND, restart, shows, status, with};
 use super::{Test, test};
 
 /// Ports of the server, each a backend: a node has half of 49,152 ports towards each.
@@ -28,6 +28,7 @@ const BACKENDS: u16 = 64;
 /// Connections that speak after each change.
 const SPEAKERS: usize = 1_000;
 const SOON: Duration = Duration::from_secs(5);
+const WHILE: Duration = Duration::from_secs(30);
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![test("million_flows_are_held_and_replicated", million)]
@@ -239,5 +240,11 @@ async fn million() -> Result<(), LabError> {
     eprintln!("killed: {SPEAKERS} connections spoke within {took:?}");
     let heirs = status(&mut stage.lab, heir).await;
     stage.healthy(&heirs);
+
+    let began = clock.now();
+    restart(&mut stage.lab, master).await?;
+    eprintln!("gone after {:?}", clock.now().since(began));
+    stage.complete(heir, WHILE).await;
+    eprintln!("back in sync after {:?}", clock.now().since(began));
     Ok(())
 }

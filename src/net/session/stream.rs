@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 
 use super::framing::{self, Frames, Inbox, MESSAGE_LENGTH};
 use super::noise::{self, Cipher, HANDSHAKE_MESSAGE, Keys, REKEY_EVERY, TAG};
@@ -19,6 +20,10 @@ use crate::wire::replication::{Frame, Hello, PROTOCOL};
 
 /// Frames are gathered into one write until it has this many bytes.
 const BATCH: usize = 64 * 1024;
+/// Bytes of frames that are read before the thread's other tasks have their turn: a snapshot's frame
+/// has more. Decoding costs more than anything else here, and the thread is the turn loop's: without
+/// this all that the socket has is decoded in one go, however long that takes.
+const PORTION: usize = 8 * 1024;
 /// Longest message with a `Hello` in it. The longest possible one has 4 + 38 + 16 bytes.
 const MAX_HELLO: usize = 128;
 /// After a failed write, time to read what came before the end.
@@ -69,6 +74,7 @@ async fn reading(
 ) -> Endless {
     let mut inbox = Inbox::new();
     let mut frames = Frames::default();
+    let mut portion = 0;
     loop {
         match stream.read(inbox.room()).await? {
             0 => return Err(SessionError::Ended),
@@ -76,11 +82,18 @@ async fn reading(
         }
         while let Some(message) = inbox.next() {
             lock(cipher).open(message, frames.contents())?;
-            while let Some(frame) = frames.next()? {
-                events
-                    .send(SessionEvent::Frame(frame))
-                    .await
-                    .map_err(unheard)?;
+            // Decoded once there is room for it: what nobody takes costs no time.
+            while frames.is_due() {
+                let room = events.reserve().await.map_err(unheard)?;
+                let before = frames.waiting();
+                if let Some(frame) = frames.next()? {
+                    room.send(SessionEvent::Frame(frame));
+                }
+                portion += before - frames.waiting();
+                if portion >= PORTION {
+                    portion = 0;
+                    yield_now().await;
+                }
             }
         }
     }
@@ -119,6 +132,10 @@ async fn writing(
             .send(SessionEvent::Sent { frames })
             .await
             .map_err(unheard)?;
+        // The thread's other tasks have their turn before the next batch.
+        if contents.len() >= BATCH {
+            yield_now().await;
+        }
     }
 }
 
