@@ -14,7 +14,9 @@
 //! ```
 //!
 //! Every arrow between threads is a bounded channel. The turn loop never waits for one: what does
-//! not fit is dropped and counted, and each adapter's documentation says how that heals.
+//! not fit is dropped and counted, and each adapter's documentation says how that heals. The one to
+//! `tandem-nat` drops nothing; while much waits in it nothing is taken from the session, which holds
+//! up the peer.
 
 mod kernel_mode;
 mod pace;

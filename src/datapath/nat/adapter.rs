@@ -27,6 +27,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc as reports;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::backlog::{Backlog, weight};
 use super::engine::{Engine, Packet};
 use super::error::NatError;
 use super::host;
@@ -73,6 +74,7 @@ pub struct NatOptions {
 #[derive(Debug)]
 pub struct NatHandle {
     orders: Option<Sender<Order>>,
+    backlog: Arc<Backlog>,
     wake: Arc<EventFd>,
     status: Arc<ArcSwap<NatStatus>>,
     thread: Option<JoinHandle<()>>,
@@ -95,9 +97,21 @@ impl std::fmt::Debug for Measured {
 }
 
 impl NatHandle {
-    /// Never waits, and none is lost.
+    /// Never waits, and none is lost: take heed of [`is_behind`](Self::is_behind).
     pub fn command(&self, command: NatCommand) {
+        self.backlog.add(weight(&command));
         self.order(Order::Command(command));
+    }
+
+    /// Much waits to be carried out: what leads to more is to wait until it has
+    /// [`caught_up`](Self::caught_up).
+    pub fn is_behind(&self) -> bool {
+        self.backlog.is_full()
+    }
+
+    /// See [`is_behind`](Self::is_behind).
+    pub async fn caught_up(&self) {
+        self.backlog.room().await;
     }
 
     /// Fills in what this node has forwarded of these connections, and gives them to `done`. Never
@@ -205,6 +219,7 @@ pub fn start(
     let wake = Arc::new(event);
     let status = Arc::new(ArcSwap::from_pointee(NatStatus::default()));
     let (orders, received) = mpsc::channel();
+    let backlog = Arc::new(Backlog::default());
     let lease = nat.lease()?;
     let worker = Worker {
         lease: nat.lease()?,
@@ -214,6 +229,7 @@ pub fn start(
         engine,
         injector,
         orders: received,
+        backlog: Arc::clone(&backlog),
         wake: Arc::clone(&wake),
         reports,
         waiting: None,
@@ -231,6 +247,7 @@ pub fn start(
         .map_err(system("start the kernel mode's thread"))?;
     let handle = NatHandle {
         orders: Some(orders),
+        backlog,
         wake,
         status,
         thread: Some(thread),
@@ -262,6 +279,7 @@ struct Worker {
     injector: Injector,
     lease: Lease,
     orders: Receiver<Order>,
+    backlog: Arc<Backlog>,
     wake: Arc<EventFd>,
     reports: reports::Sender<NatReport>,
     /// The report that the node's queue had no room for; later ones gather in the engine.
@@ -332,6 +350,7 @@ impl Worker {
     }
 
     fn command(&mut self, command: NatCommand) {
+        let weight = weight(&command);
         match command {
             NatCommand::Lead => self.leading = true,
             NatCommand::Yield => self.leading = false,
@@ -340,6 +359,7 @@ impl Worker {
             _ => {}
         }
         let done = self.engine.command(command, &mut self.nat.tables, now());
+        self.backlog.done(weight);
         self.check(done);
     }
 

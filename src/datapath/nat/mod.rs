@@ -34,6 +34,7 @@
 
 pub mod adapter;
 mod attach;
+mod backlog;
 mod batch;
 pub mod engine;
 mod error;
