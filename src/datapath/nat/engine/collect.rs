@@ -160,6 +160,10 @@ impl Engine {
         if !self.walk.active {
             self.walk.restart(now);
         }
+        if self.walk.gather && self.walk.cursor.is_none() {
+            // A walk that begins again would find some twice.
+            self.prober.clear();
+        }
         let (entries, next) = maps.walk_flows(self.walk.cursor, BATCH)?;
         for (key, flow) in &entries {
             if flow.flags & FLOW_CLIENT != 0 {

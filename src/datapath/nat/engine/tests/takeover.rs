@@ -99,6 +99,33 @@ fn the_newest_are_asked_first_and_not_all_at_once() {
 }
 
 #[test]
+fn each_is_asked_once_though_the_walk_begins_again() {
+    let config = config("round_robin", &[1, 1], |config| {
+        mode(config).on_down = OnDown::Reset;
+    });
+    let mut master = Host::master(&config);
+    let mut standby = Host::new(&config, NodeId::Second);
+    master.publish(&[0]);
+    master.run(10);
+    let count = super::super::collect::BATCH as u32 * 3 / 4;
+    for n in 0..count {
+        master.establish(client(n));
+    }
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
+    standby.command(NatCommand::Lead);
+    // A part of the clients' entries is read, then another backend goes down.
+    let now = standby.now;
+    standby.engine.tick(&mut standby.maps, now).unwrap();
+    standby.down(&[0], &[1]);
+    standby.run(100);
+    standby.command(NatCommand::Probe);
+    standby.run(200);
+    assert_eq!(standby.packets().len() as u32, 2 * count);
+    assert_eq!(standby.status().probed, u64::from(count));
+}
+
+#[test]
 fn ports_and_turns_go_on_elsewhere() {
     let (mut master, mut standby) = pair();
     master.establish(client(0));
