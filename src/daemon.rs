@@ -56,6 +56,9 @@ const QUEUE: usize = 1_024;
 /// Events of the session that wait for the turn loop. Few: what waits was decoded, by the same thread,
 /// whether it rests or not; and 1,024 frames of a snapshot are 50 MB.
 const SESSION_EVENTS: usize = 16;
+/// Reports of the kernel mode that wait for the turn loop: 12 MB at most. What does not fit gathers in
+/// its thread.
+const NAT_REPORTS: usize = 64;
 /// Health checks at once.
 const PROBES: usize = 256;
 /// SCHED_FIFO priority of the turn loop: above ordinary work, below the kernel's own threads.
@@ -216,7 +219,7 @@ async fn start(
     let (reports, kernel_reports) = mpsc::channel(QUEUE);
     let kernel = Kernel::start(config, reports).await?;
     let (events, flows) = mpsc::channel(FLOW_BATCHES);
-    let (nat_reports, nat) = mpsc::channel(QUEUE);
+    let (nat_reports, nat) = mpsc::channel(NAT_REPORTS);
     let started = kernel_mode::start(config, me, &options.pins, seed, nat_reports)?;
     let config = &started.config;
     let proxy = Proxy::start(&kernel_mode::proxied(config), events, seed)?;
