@@ -1,10 +1,10 @@
-//! How much of a CPU the turn loop's thread may take while something comes in bulk (snapshots, reports
-//! of a whole table): half. A thread of real-time priority that never rests starves the kernel's own
+//! How much of its CPU the turn loop's thread may take for what comes in bulk (snapshots, reports of a
+//! whole table): half. A thread of real-time priority that never rests starves the kernel's own
 //! threads and the proxy's workers on its CPU: no heartbeat comes through, and the dead-man timer
 //! fires.
 //!
-//! What counts is all that the thread does, not the turns only: the session's tasks run there too, and
-//! to decode a frame takes as long as to apply it.
+//! Turns are the one half of it: the session's tasks run on the same thread, and to decode a frame
+//! takes as long as to apply it.
 
 use std::time::Duration;
 
@@ -14,34 +14,28 @@ use crate::time::Mono;
 const BURST: Duration = Duration::from_millis(5);
 
 /// See the module.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
-    /// When the thread was looked at last, and the CPU time that it had used by then.
-    looked: (Mono, Duration),
-    /// CPU time beyond half of what has passed.
+    /// The end of the last turn for something in bulk.
+    last: Mono,
+    /// How long the session had coded by then.
+    coded: Duration,
+    /// What was spent beyond half of the time.
     debt: Duration,
 }
 
 impl Pace {
-    /// What the thread has used until now, for its start, does not count.
-    pub(super) const fn begin(now: Mono, cpu: Duration) -> Self {
-        Self {
-            looked: (now, cpu),
-            debt: Duration::ZERO,
-        }
-    }
-
-    /// A turn for something in bulk is over; the thread has used so much CPU time since its start.
-    pub(super) fn spent(&mut self, now: Mono, cpu: Duration) {
-        let (then, used) = self.looked;
-        self.looked = (now, cpu);
-        let debt = self.debt + cpu.saturating_sub(used);
-        self.debt = debt.saturating_sub(now.since(then) / 2);
+    /// A turn for something in bulk is over; the session has coded for so long since the start.
+    pub(super) fn spent(&mut self, from: Mono, to: Mono, coded: Duration) {
+        // Time that passed while there was no debt is no credit.
+        let debt = self.debt.saturating_sub(from.since(self.last) / 2);
+        self.debt = debt + to.since(from) / 2 + coded.saturating_sub(self.coded);
+        (self.last, self.coded) = (to, coded);
     }
 
     /// Until when nothing in bulk is to be taken; none: it may be.
     pub(super) fn rests_until(&self, now: Mono) -> Option<Mono> {
-        let end = self.looked.0 + 2 * self.debt.saturating_sub(BURST);
+        let end = self.last + 2 * self.debt.saturating_sub(BURST);
         (now < end).then_some(end)
     }
 }
@@ -56,31 +50,31 @@ mod tests {
 
     #[test]
     fn little_is_never_held_up_and_much_takes_half() {
-        let (mut now, mut cpu) = (Mono::ZERO + ms(1_000), ms(800));
-        let mut pace = Pace::begin(now, cpu);
+        let mut pace = Pace::default();
+        let (mut now, mut coded) = (Mono::ZERO + ms(1_000), ms(0));
         for _ in 0..100 {
-            pace.spent(now, cpu);
+            pace.spent(now, now + ms(1), coded);
+            now += ms(4);
             assert_eq!(pace.rests_until(now), None);
-            (now, cpu) = (now + ms(4), cpu + ms(1));
         }
-        // Whether it was the turns that took it or what came between them.
-        pace.spent(now, cpu);
-        let (began, used) = (now, cpu);
-        for _ in 0..100 {
-            (now, cpu) = (now + ms(4), cpu + ms(4));
-            pace.spent(now, cpu);
+        // Whether it is the turns that take it or what the session does between them.
+        let (began, mut busy) = (now, Duration::ZERO);
+        for n in 0..100 {
+            let turn = ms(n % 5);
+            coded += ms(4) - turn;
+            pace.spent(now + (ms(4) - turn), now + ms(4), coded);
+            (now, busy) = (now + ms(4), busy + ms(4));
             now = pace.rests_until(now).unwrap_or(now);
         }
-        let (took, busy) = (now.since(began), cpu - used);
+        let took = now.since(began);
         assert!(
             took >= 2 * (busy - BURST) && took <= 2 * (busy + BURST),
             "{took:?}"
         );
         // One that takes very long is followed by as long a rest.
         now += ms(1_000);
-        pace.spent(now, cpu);
-        now += ms(60);
-        pace.spent(now, cpu + ms(60));
-        assert_eq!(pace.rests_until(now), Some(now + (ms(60) - 2 * BURST)));
+        let end = now + ms(60);
+        pace.spent(now, end, coded);
+        assert_eq!(pace.rests_until(end), Some(end + (ms(60) - 2 * BURST)));
     }
 }

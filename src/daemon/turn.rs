@@ -21,7 +21,7 @@ use crate::balance::nat::NatReport;
 use crate::control::Asked;
 use crate::datapath::Proxy;
 use crate::health::probe::ProbeResult;
-use crate::net::clock::{self, Clock};
+use crate::net::clock::Clock;
 use crate::net::guard::DeadMan;
 use crate::net::heartbeat::{Arrival, Heartbeats, SendOutcome};
 use crate::net::kernel::Kernel;
@@ -105,7 +105,7 @@ impl TurnLoop {
             tickets: BTreeMap::new(),
             next_ticket: 0,
             outputs_dropped: 0,
-            pace: Pace::begin(clock.now(), clock::thread_cpu()),
+            pace: Pace::default(),
         })
     }
 
@@ -154,7 +154,8 @@ impl TurnLoop {
             }
             self.supervisor.turned(now, &self.node);
             if bulk {
-                self.pace.spent(self.clock.now(), clock::thread_cpu());
+                let coding = self.adapters.session.busy();
+                self.pace.spent(now, self.clock.now(), coding);
             }
         }
     }

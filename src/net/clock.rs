@@ -46,11 +46,6 @@ pub fn monotonic() -> Duration {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
-/// The CPU time that the calling thread has used (`CLOCK_THREAD_CPUTIME_ID`).
-pub fn thread_cpu() -> Duration {
-    read(ClockId::CLOCK_THREAD_CPUTIME_ID)
-}
-
 /// Random bytes from the operating system.
 pub fn entropy<const N: usize>() -> [u8; N] {
     use ring::rand::SecureRandom;

@@ -246,6 +246,9 @@ async fn a_snapshot_leaves_the_thread_between_its_frames() {
         }
         assert!(writes <= 1 && reads <= 1, "{writes} writes, {reads} frames");
     }
+    for end in [first, second] {
+        assert!(end.session.busy() > Duration::ZERO);
+    }
 }
 
 #[tokio::test]
@@ -322,7 +325,10 @@ async fn a_receiver_that_does_not_take_stops_the_sender_and_loses_nothing() {
     assert_eq!(first.next().await, SessionEvent::Up(hello(NodeId::Second)));
     let (events, mut taken) = mpsc::channel(4);
     let (_frames, outgoing) = mpsc::channel(1);
-    tokio::spawn(async move { second.run(outgoing, &events).await });
+    tokio::spawn(async move {
+        let busy = AtomicU64::new(0);
+        second.run(outgoing, &events, &busy).await
+    });
 
     let (mut sent, mut refused) = (0, 0);
     while refused < 20 {
