@@ -245,6 +245,8 @@ impl Engine {
     /// How long a flow may be silent.
     fn patience(&self, flow: &Flow) -> u64 {
         match State::from_number(flow.state) {
+            // A standby has not heard the ends.
+            Some(State::Closed) if !self.leading => self.times.closed * STANDBY_PATIENCE,
             Some(State::Closed) => self.times.closed,
             Some(State::Closing) => self.times.closing,
             Some(State::Established) => {
@@ -256,13 +258,11 @@ impl Engine {
     }
 
     /// How long an ended flow may be silent. As long as an end has not been told that its last octet
-    /// arrived, it sends that again, after ever longer pauses. A standby has not heard the ends.
+    /// arrived, it sends that again, after ever longer pauses.
     fn farewell(&self, flow: &Flow, back: Option<&Flow>) -> u64 {
         let reset = flow.marks & (MARK_CLIENT_RST | MARK_BACKEND_RST) != 0;
         let told = |back: &Flow| flow.ack == back.seq && back.ack == flow.seq;
-        if !self.leading {
-            self.times.closed * STANDBY_PATIENCE
-        } else if reset || back.is_none_or(told) {
+        if reset || back.is_none_or(told) {
             self.times.closed
         } else {
             self.times.closing.max(self.times.closed)
@@ -296,7 +296,7 @@ impl Engine {
         let back_key = flow.opposite(key.family);
         let back = maps.flow(&back_key)?;
         let back = back.filter(|back| belongs(back, key));
-        if is_closed(flow) {
+        if self.leading && is_closed(flow) {
             patience = self.farewell(flow, back.as_ref());
             if now < self.seen(flow).saturating_add(patience) {
                 return Ok(false);
@@ -331,14 +331,16 @@ impl Engine {
 
     fn remove_expired(&mut self, maps: &mut impl Maps) -> Result<(), NatError> {
         let expired = std::mem::take(&mut self.walk.expired);
+        self.learner.forget(&expired);
         maps.remove_flows(&expired)
     }
 
     /// Removes both entries; the backend's only if it is this client's.
-    fn remove(&self, key: &FlowKey, flow: &Flow, maps: &mut impl Maps) -> Result<(), NatError> {
+    fn remove(&mut self, key: &FlowKey, flow: &Flow, maps: &mut impl Maps) -> Result<(), NatError> {
         let back_key = flow.opposite(key.family);
         let own = maps.flow(&back_key)?.is_some_and(|it| belongs(&it, key));
         let keys = [*key, back_key];
+        self.learner.forget(&keys);
         maps.remove_flows(if own { &keys } else { &keys[..1] })
     }
 
