@@ -17,6 +17,7 @@ use super::noise::{self, Cipher, HANDSHAKE_MESSAGE, Keys, REKEY_EVERY, TAG};
 use super::{HANDSHAKE_TIME, SessionError, SessionEvent};
 use crate::model::NodeId;
 use crate::net::{CloseOrder, clock, move_high};
+use crate::node::SESSION_CREDIT;
 use crate::wire::replication::{Frame, Hello, PROTOCOL};
 
 /// Frames are gathered into one write until it has this many bytes.
@@ -120,6 +121,7 @@ async fn writing(
 ) -> Endless {
     let mut contents = Vec::with_capacity(BATCH);
     let mut wire = Vec::with_capacity(BATCH);
+    let mut written = 0;
     loop {
         let Some(frame) = outgoing.recv().await else {
             // `Session::close` dropped the queue, and now says why.
@@ -127,7 +129,7 @@ async fn writing(
         };
         contents.clear();
         wire.clear();
-        let frames = measured(busy, || {
+        written += measured(busy, || {
             framing::put(&frame, &mut contents)?;
             let mut frames = 1;
             while contents.len() < BATCH
@@ -144,10 +146,11 @@ async fn writing(
             tokio::time::sleep(LAST_WORDS).await;
             return Err(error.into());
         }
-        events
-            .send(SessionEvent::Sent { frames })
-            .await
-            .map_err(unheard)?;
+        if written >= SESSION_CREDIT {
+            let sent = SessionEvent::Sent { frames: written };
+            events.send(sent).await.map_err(unheard)?;
+            written = 0;
+        }
         // The thread's other tasks have their turn before the next batch.
         if contents.len() >= BATCH {
             yield_now().await;
