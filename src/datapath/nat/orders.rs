@@ -259,7 +259,7 @@ impl Drop for NatHandle {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::wire::replication::{Item, NatKey};
