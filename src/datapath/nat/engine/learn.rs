@@ -207,7 +207,7 @@ impl Engine {
                     key,
                     client,
                     backend,
-                } => self.learn_marks(key, (*client, *backend), &mut draft, maps)?,
+                } => self.learn_marks(key, (*client, *backend), &mut draft, maps, now)?,
                 Item::NatClose { key } => self.learn_close(key, &mut draft, maps, now)?,
                 Item::Admin { .. }
                 | Item::FlowBytes { .. }
@@ -318,6 +318,7 @@ impl Engine {
         (client, backend): (u32, u32),
         draft: &mut Draft,
         maps: &impl Maps,
+        now: u64,
     ) -> Result<(), NatError> {
         if key.client.is_ipv4() != key.service.is_ipv4() {
             self.learner.strange += 1;
@@ -335,6 +336,7 @@ impl Engine {
             }
             flow.seq = seq.wrapping_add(1);
             flow.ack = ack.wrapping_add(1);
+            flow.seen = now;
         };
         mark(&mut front, client, backend);
         if let Some((back_key, mut back)) = back {
