@@ -10,6 +10,7 @@ mod cost;
 mod differential;
 mod engine;
 mod flood;
+mod forged;
 mod frames;
 mod inject;
 mod limits;
@@ -90,6 +91,16 @@ fn all() -> Vec<Test> {
         test("hairpin_ipv4", || traffic::hairpin(false)),
         test("hairpin_ipv6", || traffic::hairpin(true)),
         test("forgotten_flow", traffic::forgotten_flow),
+        test("forged_segments_end_nothing_ipv4", || {
+            forged::ends_nothing(false)
+        }),
+        test("forged_segments_end_nothing_ipv6", || {
+            forged::ends_nothing(true)
+        }),
+        test("port_used_again_ipv4", || forged::used_again(false)),
+        test("port_used_again_ipv6", || forged::used_again(true)),
+        test("client_that_forgot_ipv4", || forged::forgotten(false)),
+        test("client_that_forgot_ipv6", || forged::forgotten(true)),
         (
             "engine_on_the_kernels_tables",
             Box::new(engine::on_the_kernels_tables),

@@ -147,6 +147,7 @@ fn what_lost_events_would_have_said_is_found_in_the_table() {
     assert!(events.iter().any(opened));
     assert_eq!(host.status().rescans, 1);
     // A new connection of an old client's port.
+    host.pass(&frame(client(0), at(VIP), RST, (101, 0)));
     host.pass(&frame(client(0), at(VIP), SYN, (5_000, 0)));
     lose(&mut host);
     host.run(100);
