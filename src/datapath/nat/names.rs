@@ -82,7 +82,8 @@ shared_enum! {
         Opened = "EVENT_OPENED",
         /// The backend answered: both initial sequence numbers are known. With
         /// [`FLOW_SYNC`](super::layout::FLOW_SYNC) the record is a
-        /// [`Carried`](super::layout::Carried), and a further SYN-ACK is told again.
+        /// [`Carried`](super::layout::Carried), and a further SYN-ACK is told again. Without: or the
+        /// client has a SYN-ACK that came by way of another node.
         Established = "EVENT_ESTABLISHED",
         /// It ended.
         Closed = "EVENT_CLOSED",

@@ -65,6 +65,15 @@ INLINE void reset(struct flow *f, const struct flow *back, const struct packet *
     step->cause = cause;
 }
 
+/* A client that acknowledges something has the SYN-ACK: it came by way of another node. */
+INLINE int has_answer(struct flow *f, const struct packet *p, struct step *step) {
+    if (!(p->flags & TCP_ACK) || p->seq - f->client_isn - 1 >= SYN_DATA) return 0;
+    f->backend_isn = p->ack - 1;
+    f->state = STATE_ESTABLISHED;
+    step->event = EVENT_ESTABLISHED;
+    return 1;
+}
+
 INLINE void speak(struct flow *f, const struct flow *back, const struct packet *p, int client,
                   struct step *step) {
     __u8 own_rst = client ? MARK_CLIENT_RST : MARK_BACKEND_RST;
@@ -74,7 +83,7 @@ INLINE void speak(struct flow *f, const struct flow *back, const struct packet *
         if (f->flags & FLOW_RETRY) refused(step, CAUSE_STALE_ACK);
         return;
     }
-    if (f->state == STATE_OPENING) return;
+    if (f->state == STATE_OPENING && !has_answer(f, p, step)) return;
     /* Who resets a connection is silent on it from then on: somebody else sent that RST. */
     if (f->state == STATE_CLOSED && f->marks & own_rst && (f->marks & fins) != fins) {
         f->marks &= ~own_rst;

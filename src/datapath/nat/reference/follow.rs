@@ -145,11 +145,19 @@ impl Both<'_> {
         if self.is(State::Opening) {
             if !self.client {
                 let retry = self.front.flags & FLOW_RETRY != 0;
-                if retry {
-                    step = Step::refuse(Cause::StaleAck);
-                }
+                return if retry {
+                    Step::refuse(Cause::StaleAck)
+                } else {
+                    step
+                };
             }
-            return step;
+            let sent = packet.seq.wrapping_sub(self.front.client_isn);
+            if packet.flags & ACK == 0 || sent.wrapping_sub(1) >= SYN_DATA {
+                return step;
+            }
+            self.front.backend_isn = packet.ack.wrapping_sub(1);
+            self.front.state = State::Established.number();
+            step = Step::tell(EventKind::Established, Cause::None);
         }
         let marks = self.front.marks;
         if self.is(State::Closed) && marks & own_rst != 0 && marks & FINS != FINS {
