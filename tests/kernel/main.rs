@@ -84,6 +84,12 @@ fn all() -> Vec<Test> {
         test("narrow_own_link_ipv6", || traffic::narrow_own_link(true)),
         test("client_preserved_ipv4", || traffic::client_preserved(false)),
         test("client_preserved_ipv6", || traffic::client_preserved(true)),
+        test("client_preserved_behind_a_router_ipv4", || {
+            traffic::client_preserved_behind_a_router(false)
+        }),
+        test("client_preserved_behind_a_router_ipv6", || {
+            traffic::client_preserved_behind_a_router(true)
+        }),
         test("classic_hook", traffic::classic_hook),
         test("lapsed_lease", traffic::lapsed_lease),
         test("refusing_backend", || traffic::refusing_backend(false)),
