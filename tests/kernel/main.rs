@@ -55,6 +55,7 @@ fn all() -> Vec<Test> {
         ),
         ("full_table", Box::new(limits::full_table)),
         ("full_ring", Box::new(limits::full_ring)),
+        ("many_listeners", Box::new(limits::many_listeners)),
         (
             "flood_spares_flows",
             Box::new(flood::established_flows_go_on),
