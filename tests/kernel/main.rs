@@ -122,6 +122,8 @@ fn all() -> Vec<Test> {
         test("goes_elsewhere_ipv6", || adapter::goes_elsewhere(true)),
         test("refuses_ipv4", || adapter::refuses(false)),
         test("refuses_ipv6", || adapter::refuses(true)),
+        test("silent_ipv4", || adapter::silent(false)),
+        test("silent_ipv6", || adapter::silent(true)),
         test("slow_node", adapter::slow_node),
         test("successor", adapter::successor),
         ("many_entries", Box::new(batch::many_entries)),
