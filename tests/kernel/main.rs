@@ -130,6 +130,8 @@ fn all() -> Vec<Test> {
         ("batches_end_at_what_is_wrong", Box::new(batch::ends)),
         test("injected_ipv4", || inject::arrives(false)),
         test("injected_ipv6", || inject::arrives(true)),
+        test("injected_by_policy_ipv4", || inject::by_policy(false)),
+        test("injected_by_policy_ipv6", || inject::by_policy(true)),
         ("injection_fails", Box::new(inject::fails)),
         test("adopted_by_tcx", || pins::adopted(Hook::Tcx)),
         test("adopted_by_clsact", || pins::adopted(Hook::Clsact)),
