@@ -91,7 +91,8 @@ pub enum SessionEvent {
     Up(Hello),
     /// A frame came.
     Frame(Frame),
-    /// So many frames were written to the stream since the last such event.
+    /// So many frames were written to the stream since the last such event: `SESSION_CREDIT` or
+    /// more.
     Sent {
         /// How many.
         frames: u32,

@@ -58,7 +58,8 @@ pub enum Input {
     },
     /// A frame came on the session.
     SessionFrame(Frame),
-    /// So many of the frames that were to be sent have been written to the stream.
+    /// So many of the frames that were to be sent have been written to the stream. Not told before
+    /// they are `SESSION_CREDIT`.
     SessionSent {
         /// How many.
         frames: u32,

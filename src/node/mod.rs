@@ -41,8 +41,9 @@ use peer::PeerLink;
 
 /// Frames that may wait for the session's stream at most.
 pub const SESSION_QUEUE: u32 = 256;
-/// Frames that are made in one step of a turn, at most: those of a snapshot have 512 items each.
-const FRAMES: usize = 16;
+/// Frames that are made in one step of a turn, at most: those of a snapshot have 512 items each. The
+/// session says so when this many have been written, or more: one turn, and not one for each.
+pub const SESSION_CREDIT: u32 = 16;
 /// After this long an unfit kernel is tried again.
 const FORGIVENESS: Duration = Duration::from_secs(10);
 /// Between two requests for the mastership.
@@ -440,7 +441,7 @@ impl Node {
 
     fn run_replication(&mut self, now: Mono) {
         // More than these goes with the next turn, which comes once the stream has written one.
-        for _ in 0..FRAMES {
+        for _ in 0..SESSION_CREDIT {
             if !self.link.may_send() {
                 break;
             }

@@ -69,6 +69,8 @@ pub struct Process {
     pub told_until: u64,
     /// Frames on their way to the stream.
     pub unsent: u32,
+    /// Frames that were written, and the node was not told yet.
+    pub written: u32,
     /// The peer's life at the other end of the session.
     pub session_life: Option<Incarnation>,
     /// The kernel mode's thread.
@@ -115,6 +117,7 @@ impl Process {
             untold: 0,
             told_until: 0,
             unsent: 0,
+            written: 0,
             session_life: None,
             thread: None,
             seen: Seen {

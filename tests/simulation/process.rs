@@ -7,7 +7,7 @@ use tandem::balance::flow::{FlowEnd, FlowEvent};
 use tandem::health::probe::{ProbeOutcome, ProbeResult};
 use tandem::model::{ConnectFailure, FlowId, Incarnation, NodeId, Secret};
 use tandem::node::io::{Input, Output};
-use tandem::node::{Identity, Node};
+use tandem::node::{Identity, Node, SESSION_CREDIT};
 use tandem::vip::kernel::KernelReport;
 use tandem::wire::admin::Request;
 
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// Something happens to this process now; if it stands still, when it wakes.
-    pub fn give(&mut self, machine: usize, input: Input) {
+    pub fn give(&mut self, machine: usize, mut input: Input) {
         let (now, quiet) = (self.now, self.is_quiet());
         let Some(process) = &mut self.machines[machine].process else {
             return;
@@ -83,8 +83,13 @@ impl World {
             }
             return;
         }
-        if let Input::SessionSent { frames } = input {
-            process.unsent = process.unsent.saturating_sub(frames);
+        if let Input::SessionSent { frames } = &mut input {
+            process.unsent = process.unsent.saturating_sub(*frames);
+            process.written += *frames;
+            if process.written < SESSION_CREDIT {
+                return;
+            }
+            *frames = std::mem::take(&mut process.written);
         }
         self.checkers.told(&input, quiet);
         process.seen.adopts |= matches!(input, Input::Nat(_));

@@ -55,6 +55,7 @@ impl World {
                 self.machines[machine].session = stream;
                 if let Some(process) = &mut self.machines[machine].process {
                     process.unsent = 0;
+                    process.written = 0;
                     process.session_life = Some(hello.incarnation);
                 }
                 true

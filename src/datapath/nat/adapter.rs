@@ -5,8 +5,8 @@
 //! new connections must not cost the turn loop its heartbeats. Nothing here is fatal once it runs:
 //! what fails is logged and counted, and tried again by the engine's own timers.
 //!
-//! It sleeps until a ring or a command wakes it. After a busy round it only naps before it looks
-//! again: then a wake-up serves many records. Records that nobody waits for wake nobody (those of
+//! It sleeps until a ring or a command wakes it. After a busy round it naps before it looks again:
+//! then a wake-up serves many records. Records that nobody waits for wake nobody (those of
 //! services that do not wait for the standby), so while this node leads such a service the thread
 //! looks every few milliseconds.
 
@@ -14,13 +14,11 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl::set_timerslack;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
@@ -33,6 +31,7 @@ use super::host;
 use super::inject::Injector;
 use super::layout::FlowKey;
 use super::lease::Lease;
+use super::orders::{self, Inbox, NatHandle, Order};
 use super::program::Nat;
 use crate::balance::nat::{NatCommand, NatReport};
 use crate::config::{Acknowledge, Config};
@@ -46,8 +45,6 @@ const EVENTS: usize = 1_024;
 const REFUSALS: usize = 256;
 /// A round with so many of them was busy.
 const BUSY: usize = 4;
-/// Sleep after a busy round.
-const NAP: Duration = Duration::from_micros(50);
 /// Longest sleep while records may come that wake nobody.
 const LOOK: Duration = Duration::from_millis(5);
 /// Longest sleep otherwise.
@@ -66,89 +63,6 @@ pub struct NatOptions {
     pub pins: PathBuf,
     /// Seed of what is left to chance.
     pub seed: u64,
-}
-
-/// To the thread. Dropped without [`stop`](Self::stop), the thread ends and leaves the program
-/// running under its lease, as a process that was killed does.
-#[derive(Debug)]
-pub struct NatHandle {
-    orders: Option<Sender<Order>>,
-    wake: Arc<EventFd>,
-    status: Arc<ArcSwap<NatStatus>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-enum Order {
-    Command(NatCommand),
-    Measure(Vec<FlowStatus>, Measured),
-    Stop,
-}
-
-/// Takes connections back once what they moved is filled in.
-struct Measured(Box<dyn FnOnce(Vec<FlowStatus>) + Send>);
-
-impl std::fmt::Debug for Measured {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Measured")
-    }
-}
-
-impl NatHandle {
-    /// Never waits, and none is lost.
-    pub fn command(&self, command: NatCommand) {
-        self.order(Order::Command(command));
-    }
-
-    /// Fills in what this node has forwarded of these connections, and gives them to `done`. Never
-    /// waits.
-    pub fn measure(
-        &self,
-        flows: Vec<FlowStatus>,
-        done: impl FnOnce(Vec<FlowStatus>) + Send + 'static,
-    ) {
-        self.order(Order::Measure(flows, Measured(Box::new(done))));
-    }
-
-    /// How it is, or was within the last 200 ms. Never waits.
-    pub fn status(&self) -> Arc<NatStatus> {
-        self.status.load_full()
-    }
-
-    /// Takes the program off the interfaces, removes its tables, and waits until that is done.
-    pub fn stop(mut self) {
-        self.order(Order::Stop);
-        self.end();
-    }
-
-    fn order(&self, order: Order) {
-        if let Some(orders) = &self.orders {
-            // The thread ends at our word only.
-            let _ = orders.send(order);
-            wake(&self.wake);
-        }
-    }
-
-    fn end(&mut self) {
-        self.orders.take();
-        wake(&self.wake);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the kernel mode's thread had ended");
-        }
-    }
-}
-
-impl Drop for NatHandle {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-fn wake(event: &EventFd) {
-    // It fails only if the number is at its end: then it wakes already.
-    let _ = event.write(1);
 }
 
 /// `CLOCK_MONOTONIC`, nanoseconds: the program's clock.
@@ -199,12 +113,9 @@ pub fn start(
             reason: error.to_string(),
         }
     };
-    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-    let event = EventFd::from_value_and_flags(0, flags);
-    let event = event.map_err(|errno| system("wake the kernel mode's thread")(errno.into()))?;
-    let wake = Arc::new(event);
+    let opened = orders::open();
+    let (outbox, inbox) = opened.map_err(system("wake the kernel mode's thread"))?;
     let status = Arc::new(ArcSwap::from_pointee(NatStatus::default()));
-    let (orders, received) = mpsc::channel();
     let lease = nat.lease()?;
     let worker = Worker {
         lease: nat.lease()?,
@@ -213,8 +124,7 @@ pub fn start(
         nat,
         engine,
         injector,
-        orders: received,
-        wake: Arc::clone(&wake),
+        inbox,
         reports,
         waiting: None,
         status: Arc::clone(&status),
@@ -229,13 +139,7 @@ pub fn start(
         .name("tandem-nat".into())
         .spawn(move || worker.run())
         .map_err(system("start the kernel mode's thread"))?;
-    let handle = NatHandle {
-        orders: Some(orders),
-        wake,
-        status,
-        thread: Some(thread),
-    };
-    Ok((handle, lease))
+    Ok((NatHandle::new(outbox, status, thread), lease))
 }
 
 /// The tables are filled before the program is at any interface where it was not.
@@ -261,8 +165,7 @@ struct Worker {
     engine: Engine,
     injector: Injector,
     lease: Lease,
-    orders: Receiver<Order>,
-    wake: Arc<EventFd>,
+    inbox: Inbox,
     reports: reports::Sender<NatReport>,
     /// The report that the node's queue had no room for; later ones gather in the engine.
     waiting: Option<NatReport>,
@@ -282,7 +185,7 @@ struct Worker {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Next {
     Wait,
-    Nap,
+    Nap(Duration),
     /// The handle is gone.
     Leave,
     Close,
@@ -295,7 +198,7 @@ impl Worker {
         loop {
             match self.round() {
                 Next::Wait => self.wait(),
-                Next::Nap => thread::sleep(NAP),
+                Next::Nap(time) => self.inbox.nap(time),
                 Next::Leave => return,
                 Next::Close => break,
             }
@@ -308,12 +211,12 @@ impl Worker {
     fn round(&mut self) -> Next {
         let mut work = 0;
         loop {
-            match self.orders.try_recv() {
-                Ok(Order::Command(command)) => self.command(command),
-                Ok(Order::Measure(flows, Measured(done))) => done(self.measured(flows)),
-                Ok(Order::Stop) => return Next::Close,
-                Err(TryRecvError::Disconnected) => return Next::Leave,
-                Err(TryRecvError::Empty) => break,
+            match self.inbox.next() {
+                Some(Order::Command(command)) => self.command(command),
+                Some(Order::Measure(flows, done)) => done.with(self.measured(flows)),
+                Some(Order::Stop) => return Next::Close,
+                Some(Order::Leave) => return Next::Leave,
+                None => break,
             }
             work += 1;
             if work == COMMANDS {
@@ -328,7 +231,12 @@ impl Worker {
         self.send();
         self.report();
         self.look();
-        if work >= BUSY { Next::Nap } else { Next::Wait }
+        let busy = if self.leading { BUSY } else { 1 };
+        if work >= busy {
+            Next::Nap(self.engine.lull())
+        } else {
+            Next::Wait
+        }
     }
 
     fn command(&mut self, command: NatCommand) {
@@ -458,13 +366,12 @@ impl Worker {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let tables = &self.nat.tables;
         let mut fds = [
-            readable(self.wake.as_fd()),
+            readable(self.inbox.as_fd()),
             readable(tables.events_fd()),
             readable(tables.refusals_fd()),
         ];
         // Whatever it says, the next round looks at everything.
         let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(most)), None);
-        // Not readable any more; a command that comes after this makes it so again.
-        let _ = self.wake.read();
+        self.inbox.woken();
     }
 }

@@ -15,6 +15,7 @@ use super::noise::{self, Cipher, HANDSHAKE_MESSAGE, Keys, REKEY_EVERY, TAG};
 use super::{HANDSHAKE_TIME, SessionError, SessionEvent};
 use crate::model::NodeId;
 use crate::net::{CloseOrder, move_high};
+use crate::node::SESSION_CREDIT;
 use crate::wire::replication::{Frame, Hello, PROTOCOL};
 
 /// Frames are gathered into one write until it has this many bytes.
@@ -94,6 +95,7 @@ async fn writing(
 ) -> Endless {
     let mut contents = Vec::with_capacity(BATCH);
     let mut wire = Vec::with_capacity(BATCH);
+    let mut written = 0;
     loop {
         let Some(frame) = outgoing.recv().await else {
             // `Session::close` dropped the queue, and now says why.
@@ -102,12 +104,12 @@ async fn writing(
         contents.clear();
         wire.clear();
         framing::put(&frame, &mut contents)?;
-        let mut frames = 1;
+        written += 1;
         while contents.len() < BATCH
             && let Ok(frame) = outgoing.try_recv()
         {
             framing::put(&frame, &mut contents)?;
-            frames += 1;
+            written += 1;
         }
         framing::seal(&mut lock(cipher), &contents, &mut wire)?;
         if let Err(error) = stream.write_all(&wire).await {
@@ -115,10 +117,11 @@ async fn writing(
             tokio::time::sleep(LAST_WORDS).await;
             return Err(error.into());
         }
-        events
-            .send(SessionEvent::Sent { frames })
-            .await
-            .map_err(unheard)?;
+        if written >= SESSION_CREDIT {
+            let sent = SessionEvent::Sent { frames: written };
+            events.send(sent).await.map_err(unheard)?;
+            written = 0;
+        }
     }
 }
 

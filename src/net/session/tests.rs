@@ -9,6 +9,7 @@ mod hostile;
 
 use super::*;
 use crate::model::{BackendId, ConfigHash, Epoch, Incarnation};
+use crate::node::SESSION_CREDIT;
 use crate::wire::replication::{HealthRecord, Item, MAX_BATCH, PROTOCOL, Position};
 
 /// Longer than any of these should ever take.
@@ -183,7 +184,7 @@ async fn frames_go_both_ways_in_order_and_are_accounted_for() {
     }
     for (end, base) in [(&mut first, 1_000), (&mut second, 0)] {
         let (mut received, mut written) = (0, 0);
-        while received < 200 || written < 200 {
+        while received < 200 || written + u64::from(SESSION_CREDIT) <= 200 {
             match end.next().await {
                 SessionEvent::Frame(frame) => {
                     assert_eq!(frame, ack(base + received));
@@ -193,7 +194,8 @@ async fn frames_go_both_ways_in_order_and_are_accounted_for() {
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!((received, written), (200, 200));
+        assert_eq!(received, 200);
+        assert!(written <= 200, "{written}");
         assert_eq!(end.session.faults(), 0);
     }
 }
@@ -210,14 +212,14 @@ async fn a_snapshot_passes_whole() {
         assert!(second.heard().await == SessionEvent::Frame(chunk(n, MAX_BATCH)));
     }
     let mut written = 0;
-    while written < chunks {
+    while written + SESSION_CREDIT <= chunks {
         let SessionEvent::Sent { frames } = first.next().await else {
             panic!("only Sent");
         };
-        assert!(frames >= 1);
+        assert!(frames >= SESSION_CREDIT);
         written += frames;
     }
-    assert_eq!(written, chunks);
+    assert!(written <= chunks, "{written}");
 }
 
 #[tokio::test]
@@ -311,13 +313,13 @@ async fn a_receiver_that_does_not_take_stops_the_sender_and_loses_nothing() {
         assert!(event == SessionEvent::Frame(chunk(n, 32)), "not {n}");
     }
     let mut written = 0;
-    while written < sent {
+    while written + SESSION_CREDIT <= sent {
         match first.next().await {
             SessionEvent::Sent { frames } => written += frames,
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(written, sent);
+    assert!(written <= sent, "{written}");
 }
 
 #[tokio::test]

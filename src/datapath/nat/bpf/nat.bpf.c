@@ -215,15 +215,14 @@ INLINE int forward(struct __sk_buff *ctx, const struct packet *p, struct flow *f
     return translate_tcp(ctx, p, f);
 }
 
-/* A new SYN on old ports, of a connection that is over or never was: it makes room. */
+/* A new SYN on old ports, of a connection that is over or never was: it makes room. Told in any
+ * case: there may be no room for the new flow, and then nobody else says that the old one is gone. */
 INLINE void replace(const struct packet *p, struct flow *f) {
     struct flow_key other = opposite(f, p->key.family);
     struct flow *back = map_lookup(&flows, &other);
     count(COUNT_REPLACED);
-    if (f->state != STATE_CLOSED) {
-        f->state = STATE_CLOSED;
-        tell(EVENT_CLOSED, CAUSE_REPLACED, &p->key, f, back);
-    }
+    f->state = STATE_CLOSED;
+    tell(EVENT_CLOSED, CAUSE_REPLACED, &p->key, f, back);
     map_delete(&flows, &other);
     map_delete(&flows, &p->key);
 }

@@ -20,6 +20,9 @@ const MS: u64 = 1_000_000;
 pub(super) const BATCH: usize = 4_096;
 /// Between two batches of a walk that is not urgent: 400,000 entries a second.
 const PACE: u64 = 10 * MS;
+/// Entries that are removed by one call. Few: a client may begin anew between our last look and
+/// the call.
+const TOGETHER: usize = 16;
 /// From the beginning of one walk to that of the next, at least.
 const ROUND: u64 = 1_000 * MS;
 /// Between two looks at the count of lost events.
@@ -48,6 +51,8 @@ pub(super) struct Walk {
     gather: bool,
     /// End the connections of these backends.
     purge: BTreeSet<BackendId>,
+    /// Found to be silent for too long, and still in the table.
+    expired: Vec<FlowKey>,
     /// Marks that were reported and are not those in the table.
     marks: BTreeMap<FlowKey, (u32, u32)>,
     lost: u64,
@@ -160,6 +165,8 @@ impl Engine {
         if !self.walk.active {
             self.walk.restart(now);
         }
+        // Left there by a walk that failed: by now they may have begun anew.
+        self.walk.expired.clear();
         let (entries, next) = maps.walk_flows(self.walk.cursor, BATCH)?;
         for (key, flow) in &entries {
             if flow.flags & FLOW_CLIENT != 0 {
@@ -169,6 +176,7 @@ impl Engine {
                 self.visit_back(key, flow, maps, now)?;
             }
         }
+        self.remove_expired(maps)?;
         self.walk.cursor = next;
         if next.is_none() {
             self.end_walk(now);
@@ -237,6 +245,8 @@ impl Engine {
     /// How long a flow may be silent.
     fn patience(&self, flow: &Flow) -> u64 {
         match State::from_number(flow.state) {
+            // A standby has not heard the ends.
+            Some(State::Closed) if !self.leading => self.times.closed * STANDBY_PATIENCE,
             Some(State::Closed) => self.times.closed,
             Some(State::Closing) => self.times.closing,
             Some(State::Established) => {
@@ -248,13 +258,11 @@ impl Engine {
     }
 
     /// How long an ended flow may be silent. As long as an end has not been told that its last octet
-    /// arrived, it sends that again, after ever longer pauses. A standby has not heard the ends.
+    /// arrived, it sends that again, after ever longer pauses.
     fn farewell(&self, flow: &Flow, back: Option<&Flow>) -> u64 {
         let reset = flow.marks & (MARK_CLIENT_RST | MARK_BACKEND_RST) != 0;
         let told = |back: &Flow| flow.ack == back.seq && back.ack == flow.seq;
-        if !self.leading {
-            self.times.closed * STANDBY_PATIENCE
-        } else if reset || back.is_none_or(told) {
+        if reset || back.is_none_or(told) {
             self.times.closed
         } else {
             self.times.closing.max(self.times.closed)
@@ -285,9 +293,10 @@ impl Engine {
         if now < self.seen(flow).saturating_add(patience) {
             return Ok(false);
         }
-        let back = maps.flow(&flow.opposite(key.family))?;
+        let back_key = flow.opposite(key.family);
+        let back = maps.flow(&back_key)?;
         let back = back.filter(|back| belongs(back, key));
-        if is_closed(flow) {
+        if self.leading && is_closed(flow) {
             patience = self.farewell(flow, back.as_ref());
             if now < self.seen(flow).saturating_add(patience) {
                 return Ok(false);
@@ -296,12 +305,17 @@ impl Engine {
         if back.is_some_and(|back| now < self.seen(&back).saturating_add(patience)) {
             return Ok(false);
         }
-        // The walk read it a while ago: it may have spoken, or begun anew.
+        // The walk read it a while ago: it may have spoken, or begun anew. A standby's table
+        // changes by its own hand only.
         let same = |now: &Flow| now.seen == flow.seen && now.state == flow.state;
-        if !maps.flow(key)?.is_some_and(|now| same(&now)) {
+        if self.leading && !maps.flow(key)?.is_some_and(|now| same(&now)) {
             return Ok(false);
         }
-        self.remove(key, flow, maps)?;
+        self.walk.expired.push(*key);
+        self.walk.expired.extend(back.map(|_| back_key));
+        if self.walk.expired.len() >= TOGETHER {
+            self.remove_expired(maps)?;
+        }
         let hash = self.known.hash(key);
         if self.leading {
             let end = if is_closed(flow) {
@@ -315,11 +329,18 @@ impl Engine {
         Ok(true)
     }
 
+    fn remove_expired(&mut self, maps: &mut impl Maps) -> Result<(), NatError> {
+        let expired = std::mem::take(&mut self.walk.expired);
+        self.learner.forget(&expired);
+        maps.remove_flows(&expired)
+    }
+
     /// Removes both entries; the backend's only if it is this client's.
-    fn remove(&self, key: &FlowKey, flow: &Flow, maps: &mut impl Maps) -> Result<(), NatError> {
+    fn remove(&mut self, key: &FlowKey, flow: &Flow, maps: &mut impl Maps) -> Result<(), NatError> {
         let back_key = flow.opposite(key.family);
         let own = maps.flow(&back_key)?.is_some_and(|it| belongs(&it, key));
         let keys = [*key, back_key];
+        self.learner.forget(&keys);
         maps.remove_flows(if own { &keys } else { &keys[..1] })
     }
 

@@ -6,18 +6,29 @@ use super::super::layout::{FLOW_CLIENT, Flow, FlowKey};
 use super::super::maps::Maps;
 use super::super::program::NatError;
 
-/// Writes that are kept back until a whole list has been read, so that they go in few batches.
+/// Entries in a generation of what was written lately.
+const GENERATION: usize = 4_096;
+
+/// Writes that are kept back until a whole list has been read, so that they go in few batches; and
+/// what was written lately, so that it need not be read: most connections are told of three times
+/// within a second. For a table that nobody else changes.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     /// What is to be there; none: nothing.
     entries: BTreeMap<FlowKey, Option<Flow>>,
+    /// What is there. The older ones are let go together.
+    recent: [BTreeMap<FlowKey, Flow>; 2],
 }
 
 impl Draft {
     pub(super) fn get(&self, key: &FlowKey, maps: &impl Maps) -> Result<Option<Flow>, NatError> {
-        self.entries
-            .get(key)
-            .map_or_else(|| maps.flow(key), |flow| Ok(*flow))
+        if let Some(flow) = self.entries.get(key) {
+            return Ok(*flow);
+        }
+        let mut recent = self.recent.iter().filter_map(|flows| flows.get(key));
+        recent
+            .next()
+            .map_or_else(|| maps.flow(key), |flow| Ok(Some(*flow)))
     }
 
     pub(super) fn put(&mut self, key: FlowKey, flow: Flow) {
@@ -28,12 +39,20 @@ impl Draft {
         self.entries.insert(key, None);
     }
 
+    /// It is not in the table any more.
+    pub(super) fn forget(&mut self, key: &FlowKey) {
+        for flows in &mut self.recent {
+            flows.remove(key);
+        }
+    }
+
     /// Backends' entries go first, so that no packet finds half a flow. The clients' keys that
     /// there was no room for.
-    pub(super) fn write(self, maps: &mut impl Maps) -> Result<Vec<FlowKey>, NatError> {
+    pub(super) fn write(&mut self, maps: &mut impl Maps) -> Result<Vec<FlowKey>, NatError> {
         let mut removed = Vec::new();
         let (mut fronts, mut backs) = (Vec::new(), Vec::new());
-        for (key, flow) in self.entries {
+        for (key, flow) in std::mem::take(&mut self.entries) {
+            self.forget(&key);
             match flow {
                 None => removed.push(key),
                 Some(flow) if flow.flags & FLOW_CLIENT != 0 => fronts.push((key, flow)),
@@ -41,13 +60,27 @@ impl Draft {
             }
         }
         maps.remove_flows(&removed)?;
-        write_what_fits(&backs, maps)?;
+        let mut homeless = write_what_fits(&backs, maps)?;
         let mut lost = Vec::new();
         for (key, flow) in write_what_fits(&fronts, maps)? {
-            maps.remove_flows(&[flow.opposite(key.family)])?;
+            let back_key = flow.opposite(key.family);
+            maps.remove_flows(&[back_key])?;
+            homeless.extend([(key, flow), (back_key, flow)]);
             lost.push(key);
         }
+        self.remember(backs.into_iter().chain(fronts));
+        for (key, _) in homeless {
+            self.forget(&key);
+        }
         Ok(lost)
+    }
+
+    fn remember(&mut self, written: impl Iterator<Item = (FlowKey, Flow)>) {
+        if self.recent[0].len() >= GENERATION {
+            self.recent.swap(0, 1);
+            self.recent[0].clear();
+        }
+        self.recent[0].extend(written);
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Gate {
     order: VecDeque<(u64, u64, u64)>,
     /// Reports that are not acknowledged, and when they were given.
     unacked: VecDeque<(u64, u64)>,
+    /// When the last SYN-ACK came that had to wait.
+    held_at: u64,
     next: u64,
     pub(super) released: Released,
 }
@@ -64,6 +66,7 @@ impl Gate {
             by_ticket: BTreeMap::new(),
             order: VecDeque::new(),
             unacked: VecDeque::new(),
+            held_at: 0,
             next: 0,
             released: Released::default(),
         }
@@ -102,6 +105,7 @@ impl Gate {
             self.released.late += 1;
             return Some(carried);
         }
+        self.held_at = now;
         let number = self.next;
         self.next += 1;
         self.by_ticket.insert((ticket, number), hash);
@@ -212,6 +216,11 @@ impl Gate {
 
     pub(super) const fn degraded(&self) -> bool {
         self.degraded
+    }
+
+    /// Whether handshakes wait, or would have within this time.
+    pub(super) const fn is_needed(&self, now: u64, lately: u64) -> bool {
+        self.held_at + lately > now
     }
 
     /// The ticket that counts as acknowledged for what is learned.

@@ -52,6 +52,7 @@ pub(super) fn belongs(back: &Flow, key: &FlowKey) -> bool {
 /// A snapshot that is being read, or swept up after.
 #[derive(Debug, Default)]
 pub(super) struct Learner {
+    draft: Draft,
     /// The snapshot that entries belong to.
     pub(super) round: u16,
     /// The last one that was whole: the node has what belongs to it.
@@ -71,11 +72,19 @@ pub(super) struct Learner {
 
 impl Learner {
     /// This node leads from here on. Whether the table may have what the node has not.
-    pub(super) const fn lead(&mut self) -> bool {
-        // What begins now is told to the node.
+    pub(super) fn lead(&mut self) -> bool {
+        // What begins now is told to the node, and the program changes the table.
+        self.draft = Draft::default();
         self.round = self.whole;
         self.reading = false;
         self.torn
+    }
+
+    /// This is not in the table any more.
+    pub(super) fn forget(&mut self, keys: &[FlowKey]) {
+        for key in keys {
+            self.draft.forget(key);
+        }
     }
 
     /// All that is in the table was told to the node.
@@ -187,7 +196,8 @@ impl Engine {
         maps: &mut impl Maps,
         now: u64,
     ) -> Result<(), NatError> {
-        let mut draft = Draft::default();
+        // An error leaves an empty one behind, which is never wrong.
+        let mut draft = std::mem::take(&mut self.learner.draft);
         for item in items {
             match item {
                 Item::NatOpen { key, record } => {
@@ -210,6 +220,7 @@ impl Engine {
             self.learner.no_room += 1;
             self.known.remove(self.known.hash(&key));
         }
+        self.learner.draft = draft;
         Ok(())
     }
 

@@ -29,6 +29,7 @@ mod report;
 mod retry;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use super::layout::FLOW_CLIENT;
 use super::maps::{Cursor, Maps};
@@ -51,6 +52,13 @@ use report::Reports;
 use retry::Retry;
 
 const MS: u64 = 1_000_000;
+/// See [`Engine::lull`]: for each handshake that waits, and at most.
+const LULL: u64 = 50_000;
+const LONG_LULL: u64 = MS;
+/// See [`Engine::lull`]: a standby.
+const LEARN_LULL: u64 = 10 * MS;
+/// Handshakes that waited so long ago are no sign that others will.
+const MEMORY: u64 = 10 * MS;
 
 /// What the engine knows of this host.
 #[derive(Clone, Debug, Default)]
@@ -382,6 +390,20 @@ impl Engine {
         let report = self.reports.take()?;
         self.gate.given(report.ticket, self.now);
         Some(report)
+    }
+
+    /// For how long what happens is to gather before this is told of it: what is done for many at
+    /// once costs each of them less. The more handshakes wait, the longer; if none does, and for a
+    /// standby, whose tables nobody needs until it leads, as long as is reasonable.
+    pub fn lull(&self) -> Duration {
+        let nanos = match self.leading {
+            false => LEARN_LULL,
+            true if self.gate.is_needed(self.now, MEMORY) => {
+                (self.gate.waiting().max(1) as u64 * LULL).min(LONG_LULL)
+            }
+            true => LONG_LULL,
+        };
+        Duration::from_nanos(nanos)
     }
 
     /// What the engine counts; `hooks` and `forwarding` are the caller's affair.

@@ -295,12 +295,10 @@ impl Reference {
     fn replace(&mut self, packet: &Packet, mut flow: Flow) {
         let other = flow.opposite(packet.key.family);
         self.count(Counter::Replaced);
-        if flow.state != State::Closed.number() {
-            flow.state = State::Closed.number();
-            let back = self.flows.get(&other).copied();
-            let event = event(EventKind::Closed, Cause::Replaced, packet.key, flow, back);
-            self.events.push(Told::Event(event));
-        }
+        flow.state = State::Closed.number();
+        let back = self.flows.get(&other).copied();
+        let event = event(EventKind::Closed, Cause::Replaced, packet.key, flow, back);
+        self.events.push(Told::Event(event));
         self.flows.remove(&other);
         self.flows.remove(&packet.key);
     }

@@ -5,7 +5,7 @@ use crate::balance::flow::FlowEnd;
 
 fn master() -> Host {
     Host::master(&config("round_robin", &[1], |config| {
-        config.services[0].idle_timeout = std::time::Duration::from_secs(600);
+        config.services[0].idle_timeout = Duration::from_secs(600);
     }))
 }
 

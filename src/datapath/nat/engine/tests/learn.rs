@@ -67,6 +67,35 @@ fn an_entry_has_all_that_the_program_needs() {
 }
 
 #[test]
+fn what_was_written_lately_is_not_read_again_but_what_went_is() {
+    let mut host = standby();
+    let close = Item::NatClose {
+        key: key(client(0)),
+    };
+    learn(&mut host, vec![record(client(0), 20_000, 1)]);
+    let table = std::mem::take(&mut host.maps.flows);
+    learn(&mut host, vec![close.clone()]);
+    assert_eq!(
+        host.maps.flows.len(),
+        2,
+        "written, though nothing was there to be read"
+    );
+    // The patience of a standby, and a walk.
+    host.run(15_000);
+    assert_eq!(host.maps.flows.len(), 0);
+    learn(&mut host, vec![close.clone()]);
+    assert_eq!(host.maps.flows.len(), 0, "it went");
+    // Whoever leads reads what the program wrote.
+    learn(&mut host, vec![record(client(0), 20_000, 1)]);
+    host.command(NatCommand::Lead);
+    host.command(NatCommand::Yield);
+    host.maps.flows.clear();
+    learn(&mut host, vec![close]);
+    assert_eq!(host.maps.flows.len(), 0, "nothing to be ended");
+    assert_eq!(table.len(), 2);
+}
+
+#[test]
 fn marks_make_it_answered_and_an_end_ends_both_entries() {
     let mut host = standby();
     let marks = Item::NatMarks {

@@ -92,7 +92,7 @@ fn play(steps: &[Step], how: impl Fn(&mut Config)) {
     let config = config("weighted_round_robin", &[2, 1, 1], |config| {
         // Few ports, so that they come again.
         (config.kernel.first_port, config.kernel.last_port) = (30_000, 30_011);
-        config.kernel.opening_timeout = std::time::Duration::from_secs(5);
+        config.kernel.opening_timeout = Duration::from_secs(5);
         how(config);
     });
     let mut master = Host::master(&config);

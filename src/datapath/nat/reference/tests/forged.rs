@@ -54,6 +54,7 @@ fn a_client_that_forgot_says_so_and_begins_anew() {
     assert_eq!(state(&world), State::Opening);
     let story = [
         (EventKind::Closed, Cause::ClientRst),
+        (EventKind::Closed, Cause::Replaced),
         (EventKind::Opened, Cause::None),
     ];
     assert_eq!(told(&mut world), story);
@@ -77,6 +78,7 @@ fn a_backend_that_forgot_too_ends_the_flow_by_its_answer() {
     through(&mut world, &syn(CLIENT, FAR));
     let story = [
         (EventKind::Closed, Cause::BackendRst),
+        (EventKind::Closed, Cause::Replaced),
         (EventKind::Opened, Cause::None),
     ];
     assert_eq!(told(&mut world), story);
