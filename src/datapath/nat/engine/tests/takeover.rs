@@ -168,6 +168,37 @@ fn a_program_that_starts_finds_what_is_there() {
     assert_eq!(master.open(client(5), 100), None);
 }
 
+/// The old master died before it told that the backend had answered; the client has the answer.
+#[test]
+fn a_client_that_acknowledges_is_in_its_connection() {
+    let (mut master, mut standby) = pair();
+    let (ours, theirs) = master.open(client(0), 100).unwrap();
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
+    standby.command(NatCommand::Lead);
+    let hello = standby.send(client(0), at(VIP), ACK, (101, 4_001)).unwrap();
+    assert_eq!((hello.from, hello.to), (ours, theirs));
+    let marks = NatEvent::Marks {
+        key: key(client(0)),
+        backend: standby
+            .flow(client(0))
+            .map(|it| BackendId(it.backend))
+            .unwrap(),
+        client: 100,
+        backend_mark: 4_000,
+        answered: true,
+    };
+    assert_eq!(standby.events(), [marks]);
+    // Its backend's word is no refusal, and it is not forgotten like one that never opened.
+    assert!(standby.send(theirs, ours, ACK, (4_001, 101)).is_some());
+    standby.run(60_000);
+    assert_eq!(
+        standby.flow(client(0)).unwrap().state,
+        State::Established.number()
+    );
+    assert_eq!(standby.packets(), []);
+}
+
 #[test]
 fn two_engines_with_one_seed_do_the_same() {
     let run = || {
