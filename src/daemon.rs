@@ -14,7 +14,9 @@
 //! ```
 //!
 //! Every arrow between threads is a bounded channel. The turn loop never waits for one: what does
-//! not fit is dropped and counted, and each adapter's documentation says how that heals.
+//! not fit is dropped and counted, and each adapter's documentation says how that heals. The one to
+//! `tandem-nat` drops nothing; while much waits in it nothing is taken from the session, which holds
+//! up the peer.
 
 mod kernel_mode;
 mod pace;
@@ -49,8 +51,14 @@ use turn::{Adapters, Arrivals, TurnLoop};
 
 /// Batches of flow events that wait for the turn loop.
 const FLOW_BATCHES: usize = 1_024;
-/// Reports, frames, results and requests that wait for the turn loop, of each kind.
+/// Reports, results and requests that wait for the turn loop, of each kind.
 const QUEUE: usize = 1_024;
+/// Events of the session that wait for the turn loop. Few: what waits was decoded, by the same thread,
+/// whether it rests or not; and 1,024 frames of a snapshot are 50 MB.
+const SESSION_EVENTS: usize = 16;
+/// Reports of the kernel mode that wait for the turn loop: 12 MB at most. What does not fit gathers in
+/// its thread.
+const NAT_REPORTS: usize = 64;
 /// Health checks at once.
 const PROBES: usize = 256;
 /// SCHED_FIFO priority of the turn loop: above ordinary work, below the kernel's own threads.
@@ -211,7 +219,7 @@ async fn start(
     let (reports, kernel_reports) = mpsc::channel(QUEUE);
     let kernel = Kernel::start(config, reports).await?;
     let (events, flows) = mpsc::channel(FLOW_BATCHES);
-    let (nat_reports, nat) = mpsc::channel(QUEUE);
+    let (nat_reports, nat) = mpsc::channel(NAT_REPORTS);
     let started = kernel_mode::start(config, me, &options.pins, seed, nat_reports)?;
     let config = &started.config;
     let proxy = Proxy::start(&kernel_mode::proxied(config), events, seed)?;
@@ -221,7 +229,7 @@ async fn start(
     let prober = start_control(options, asks, Arc::clone(&rejected), results)?;
     let knock = Knock::new(secret, &config.cluster.name, me.peer());
     let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>(), knock);
-    let (session_events, session_arrivals) = mpsc::channel(QUEUE);
+    let (session_events, session_arrivals) = mpsc::channel(SESSION_EVENTS);
     let hello = Hello {
         protocol: PROTOCOL,
         node: me,

@@ -168,6 +168,17 @@ impl KernelMode {
         self.handle.command(command);
     }
 
+    /// The thread has much to learn still: nothing is to be taken from the session until it has
+    /// [`caught_up`](Self::caught_up).
+    pub(super) fn is_behind(&self) -> bool {
+        self.handle.is_behind()
+    }
+
+    /// See [`is_behind`](Self::is_behind).
+    pub(super) async fn caught_up(&self) {
+        self.handle.caught_up().await;
+    }
+
     /// The node has made a turn. A quarter of the lease may pass before it is renewed.
     pub(super) fn turned(&mut self) {
         let Some(until) = self.until else { return };

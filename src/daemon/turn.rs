@@ -72,6 +72,8 @@ enum Woken {
     Deadline,
     Input(Input),
     Reload,
+    /// The kernel mode's thread has caught up.
+    Room,
 }
 
 pub(super) struct TurnLoop {
@@ -133,6 +135,7 @@ impl TurnLoop {
                 Woken::Asked(asked) => self.ask(asked, now),
                 Woken::Deadline => self.node.handle_timeout(now),
                 Woken::Input(input) => self.node.handle(input, now),
+                Woken::Room => {}
                 Woken::Reload => {
                     tracing::warn!("SIGHUP is ignored: restart tandem to load a new configuration");
                 }
@@ -159,7 +162,8 @@ impl TurnLoop {
             }
             self.supervisor.turned(now, &self.node);
             if bulk {
-                self.pace.spent(now, self.clock.now());
+                let coding = self.adapters.session.busy();
+                self.pace.spent(now, self.clock.now(), coding);
             }
         }
     }
@@ -175,10 +179,19 @@ impl TurnLoop {
         let deadline = [self.node.poll_timeout(), self.supervisor.deadline(), rest];
         let deadline = deadline.into_iter().flatten().min();
         let sleep = deadline.map_or(Duration::from_secs(1), |at| at.since(now));
+        let mode = self.adapters.kernel_mode.as_ref();
+        let behind = mode.filter(|mode| mode.is_behind());
+        let caught_up = async {
+            match behind {
+                Some(mode) => mode.caught_up().await,
+                None => std::future::pending().await,
+            }
+        };
+        let take_frames = rest.is_none() && behind.is_none();
         // Random order among those that are ready, so that none of them can starve another.
         tokio::select! {
             Some(arrival) = arrivals.datagrams.recv() => Woken::Input(datagram(arrival)),
-            Some(event) = arrivals.session.recv(), if rest.is_none() => Woken::Input(session(event)),
+            Some(event) = arrivals.session.recv(), if take_frames => Woken::Input(session(event)),
             Some(report) = arrivals.kernel_reports.recv() => Woken::Input(Input::Kernel(report)),
             Some(report) = arrivals.nat.recv(), if rest.is_none() => Woken::Input(Input::Nat(report)),
             Some(events) = arrivals.flows.recv() => Woken::Input(Input::Flows(events)),
@@ -187,6 +200,7 @@ impl TurnLoop {
             _ = self.signals.stop.recv() => Woken::Input(Input::Stop),
             _ = self.signals.interrupt.recv() => Woken::Input(Input::Stop),
             _ = self.signals.reload.recv() => Woken::Reload,
+            () = caught_up, if behind.is_some() => Woken::Room,
             () = tokio::time::sleep(sleep) => Woken::Deadline,
         }
     }

@@ -152,6 +152,11 @@ impl Session {
     pub fn faults(&self) -> u64 {
         self.shared.faults.load(Ordering::Relaxed)
     }
+
+    /// How long the sessions have coded and decoded frames so far, on the thread that started this.
+    pub fn busy(&self) -> Duration {
+        Duration::from_nanos(self.shared.busy.load(Ordering::Relaxed))
+    }
 }
 
 /// Between the handle and the tasks.
@@ -159,6 +164,8 @@ impl Session {
 struct Shared {
     link: Mutex<Option<Link>>,
     faults: AtomicU64,
+    /// Nanoseconds; see [`Session::busy`].
+    busy: AtomicU64,
     complaint: Mutex<Option<(Instant, String)>>,
 }
 
@@ -323,7 +330,7 @@ async fn keep(settings: Settings, shared: Arc<Shared>, events: mpsc::Sender<Sess
             // In this order, so that a flood of connections cannot use up the task's turn.
             biased;
             Ok(reason) = closed => SessionError::ClosedHere(reason),
-            end = session.run(outgoing, &events) => end,
+            end = session.run(outgoing, &events, &shared.busy) => end,
             session = source.newer() => {
                 newer = Some(session);
                 SessionError::Replaced

@@ -212,21 +212,22 @@ impl Crowd {
         }
     }
 
-    /// Opens all connections through this node. Blocks.
-    pub(crate) fn open(&self, node: Mac) -> Opened {
-        let count = self.seen.ports.len() as u32;
-        let mut answered = vec![false; count as usize];
-        let mut left = count as usize;
+    /// Opens these connections through this node. Blocks.
+    pub(crate) fn open(&self, node: Mac, numbers: Range<u32>) -> Opened {
+        let mut answered = vec![false; numbers.len()];
+        let mut left = numbers.len();
+        let place = |number: u32| (number - numbers.start) as usize;
         let mut opened = Opened::default();
         let began = self.clock.now();
         let mut heard = Frames::new(2 * BATCH, HEADERS + 4);
         let mut out = Frames::new(2 * BATCH, HEADERS + 4);
         for attempt in 0..3 {
-            let (mut next, mut under_way) = (0, 0);
+            let (mut next, mut under_way) = (numbers.start, 0);
             let mut last = self.clock.now();
-            while (next < count || under_way > 0) && self.clock.now().since(last) < SYN_AGAIN {
-                while out.len() < BATCH && under_way < UNDER_WAY && next < count {
-                    if !answered[next as usize] {
+            while (next < numbers.end || under_way > 0) && self.clock.now().since(last) < SYN_AGAIN
+            {
+                while out.len() < BATCH && under_way < UNDER_WAY && next < numbers.end {
+                    if !answered[place(next)] {
                         under_way += 1;
                         opened.again += usize::from(attempt > 0);
                         self.segment(node, next, next, SYN).write(out.add());
@@ -239,12 +240,12 @@ impl Crowd {
                     let number = tcp.ack.wrapping_sub(1);
                     let right = tcp.flags == SYN | ACK
                         && tcp.seq == isn(number)
-                        && number < count
+                        && numbers.contains(&number)
                         && tcp.to == client(number);
                     if !right {
                         continue;
                     }
-                    if !std::mem::replace(&mut answered[number as usize], true) {
+                    if !std::mem::replace(&mut answered[place(number)], true) {
                         (left, under_way) = (left - 1, under_way.saturating_sub(1));
                         last = self.clock.now();
                     }

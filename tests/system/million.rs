@@ -1,10 +1,12 @@
 //! A million connections in the tables of both nodes, and what has to go on as if there were none:
-//! turns and a takeover.
+//! turns, a takeover, the killed node's return while clients go on, and a switchover back to it.
 
 use std::fmt::Write;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rtnetlink::RouteMessageBuilder;
@@ -15,19 +17,25 @@ use tandem::lab::{
 };
 use tandem::model::{Mac, NodeId, Role};
 use tandem::status::Status;
-use tokio::task::spawn_blocking;
+use tandem::wire::admin::Request;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use nix::sys::signal::Signal;
 
 use super::crowd::{CLIENTS, Crowd, SERVER};
-use super::tools::{FIRST, RIGHTS, SECOND, shows, status, with};
+use super::tools::{FIRST, RIGHTS, SECOND, restart, shows, status, with};
 use super::{Test, test};
 
 /// Ports of the server, each a backend: a node has half of 49,152 ports towards each.
 const BACKENDS: u16 = 64;
 /// Connections that speak after each change.
 const SPEAKERS: usize = 1_000;
+/// Connections that begin while the killed node comes back, so many at a time.
+const LATE: usize = 2_000;
+const AT_A_TIME: usize = 100;
 const SOON: Duration = Duration::from_secs(5);
+/// Longest time of a million connections on their way to a node.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![test("million_flows_are_held_and_replicated", million)]
@@ -127,6 +135,26 @@ impl Stage {
         assert_eq!(self.crowd.astray(), (0, 0), "moved, reset");
     }
 
+    /// Until told to stop, some connections speak through this node and others begin.
+    fn traffic(&self, node: NodeId, late: Range<u32>, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
+        let (crowd, stop) = (Arc::clone(&self.crowd), Arc::clone(stop));
+        let (mac, count) = (node_mac(node), self.count);
+        spawn_blocking(move || {
+            let mut late = late;
+            for round in 100.. {
+                let end = late.end.min(late.start + AT_A_TIME as u32);
+                let opened = crowd.open(mac, late.start..end);
+                assert_eq!(opened.missing, 0, "{opened:?}");
+                late.start = end;
+                let silent = crowd.speak(mac, &some(count, round)[..AT_A_TIME], SOON);
+                assert_eq!(silent, 0, "of {AT_A_TIME} in round {round}");
+                if late.is_empty() && stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        })
+    }
+
     /// What must always hold of a node that serves or follows.
     fn healthy(&self, status: &Status) {
         let counters = &status.counters;
@@ -169,6 +197,39 @@ impl Stage {
             self.healthy(&status);
         }
     }
+
+    /// The killed node comes back to its peer, which goes on.
+    async fn comes_back(&mut self, killed: NodeId) -> Result<(), LabError> {
+        let clock = self.lab.clock();
+        let (began, stop) = (clock.now(), Arc::new(AtomicBool::new(false)));
+        let late = self.count as u32..(self.count + LATE) as u32;
+        let traffic = self.traffic(killed.peer(), late, &stop);
+        restart(&mut self.lab, killed).await?;
+        let in_sync = |status: &Status| status.replication.in_sync && status.role == Role::Backup;
+        shows(&mut self.lab, killed, "it follows", PATIENCE, in_sync).await;
+        let took = clock.now().since(began);
+        stop.store(true, Ordering::Relaxed);
+        traffic.await.expect("all were answered");
+        assert_eq!(self.crowd.astray(), (0, 0), "moved, reset");
+        self.count += LATE;
+        eprintln!("killed: it followed again {took:?} after its start");
+        Ok(())
+    }
+
+    /// A planned switchover to this node.
+    async fn switches_to(&mut self, heir: NodeId) -> Result<(), LabError> {
+        let clock = self.lab.clock();
+        let began = clock.now();
+        self.lab.node(heir).call(&Request::Failover).await?;
+        let leads =
+            |status: &Status| status.role == Role::Master && status.vips.iter().all(|vip| vip.held);
+        shows(&mut self.lab, heir, "it takes over", SOON, leads).await;
+        self.speak(heir, 3).await;
+        let took = clock.now().since(began);
+        eprintln!("switchover: {SPEAKERS} connections spoke within {took:?}");
+        self.complete(heir, PATIENCE).await;
+        Ok(())
+    }
 }
 
 async fn million() -> Result<(), LabError> {
@@ -192,7 +253,7 @@ async fn million() -> Result<(), LabError> {
         host.sysctl("ipv4/ip_forward", "0").await;
     }
     let mac = Mac([2, 0, 0, 0, 0, 10]);
-    let crowd = Arc::new(Crowd::start(network, count, mac).await);
+    let crowd = Arc::new(Crowd::start(network, count + LATE, mac).await);
     let mut stage = Stage {
         lab,
         crowd,
@@ -202,7 +263,7 @@ async fn million() -> Result<(), LabError> {
 
     let before = [FIRST, SECOND].map(|node| size(&mut stage.lab, node));
     let opener = Arc::clone(&stage.crowd);
-    let opened = spawn_blocking(move || opener.open(node_mac(master))).await;
+    let opened = spawn_blocking(move || opener.open(node_mac(master), 0..count as u32)).await;
     let opened = opened.expect("no panic");
     eprintln!("{count} connections: {opened:?}");
     assert_eq!(opened.missing, 0, "{opened:?}");
@@ -239,5 +300,9 @@ async fn million() -> Result<(), LabError> {
     eprintln!("killed: {SPEAKERS} connections spoke within {took:?}");
     let heirs = status(&mut stage.lab, heir).await;
     stage.healthy(&heirs);
+
+    stage.comes_back(master).await?;
+    stage.complete(heir, SOON).await;
+    stage.switches_to(master).await?;
     Ok(())
 }

@@ -25,6 +25,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc as reports;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::backlog::weight;
 use super::engine::{Engine, Packet};
 use super::error::NatError;
 use super::host;
@@ -240,6 +241,7 @@ impl Worker {
     }
 
     fn command(&mut self, command: NatCommand) {
+        let weight = weight(&command);
         match command {
             NatCommand::Lead => self.leading = true,
             NatCommand::Yield => self.leading = false,
@@ -248,6 +250,7 @@ impl Worker {
             _ => {}
         }
         let done = self.engine.command(command, &mut self.nat.tables, now());
+        self.inbox.done(weight);
         self.check(done);
     }
 

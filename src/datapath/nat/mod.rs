@@ -35,6 +35,7 @@
 
 pub mod adapter;
 mod attach;
+mod backlog;
 mod batch;
 pub mod engine;
 mod error;

@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 
+use super::backlog::{Backlog, weight};
 use crate::balance::nat::NatCommand;
 use crate::status::NatStatus;
 use crate::wire::admin::FlowStatus;
@@ -63,6 +64,7 @@ impl fmt::Debug for Measured {
 struct Bell {
     event: EventFd,
     napping: AtomicBool,
+    backlog: Backlog,
 }
 
 /// The orders' way out and in.
@@ -71,6 +73,7 @@ pub(super) fn open() -> io::Result<(Outbox, Inbox)> {
     let bell = Arc::new(Bell {
         event: EventFd::from_value_and_flags(0, flags)?,
         napping: AtomicBool::new(false),
+        backlog: Backlog::default(),
     });
     let (orders, received) = mpsc::channel();
     let inbox = Inbox {
@@ -91,6 +94,9 @@ pub(super) struct Outbox {
 impl Outbox {
     fn put(&self, order: Order) {
         let urgent = !order.comes_in_crowds();
+        if let Order::Command(command) = &order {
+            self.bell.backlog.add(weight(command));
+        }
         // The thread ends at our word only.
         let _ = self.orders.send(order);
         // Either this sees that the nap is over, or the round after the nap sees the order.
@@ -127,6 +133,11 @@ impl Inbox {
             }
         }
         Some(order)
+    }
+
+    /// A command of this weight was carried out.
+    pub(super) fn done(&self, weight: usize) {
+        self.bell.backlog.done(weight);
     }
 
     fn receive(&self) -> Option<Order> {
@@ -182,9 +193,23 @@ impl NatHandle {
         }
     }
 
-    /// Never waits, and none is lost.
+    /// Never waits, and none is lost: take heed of [`is_behind`](Self::is_behind).
     pub fn command(&self, command: NatCommand) {
         self.order(Order::Command(command));
+    }
+
+    /// Much waits to be carried out: what leads to more is to wait until it has
+    /// [`caught_up`](Self::caught_up).
+    pub fn is_behind(&self) -> bool {
+        let orders = self.orders.as_ref();
+        orders.is_some_and(|orders| orders.bell.backlog.is_full())
+    }
+
+    /// See [`is_behind`](Self::is_behind).
+    pub async fn caught_up(&self) {
+        if let Some(orders) = &self.orders {
+            orders.bell.backlog.room().await;
+        }
     }
 
     /// Fills in what this node has forwarded of these connections, and gives them to `done`. Never
@@ -234,7 +259,7 @@ impl Drop for NatHandle {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::wire::replication::{Item, NatKey};

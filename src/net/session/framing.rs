@@ -111,6 +111,17 @@ impl Frames {
     ///
     /// What comes next is not a frame.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, SessionError> {
+        let Some(bytes) = self.peek()? else {
+            return Ok(None);
+        };
+        let length = bytes.len();
+        let frame = decode_frame(bytes)?;
+        self.start += FRAME_LENGTH + length;
+        Ok(Some(frame))
+    }
+
+    /// The bytes of the next whole frame.
+    fn peek(&self) -> Result<Option<&[u8]>, SessionError> {
         let waiting = &self.contents[self.start..];
         let Some((length, rest)) = waiting.split_first_chunk::<FRAME_LENGTH>() else {
             return Ok(None);
@@ -119,17 +130,22 @@ impl Frames {
         if length > MAX_FRAME {
             return Err(SessionError::FrameLength(length));
         }
-        let Some(bytes) = rest.get(..length) else {
-            return Ok(None);
-        };
-        let frame = decode_frame(bytes)?;
-        self.start += FRAME_LENGTH + length;
-        Ok(Some(frame))
+        Ok(rest.get(..length))
+    }
+
+    /// [`next`](Self::next) gives a frame or an error.
+    pub(super) fn is_due(&self) -> bool {
+        !matches!(self.peek(), Ok(None))
+    }
+
+    /// Bytes that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.contents.len() - self.start
     }
 
     /// Nothing waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.start == self.contents.len()
+        self.waiting() == 0
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,17 +10,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 
 use super::framing::{self, Frames, Inbox, MESSAGE_LENGTH};
 use super::noise::{self, Cipher, HANDSHAKE_MESSAGE, Keys, REKEY_EVERY, TAG};
 use super::{HANDSHAKE_TIME, SessionError, SessionEvent};
 use crate::model::NodeId;
-use crate::net::{CloseOrder, move_high};
+use crate::net::{CloseOrder, clock, move_high};
 use crate::node::SESSION_CREDIT;
 use crate::wire::replication::{Frame, Hello, PROTOCOL};
 
 /// Frames are gathered into one write until it has this many bytes.
 const BATCH: usize = 64 * 1024;
+/// Bytes of frames that are read before the thread's other tasks have their turn: a snapshot's frame
+/// has more. Decoding costs more than anything else here, and the thread is the turn loop's: without
+/// this all that the socket has is decoded in one go, however long that takes.
+const PORTION: usize = 8 * 1024;
 /// Longest message with a `Hello` in it. The longest possible one has 4 + 38 + 16 bytes.
 const MAX_HELLO: usize = 128;
 /// After a failed write, time to read what came before the end.
@@ -35,16 +41,17 @@ pub(super) struct Established {
 }
 
 impl Established {
-    /// Carries frames until the end.
+    /// Carries frames until the end. Adds to `busy` the nanoseconds that it works on them.
     pub(super) async fn run(
         &mut self,
         outgoing: mpsc::Receiver<Frame>,
         events: &mpsc::Sender<SessionEvent>,
+        busy: &AtomicU64,
     ) -> SessionError {
         let (reader, writer) = self.stream.split();
         let end = tokio::select! {
-            end = reading(reader, &self.cipher, events) => end,
-            end = writing(writer, &self.cipher, outgoing, events) => end,
+            end = reading(reader, &self.cipher, events, busy) => end,
+            end = writing(writer, &self.cipher, outgoing, events, busy) => end,
         };
         let Err(error) = end;
         error
@@ -63,25 +70,43 @@ fn lock(cipher: &Mutex<Cipher>) -> MutexGuard<'_, Cipher> {
     cipher.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Does this, and adds how long it took, in nanoseconds.
+fn measured<T>(busy: &AtomicU64, work: impl FnOnce() -> T) -> T {
+    let began = clock::monotonic();
+    let done = work();
+    let took = clock::monotonic().saturating_sub(began);
+    busy.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+    done
+}
+
 async fn reading(
     mut stream: ReadHalf<'_>,
     cipher: &Mutex<Cipher>,
     events: &mpsc::Sender<SessionEvent>,
+    busy: &AtomicU64,
 ) -> Endless {
     let mut inbox = Inbox::new();
     let mut frames = Frames::default();
+    let mut portion = 0;
     loop {
         match stream.read(inbox.room()).await? {
             0 => return Err(SessionError::Ended),
             bytes => inbox.filled(bytes),
         }
         while let Some(message) = inbox.next() {
-            lock(cipher).open(message, frames.contents())?;
-            while let Some(frame) = frames.next()? {
-                events
-                    .send(SessionEvent::Frame(frame))
-                    .await
-                    .map_err(unheard)?;
+            measured(busy, || lock(cipher).open(message, frames.contents()))?;
+            // Decoded once there is room for it: what nobody takes costs no time.
+            while frames.is_due() {
+                let room = events.reserve().await.map_err(unheard)?;
+                let before = frames.waiting();
+                if let Some(frame) = measured(busy, || frames.next())? {
+                    room.send(SessionEvent::Frame(frame));
+                }
+                portion += before - frames.waiting();
+                if portion >= PORTION {
+                    portion = 0;
+                    yield_now().await;
+                }
             }
         }
     }
@@ -92,6 +117,7 @@ async fn writing(
     cipher: &Mutex<Cipher>,
     mut outgoing: mpsc::Receiver<Frame>,
     events: &mpsc::Sender<SessionEvent>,
+    busy: &AtomicU64,
 ) -> Endless {
     let mut contents = Vec::with_capacity(BATCH);
     let mut wire = Vec::with_capacity(BATCH);
@@ -103,15 +129,18 @@ async fn writing(
         };
         contents.clear();
         wire.clear();
-        framing::put(&frame, &mut contents)?;
-        written += 1;
-        while contents.len() < BATCH
-            && let Ok(frame) = outgoing.try_recv()
-        {
+        written += measured(busy, || {
             framing::put(&frame, &mut contents)?;
-            written += 1;
-        }
-        framing::seal(&mut lock(cipher), &contents, &mut wire)?;
+            let mut frames = 1;
+            while contents.len() < BATCH
+                && let Ok(frame) = outgoing.try_recv()
+            {
+                framing::put(&frame, &mut contents)?;
+                frames += 1;
+            }
+            framing::seal(&mut lock(cipher), &contents, &mut wire)?;
+            Ok::<_, SessionError>(frames)
+        })?;
         if let Err(error) = stream.write_all(&wire).await {
             // The peer's last words may be a handover: the reader comes to the end by itself.
             tokio::time::sleep(LAST_WORDS).await;
@@ -121,6 +150,10 @@ async fn writing(
             let sent = SessionEvent::Sent { frames: written };
             events.send(sent).await.map_err(unheard)?;
             written = 0;
+        }
+        // The thread's other tasks have their turn before the next batch.
+        if contents.len() >= BATCH {
+            yield_now().await;
         }
     }
 }

@@ -222,6 +222,37 @@ async fn a_snapshot_passes_whole() {
     assert!(written <= chunks, "{written}");
 }
 
+/// Both ends are tasks of the turn loop's thread: a turn waits for what they do in one go.
+#[tokio::test]
+async fn a_snapshot_leaves_the_thread_between_its_frames() {
+    let (mut first, mut second) = Place::new().pair().await;
+    let chunks = 100;
+    for n in 0..chunks {
+        assert!(first.session.send(chunk(n, MAX_BATCH)));
+    }
+    let (mut written, mut read) = (0, 0);
+    let deadline = Instant::now() + PATIENCE;
+    while written + SESSION_CREDIT <= chunks || read < chunks {
+        assert!(Instant::now() < deadline, "{written} written, {read} read");
+        tokio::task::yield_now().await;
+        let (mut writes, mut reads) = (0, 0);
+        while let Ok(event) = first.events.try_recv() {
+            let SessionEvent::Sent { frames } = event else {
+                panic!("only Sent");
+            };
+            (written, writes) = (written + frames, writes + 1);
+        }
+        while let Ok(event) = second.events.try_recv() {
+            assert!(matches!(event, SessionEvent::Frame(_)));
+            (read, reads) = (read + 1, reads + 1);
+        }
+        assert!(writes <= 1 && reads <= 1, "{writes} writes, {reads} frames");
+    }
+    for end in [first, second] {
+        assert!(end.session.busy() > Duration::ZERO);
+    }
+}
+
 #[tokio::test]
 async fn a_newer_session_replaces_an_older_one() {
     let place = Place::new();
@@ -296,7 +327,10 @@ async fn a_receiver_that_does_not_take_stops_the_sender_and_loses_nothing() {
     assert_eq!(first.next().await, SessionEvent::Up(hello(NodeId::Second)));
     let (events, mut taken) = mpsc::channel(4);
     let (_frames, outgoing) = mpsc::channel(1);
-    tokio::spawn(async move { second.run(outgoing, &events).await });
+    tokio::spawn(async move {
+        let busy = AtomicU64::new(0);
+        second.run(outgoing, &events, &busy).await
+    });
 
     let (mut sent, mut refused) = (0, 0);
     while refused < 20 {

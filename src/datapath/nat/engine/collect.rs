@@ -45,6 +45,8 @@ pub(super) struct Walk {
     /// When the next batch is due.
     next: u64,
     began: u64,
+    /// Take up what a former life left.
+    adopt: bool,
     /// Report what is not known.
     rescan: bool,
     /// Again, from the start, once this walk is over.
@@ -80,7 +82,22 @@ impl Walk {
     }
 
     fn is_urgent(&self) -> bool {
-        self.rescan || self.gather || self.sweep.is_some() || !self.purge.is_empty()
+        self.adopts_or_rescans() || self.gather || self.sweep.is_some() || !self.purge.is_empty()
+    }
+
+    /// It may report every connection.
+    const fn adopts_or_rescans(&self) -> bool {
+        self.adopt || self.rescan
+    }
+
+    pub(super) fn start_adopt(&mut self, now: u64) {
+        self.adopt = true;
+        self.restart(now);
+    }
+
+    /// A key in the table may not be known.
+    pub(super) const fn adopts(&self) -> bool {
+        self.adopt
     }
 
     pub(super) fn start_sweep(&mut self, now: u64) {
@@ -169,8 +186,16 @@ impl Engine {
         if now < self.walk.next {
             return Ok(());
         }
+        if self.walk.adopts_or_rescans() && self.reports.are_many() {
+            self.walk.next = now + MS;
+            return Ok(());
+        }
         if !self.walk.active {
             self.walk.restart(now);
+        }
+        if self.walk.gather && self.walk.cursor.is_none() {
+            // A walk that begins again would find some twice.
+            self.prober.clear();
         }
         // Left there by a walk that failed: by now they may have begun anew.
         self.walk.expired.clear();
@@ -199,6 +224,7 @@ impl Engine {
         self.walk.next = now.max(self.walk.began + ROUND);
         self.walk.sweep = None;
         self.walk.purge.clear();
+        self.walk.adopt = false;
         if std::mem::take(&mut self.walk.gather) {
             self.prober.found_all();
         }
@@ -228,6 +254,9 @@ impl Engine {
                 self.forget(key, hash);
                 return Ok(());
             }
+        }
+        if self.walk.adopt {
+            self.adopt(key, flow, now);
         }
         if self.leading {
             if self.walk.purge.contains(&BackendId(flow.backend))

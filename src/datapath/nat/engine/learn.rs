@@ -92,6 +92,11 @@ impl Learner {
         self.torn = false;
     }
 
+    /// The last snapshot that was whole.
+    pub(super) const fn whole(&self) -> u16 {
+        self.whole
+    }
+
     /// The node may not have this entry.
     const fn is_doubtful(&self, entry: &Entry) -> bool {
         self.torn && entry.round != self.whole
@@ -283,7 +288,7 @@ impl Engine {
             ..front
         };
         let back_key = front.opposite(front_key.family);
-        if self.known.get(hash).is_some()
+        if (self.known.get(hash).is_some() || self.walk.adopts())
             && let Some(old) = draft.get(&front_key, maps)?
         {
             let old_key = old.opposite(front_key.family);

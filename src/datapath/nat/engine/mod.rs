@@ -5,8 +5,8 @@
 //! Never: does IO, reads a clock; times are nanoseconds of `CLOCK_MONOTONIC`, as the program has
 //! them. It is generic over the maps, and a function of its inputs and its seed.
 //! Invariants: only a node that leads reports or sends anything; only one that does not leads
-//! learns; each key in the table is known; no call works on more than a batch of the table, except
-//! [`Engine::begin`].
+//! learns; each key in the table is known, once what was there at the start has been read; no call
+//! works on more than a batch of the table.
 //!
 //! | what happens | on the master | on its standby |
 //! |---|---|---|
@@ -15,6 +15,7 @@
 //! | it falls silent | `collect`: forgotten after a time that depends on its state | only ended ones are |
 //! | this node takes over | `probe`: both ends are asked where they are | |
 
+mod adopt;
 mod choice;
 mod collect;
 mod draft;
@@ -31,8 +32,7 @@ mod retry;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::layout::FLOW_CLIENT;
-use super::maps::{Cursor, Maps};
+use super::maps::Maps;
 use super::names::{Counter, EventKind, State};
 pub use super::packet::Packet;
 use super::program::{NatError, Sizes};
@@ -183,8 +183,8 @@ impl Engine {
         }
     }
 
-    /// Writes what does not change, and reports the connections that are there already. Once,
-    /// before all else; nobody serves until the first [`NatCommand::Publish`].
+    /// Writes what does not change; the first walk reports the connections that are there already.
+    /// Once, before all else; nobody serves until the first [`NatCommand::Publish`].
     ///
     /// # Errors
     ///
@@ -204,19 +204,8 @@ impl Engine {
             maps.set_address(*at, *owned)?;
         }
         self.skip_losses(maps)?;
-        let mut cursor: Option<Cursor> = None;
-        loop {
-            let (entries, next) = maps.walk_flows(cursor, collect::BATCH)?;
-            for (key, flow) in &entries {
-                if flow.flags & FLOW_CLIENT != 0 {
-                    self.found(key, flow, now);
-                }
-            }
-            cursor = next;
-            if cursor.is_none() {
-                return self.mind_counts(maps, now);
-            }
-        }
+        self.walk.start_adopt(now);
+        Ok(())
     }
 
     /// The node wants something.

@@ -13,7 +13,7 @@ use super::super::program::NatError;
 use super::Engine;
 use super::learn::{is_answered, is_closed};
 
-/// Connections that are probed in a millisecond.
+/// Connections that are probed in a millisecond: a million takes 16 s, the oldest last.
 const PER_MS: u64 = 64;
 /// What is owed after a pause, at most.
 const BURST: u64 = 10 * PER_MS;
@@ -24,7 +24,8 @@ const LOOK: u64 = 50 * MS;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Prober {
-    /// When each began, and its key: the newest first.
+    /// When each began, and its key: the newest first. 48 bytes for each connection of the table at
+    /// most, until it is probed.
     queue: BinaryHeap<(u64, FlowKey)>,
     /// When the last were probed.
     last: u64,
@@ -36,7 +37,7 @@ pub(super) struct Prober {
 
 impl Prober {
     pub(super) fn begin(&mut self, now: u64) {
-        self.queue.clear();
+        self.clear();
         self.last = now.saturating_sub(MS);
         self.from = now + LOOK;
         self.ready = None;
@@ -48,8 +49,9 @@ impl Prober {
         self.last = now.saturating_sub(MS);
     }
 
+    /// All is to be found anew.
     pub(super) fn clear(&mut self) {
-        self.queue.clear();
+        self.queue = BinaryHeap::new();
     }
 
     /// Every connection has been found.
@@ -102,6 +104,10 @@ impl Engine {
                 self.packets.push_back(probe);
             }
             self.counts.probed += u64::from(!(client_spoke && backend_spoke));
+        }
+        if self.prober.queue.is_empty() {
+            // Its memory, too.
+            self.prober.clear();
         }
         Ok(())
     }

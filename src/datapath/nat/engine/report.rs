@@ -8,6 +8,9 @@ use crate::balance::nat::{NatEvent, NatReport};
 /// Events in one report at most: the node takes one in a turn, and 2 us for each.
 const MOST: usize = 1_024;
 
+/// So many full reports are many: what can wait is not added to them.
+const MANY: usize = 8;
+
 /// Reports that wait for the caller.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
@@ -32,6 +35,11 @@ impl Reports {
     /// The ticket of the report that the next event goes into, if it is not full.
     pub(super) fn last(&self) -> u64 {
         self.given + self.full.len() as u64 + 1
+    }
+
+    /// The caller is behind.
+    pub(super) fn are_many(&self) -> bool {
+        self.full.len() >= MANY
     }
 
     /// The ticket with these last 32 bits.

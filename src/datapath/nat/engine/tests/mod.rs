@@ -13,7 +13,7 @@ mod takeover;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::super::layout::{Flow, FlowKey};
+use super::super::layout::{FLOW_CLIENT, Flow, FlowKey};
 use super::super::reference::{Arrival, Reference, Verdict};
 use super::*;
 use crate::balance::nat::NatEvent;
@@ -139,20 +139,28 @@ struct Host {
 
 impl Host {
     fn new(config: &Config, node: NodeId) -> Self {
+        let mut host = Self::begin(config, node, Reference::default(), START);
+        // It has seen that there is nothing.
+        host.engine.tick(&mut host.maps, START).unwrap();
+        host
+    }
+
+    /// With what is in these maps already.
+    fn begin(config: &Config, node: NodeId, maps: Reference, now: u64) -> Self {
         let mut engine = Engine::new(config, node, &links(), 7);
         let sizes = engine.sizes();
         let mut maps = Reference {
             capacity: 2 * sizes.flows as usize,
             lease: u64::MAX,
-            ..Reference::default()
+            ..maps
         };
-        engine.begin(&mut maps, START).unwrap();
+        engine.begin(&mut maps, now).unwrap();
         assert!(maps.slots.len() <= sizes.slots as usize);
         assert!(maps.backends.len() <= sizes.backends as usize);
         Self {
             engine,
             maps,
-            now: START,
+            now,
             events: Vec::new(),
             ticket: 0,
         }

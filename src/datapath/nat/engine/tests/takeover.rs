@@ -99,6 +99,33 @@ fn the_newest_are_asked_first_and_not_all_at_once() {
 }
 
 #[test]
+fn each_is_asked_once_though_the_walk_begins_again() {
+    let config = config("round_robin", &[1, 1], |config| {
+        mode(config).on_down = OnDown::Reset;
+    });
+    let mut master = Host::master(&config);
+    let mut standby = Host::new(&config, NodeId::Second);
+    master.publish(&[0]);
+    master.run(10);
+    let count = super::super::collect::BATCH as u32 * 3 / 4;
+    for n in 0..count {
+        master.establish(client(n));
+    }
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
+    standby.command(NatCommand::Lead);
+    // A part of the clients' entries is read, then another backend goes down.
+    let now = standby.now;
+    standby.engine.tick(&mut standby.maps, now).unwrap();
+    standby.down(&[0], &[1]);
+    standby.run(100);
+    standby.command(NatCommand::Probe);
+    standby.run(200);
+    assert_eq!(standby.packets().len() as u32, 2 * count);
+    assert_eq!(standby.status().probed, u64::from(count));
+}
+
+#[test]
 fn ports_and_turns_go_on_elsewhere() {
     let (mut master, mut standby) = pair();
     master.establish(client(0));
@@ -153,6 +180,7 @@ fn a_program_that_starts_finds_what_is_there() {
     let mut next = Engine::new(&config, NodeId::First, &links(), 9);
     let now = master.now + 3_000 * MS;
     next.begin(&mut master.maps, now).unwrap();
+    next.tick(&mut master.maps, now).unwrap();
     assert_eq!(master.maps.flows, before);
     let report = next.poll_report().unwrap();
     let mut names = names(&report.events);
@@ -197,6 +225,91 @@ fn a_client_that_acknowledges_is_in_its_connection() {
         State::Established.number()
     );
     assert_eq!(standby.packets(), []);
+}
+
+/// A standby whose process died with this table, and the engine that starts with it.
+fn reborn(config: &Config, flows: &BTreeMap<FlowKey, Flow>, now: u64) -> Host {
+    let maps = Reference {
+        flows: flows.clone(),
+        ..Reference::default()
+    };
+    Host::begin(config, NodeId::Second, maps, now)
+}
+
+#[test]
+fn what_was_there_is_taken_up_in_pieces_as_fast_as_it_is_reported() {
+    let config = config("round_robin", &[1, 1], |_| {});
+    let mut master = Host::master(&config);
+    let count = 3 * super::super::collect::BATCH as u32;
+    for n in 0..count {
+        master.establish(client(n));
+    }
+    let mut next = reborn(&config, &master.maps.flows, master.now);
+    let (mut known, mut most) = (0, 0);
+    for _ in 0..100 {
+        // Nobody takes the reports: it waits.
+        next.now += MS;
+        let now = next.now;
+        next.engine.tick(&mut next.maps, now).unwrap();
+        let flows = next.status().flows;
+        (known, most) = (flows, most.max(flows - known));
+    }
+    assert!(
+        most <= super::super::collect::BATCH as u64,
+        "{most} at once"
+    );
+    assert!(known <= u64::from(count) * 2 / 3, "{known} wait");
+    while next.status().flows < count.into() {
+        next.run(1);
+    }
+    next.run(1);
+    let told = tally(names(&next.events()));
+    assert_eq!(told["opened"], count as usize);
+    assert_eq!(next.maps.flows, master.maps.flows);
+}
+
+#[test]
+fn a_snapshot_that_comes_while_the_table_is_taken_up_decides() {
+    let config = config("round_robin", &[1, 1], |_| {});
+    let mut master = Host::master(&config);
+    let count = super::super::collect::BATCH as u32 * 3 / 4;
+    for n in 0..count {
+        master.establish(client(n));
+    }
+    let left = master.maps.flows.clone();
+    // While the other node was dead, some ended, and some began anew, from elsewhere.
+    for n in 0..count / 4 {
+        master.send(client(n), at(VIP), RST, (101, 0));
+    }
+    master.run(60_000);
+    for n in 0..count / 8 {
+        master.establish(client(n));
+    }
+    let items = {
+        let mut again = reborn(&config, &master.maps.flows, master.now);
+        again.run(100);
+        items(&again.events(), 1_000 + master.now / MS)
+    };
+    // The snapshot comes before anything was read, in the middle, or afterwards.
+    for ticks in 0..6 {
+        let mut next = reborn(&config, &left, master.now);
+        let tick = |next: &mut Host| {
+            next.now += MS;
+            let now = next.now;
+            next.engine.tick(&mut next.maps, now).unwrap();
+        };
+        (0..ticks / 2).for_each(|_| tick(&mut next));
+        next.command(NatCommand::SnapshotBegin);
+        let (first, second) = items.split_at(items.len() / 2);
+        next.command(NatCommand::Learn(first.to_vec()));
+        (0..ticks).for_each(|_| tick(&mut next));
+        next.command(NatCommand::Learn(second.to_vec()));
+        next.command(NatCommand::SnapshotEnd);
+        next.run(100);
+        let keys = |host: &Host| host.maps.flows.keys().copied().collect::<Vec<_>>();
+        assert!(keys(&next) == keys(&master), "after {ticks}");
+        assert_eq!(next.status().flows, master.status().flows);
+    }
 }
 
 #[test]
