@@ -195,7 +195,7 @@ impl Engine {
         }
         if self.walk.gather && self.walk.cursor.is_none() {
             // A walk that begins again would find some twice.
-            self.prober.clear();
+            self.prober.find_anew();
         }
         // Left there by a walk that failed: by now they may have begun anew.
         self.walk.expired.clear();

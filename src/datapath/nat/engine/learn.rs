@@ -71,13 +71,13 @@ pub(super) struct Learner {
 }
 
 impl Learner {
-    /// This node leads from here on. Whether the table may have what the node has not.
-    pub(super) fn lead(&mut self) -> bool {
+    /// This node leads from here on. What was learned lately, and whether the table may have what
+    /// the node has not.
+    pub(super) fn lead(&mut self) -> (Draft, bool) {
         // What begins now is told to the node, and the program changes the table.
-        self.draft = Draft::default();
         self.round = self.whole;
         self.reading = false;
-        self.torn
+        (std::mem::take(&mut self.draft), self.torn)
     }
 
     /// This is not in the table any more.
@@ -248,6 +248,7 @@ impl Engine {
         let dnat = flags & FLOW_DNAT != 0;
         let outlet = self.plan.outlet_at(endpoint(&front_key));
         let began = record.since_unix_ms.saturating_sub(self.unix_ms_at_zero);
+        let opened = began.saturating_mul(MS).min(now);
         let answered = record.backend_mark.is_some();
         let state = if answered {
             State::Established
@@ -270,8 +271,8 @@ impl Engine {
             state: state.number(),
             flags: flags | FLOW_CLIENT,
             mss: outlet.map_or(0, |outlet| outlet.entry.mss),
-            opened: began.saturating_mul(MS).min(now),
-            seen: now,
+            opened,
+            seen: opened,
             seq: record.client_mark.wrapping_add(1),
             ack: after(backend_isn),
             ..Flow::default()

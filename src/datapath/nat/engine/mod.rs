@@ -262,9 +262,10 @@ impl Engine {
         }
         self.publish_loads(now);
         self.skip_losses(maps)?;
-        self.prober.begin(now);
+        let (learned, torn) = self.learner.lead();
+        self.prober.begin(learned.recent(), now);
         self.walk.start_gather(now);
-        if std::mem::take(&mut self.missed) | self.learner.lead() {
+        if std::mem::take(&mut self.missed) | torn {
             self.walk.start_rescan(now);
         }
         Ok(())

@@ -192,6 +192,25 @@ fn marks_follow_what_was_acknowledged() {
 }
 
 #[test]
+fn marks_of_busy_connections_are_told_in_each_walk_but_not_of_all() {
+    let mut host = Host::master(&config("round_robin", &[1, 1], |_| {}));
+    let most = super::super::collect::BUSY_MOST;
+    let ends: Vec<_> = (0..most + 10).map(|n| host.establish(client(n))).collect();
+    host.run(5_000);
+    host.events();
+    for round in 1..=2 {
+        let far = 100 + round * (super::super::collect::BUSY_STEP + 1_000);
+        for (n, (ours, theirs)) in (0..).zip(&ends) {
+            host.send(client(n), at(VIP), ACK, (far, 901));
+            host.send(*theirs, *ours, ACK, (901, far));
+        }
+        host.run(1_000);
+        let told = tally(names(&host.events()));
+        assert_eq!(told, BTreeMap::from([("marks", most as usize)]));
+    }
+}
+
+#[test]
 fn when_a_backend_goes_down_its_connections_do_if_they_are_to() {
     let two = |on_down| {
         let mut host = Host::master(&config("round_robin", &[1, 1], |config| {

@@ -1,5 +1,7 @@
 //! Becoming master, ceasing to be, and starting with a table that is there.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn pair() -> (Host, Host) {
@@ -96,6 +98,32 @@ fn the_newest_are_asked_first_and_not_all_at_once() {
         order.extend(sent.iter().filter_map(|it| clients.get(&it.to).copied()));
     }
     assert_eq!(order, (0..1_000).rev().collect::<Vec<_>>());
+}
+
+/// Lost bytes are those of connections that move many: their marks were fresh.
+#[test]
+fn the_busy_are_asked_before_the_table_is_read() {
+    let (mut master, mut standby) = pair();
+    let busy = client(3);
+    let ends: Vec<_> = (0..20).map(|n| master.establish(client(n))).collect();
+    let (ours, theirs) = ends[3];
+    let far = super::super::collect::BUSY_STEP + 1_000;
+    master.send(busy, at(VIP), ACK, (far, 901));
+    master.send(theirs, ours, ACK, (901, far));
+    master.run(2_000);
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
+    standby.command(NatCommand::Lead);
+    standby.command(NatCommand::Probe);
+    // Before any walk.
+    let now = standby.now + MS;
+    standby.engine.probe(&standby.maps, now).unwrap();
+    let sent = standby.packets();
+    let first: BTreeSet<_> = sent[..2].iter().map(|packet| packet.to).collect();
+    assert_eq!(first, BTreeSet::from([busy, theirs]));
+    assert_eq!(sent.len(), 2 * 20);
+    standby.run(100);
+    assert_eq!(standby.packets(), [], "once");
 }
 
 #[test]
