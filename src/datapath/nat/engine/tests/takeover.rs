@@ -107,6 +107,8 @@ fn the_busy_are_asked_before_the_table_is_read() {
     let busy = client(3);
     let ends: Vec<_> = (0..20).map(|n| master.establish(client(n))).collect();
     let (ours, theirs) = ends[3];
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
     let far = super::super::collect::BUSY_STEP + 1_000;
     master.send(busy, at(VIP), ACK, (far, 901));
     master.send(theirs, ours, ACK, (901, far));
