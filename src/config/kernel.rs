@@ -6,10 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use humantime::format_duration;
+use ipnet::IpNet;
 
 use super::Forward;
 use super::check::{no_vip, vips, whole};
-use super::file::{File, Mode, Service};
+use super::file::{File, Mode, Service, Vip};
 use super::report::{At, Located, Report};
 use super::units::Fault;
 
@@ -63,6 +64,7 @@ impl<'f> Check<'f> {
             self.report.fault(&timeout.at, Fault::new(what, remedy));
         }
         self.sources(service);
+        self.ways(service);
         self.own_backends(service);
         if whole(&service.listen) {
             self.families(service);
@@ -102,6 +104,34 @@ impl<'f> Check<'f> {
                 let remedy = format!("remove it, or add an {family} address to `listen`");
                 self.report.fault(&source.at, Fault::new(what, remedy));
             }
+        }
+    }
+
+    /// With dnat nothing but the VIPs says which interface leads to a backend, and sees its answers.
+    fn ways(&self, service: &Service) {
+        let Some(networks) = networks(self.file) else {
+            return;
+        };
+        if forward(service) != Some(Forward::Dnat) {
+            return;
+        }
+        for address in backends(service) {
+            let ip = address.value.ip();
+            let family = networks
+                .iter()
+                .filter(|(net, _)| net.addr().is_ipv4() == ip.is_ipv4());
+            let interfaces: BTreeSet<&str> = family.map(|(_, interface)| *interface).collect();
+            if interfaces.len() < 2 || networks.iter().any(|(net, _)| net.contains(&ip)) {
+                continue;
+            }
+            let interfaces: Vec<&str> = interfaces.into_iter().collect();
+            let what = format!(
+                "with forward = \"dnat\" {ip} must be in the network of a VIP, whose interface leads \
+                 there: VIPs are on {}",
+                interfaces.join(" and ")
+            );
+            let remedy = "add a VIP in its network, or write forward = \"nat\" with a `source`";
+            self.report.fault(&address.at, Fault::new(what, remedy));
         }
     }
 
@@ -247,6 +277,17 @@ impl fmt::Display for Family {
             Self::V6 => "IPv6",
         })
     }
+}
+
+/// The VIPs' networks and interfaces, if all are known.
+fn networks(file: &File) -> Option<Vec<(IpNet, &str)>> {
+    file.vips.iter().map(network).collect()
+}
+
+fn network<E>(vip: &Result<Vip, E>) -> Option<(IpNet, &str)> {
+    let Vip { address, interface } = vip.as_ref().ok()?;
+    let interface = interface.as_ref().ok()?;
+    Some((address.as_ref().ok()?.value, interface.value.as_str()))
 }
 
 fn mode(service: &Service) -> Option<Mode> {

@@ -316,6 +316,25 @@ fn a_proxied_listener_keeps_out_of_the_ports_of_a_vip_that_is_its_own_source() {
     assert_eq!(complaints(&kernel), Vec::<String>::new());
 }
 
+/// With dnat nothing but a VIP's network says which interface leads to a backend.
+#[test]
+fn dnat_needs_to_know_the_interface_of_a_backend() {
+    let dnat = sample_with("source = \"198.51.100.100\"", "forward = \"dnat\"");
+    let dnat = changed(&dnat, "192.0.2.100:25", "198.51.100.100:25");
+    assert_eq!(complaints(&dnat), Vec::<String>::new());
+    let far = changed(&dnat, "198.51.100.22:8080", "203.0.113.22:8080");
+    let expected = "41:11: service[0].backend[1].address: with forward = \"dnat\" 203.0.113.22 must \
+                    be in the network of a VIP, whose interface leads there: VIPs are on eth0 and \
+                    eth1; add a VIP in its network, or write forward = \"nat\" with a `source`";
+    assert_eq!(complaints(&far), [expected]);
+    // Where there is only one, it leads there, by way of a router.
+    let one = changed(&far, "interface = \"eth1\"", "interface = \"eth0\"");
+    assert_eq!(complaints(&one), Vec::<String>::new());
+    // With nat it is that of the source.
+    let nat = sample_with("198.51.100.22:8080", "203.0.113.22:8080");
+    assert_eq!(complaints(&nat), Vec::<String>::new());
+}
+
 #[test]
 fn every_mistake_of_a_service_is_reported_at_once() {
     let text = sample_with(

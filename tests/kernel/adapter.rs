@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::line::{Line, NODE_LEFT, NODE_RIGHT, PORT};
+use crate::line::{BACKENDS, Line, NODE_LEFT, NODE_RIGHT, PORT};
 use crate::rig::{SERVICE, connect, exchange, serve};
 
 type Outcome = Result<(), String>;
@@ -32,12 +32,16 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
+/// A port whose backend has an address that nobody has.
+const NOBODY: u16 = 9;
+
 /// A service whose backends listen at these ports, on addresses of their own.
 fn config(line: &Line, six: bool, ports: &[u16], mode: Acknowledge) -> Result<Config, String> {
     let (vip, source) = (line.vip(six, SERVICE), line.source(six));
     let prefix = if six { 64 } else { 28 };
     let backends = ports.iter().zip(0..).map(|(port, n)| {
-        let at = SocketAddr::new(line.backend_at(six, n).ip(), *port);
+        let place = if *port == NOBODY { n + BACKENDS } else { n };
+        let at = SocketAddr::new(line.backend_at(six, place).ip(), *port);
         format!("[[service.backend]]\nname = \"b{n}\"\naddress = \"{at}\"\n")
     });
     let text = format!(
@@ -298,7 +302,17 @@ pub(crate) async fn goes_elsewhere(six: bool) -> Outcome {
 /// If all refuse, so does the service.
 pub(crate) async fn refuses(six: bool) -> Outcome {
     let name = if six { "refuse6" } else { "refuse4" };
-    let mut kernel = Kernel::start(name, six, &[PORT + 9; 3], Acknowledge::Sync, 64).await?;
+    refused(name, six, &[PORT + 9; 3], 3).await
+}
+
+/// So it does if the only one is silent, which is asked twice.
+pub(crate) async fn silent(six: bool) -> Outcome {
+    let name = if six { "silent6" } else { "silent4" };
+    refused(name, six, &[NOBODY], 2).await
+}
+
+async fn refused(name: &str, six: bool, ports: &[u16], asked: usize) -> Outcome {
+    let mut kernel = Kernel::start(name, six, ports, Acknowledge::Sync, 64).await?;
     let vip = kernel.line.vip(six, SERVICE);
     let connecting = kernel.line.client().spawn(TcpStream::connect(vip));
     let unserved = |event: &NatEvent| matches!(event, NatEvent::Unserved { .. });
@@ -315,7 +329,7 @@ pub(crate) async fn refuses(six: bool) -> Outcome {
         .filter(|event| matches!(event, NatEvent::ConnectFailed { .. }));
     expect(
         &format!("{events:?}"),
-        failed.count() == 3 && events.iter().any(closed),
+        failed.count() == asked && events.iter().any(closed),
     )?;
     kernel.stop().await
 }

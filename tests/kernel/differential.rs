@@ -179,6 +179,7 @@ pub(crate) fn load() -> Result<Nat, NatError> {
         slots: 64,
         backends: 16,
         events: 1 << 18,
+        ..Sizes::default()
     })
 }
 

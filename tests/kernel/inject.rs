@@ -2,12 +2,12 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tandem::datapath::nat::engine::Packet;
-use tandem::datapath::nat::inject::Injector;
+use tandem::datapath::nat::inject::{Injector, Sent};
 use tokio::net::TcpListener;
 
 use crate::frames::{SYN, Tcp};
@@ -83,6 +83,58 @@ pub(crate) async fn arrives(six: bool) -> Result<(), String> {
         return Err(format!("{sent} sent, {} answered: {ports:?}", ports.len()));
     }
     Ok(())
+}
+
+/// A route that only packets of one sender have is found for them, also if the sender's address is
+/// not on this host; others have none.
+pub(crate) async fn by_policy(six: bool) -> Result<(), String> {
+    const TABLE: u32 = 100;
+    let line = Line::build(&[1_500; 2], 1).await?;
+    let backend = line.backend_at(six, 0);
+    let (sender, strange, far): (IpAddr, IpAddr, IpAddr) = if six {
+        (line.source(six), ip("2001:db8:77::1"), ip("2001:db8:99::9"))
+    } else {
+        (line.source(six), ip("198.51.100.77"), ip("203.0.113.9"))
+    };
+    let far = SocketAddr::new(far, 8_080);
+    line.add_far(far.ip()).await?;
+    line.route_by_policy(&[sender, strange], far.ip(), backend.ip(), TABLE)
+        .await?;
+    let listening = line.backend().run(TcpListener::bind(far)).await;
+    let _listener = listening.map_err(|error| error.to_string())?;
+    let work = move || -> io::Result<(Vec<u16>, Sent)> {
+        let domain = if six { Domain::IPV6 } else { Domain::IPV4 };
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::TCP))?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut injector = Injector::open().map_err(io::Error::other)?;
+        let packets = [
+            packet(SocketAddr::new(sender, 1_001), far),
+            packet(SocketAddr::new(strange, 1_002), far),
+            // Of no rule.
+            packet(SocketAddr::new(vip_of(six), 1_003), far),
+        ];
+        injector.send(&packets);
+        Ok((answered(&socket, six, 1)?, *injector.sent()))
+    };
+    let work = line.node().run(async move { work() }).await;
+    let (ports, sent) = work.map_err(|error| error.to_string())?;
+    let right = ports == [1_001] && (sent.sent, sent.unreachable) == (2, 1);
+    right
+        .then_some(())
+        .ok_or_else(|| format!("{sent:?}, answered: {ports:?}"))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// An address that no rule is for.
+fn vip_of(six: bool) -> IpAddr {
+    ip(if six {
+        "2001:db8:77::2"
+    } else {
+        "198.51.100.78"
+    })
 }
 
 /// What cannot be sent is counted, and those behind it are sent.

@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 
+use tandem::config::Config;
+use tandem::datapath::nat::engine::{Engine, Links};
 use tandem::datapath::nat::layout::{
     Backend, Endpoint, Flow, FlowKey, OWNED_SOURCE, Owned, Service, Settings,
 };
 use tandem::datapath::nat::tables::Told;
 use tandem::datapath::nat::{Counter, Hook, Nat, NatError, Scheduler, Sizes};
+use tandem::model::NodeId;
 
 use crate::frames::{SYN, Tcp};
 
@@ -25,6 +28,7 @@ pub(crate) fn load(flows: u32, events: u32, scheduler: Scheduler) -> Result<Nat,
         slots: BACKENDS,
         backends: BACKENDS,
         events,
+        ..Sizes::default()
     })?;
     let tables = &mut nat.tables;
     for n in 0..BACKENDS {
@@ -167,5 +171,46 @@ pub(crate) fn no_such_interface() -> Result<(), String> {
             return Err(format!("{hook:?}: {text}"));
         }
     }
+    Ok(())
+}
+
+/// Services with more listeners than the tables once had room for, twice: when a later life's
+/// configuration has others, those of the life before are still there at first.
+pub(crate) fn many_listeners() -> Result<(), String> {
+    const SERVICES: u16 = 20;
+    const LISTENERS: u16 = 64;
+    let config = |shift: u16| {
+        let mut text = String::from(
+            "[cluster]\nname = \"test\"\nkey_file = \"/nowhere\"\n\
+             [[node]]\nname = \"one\"\npriority = 150\naddresses = [\"203.0.113.1\"]\n\
+             [[node]]\nname = \"two\"\npriority = 100\naddresses = [\"203.0.113.2\"]\n\
+             [[vip]]\naddress = \"192.0.2.100/24\"\ninterface = \"front\"\n",
+        );
+        for service in 0..SERVICES {
+            let ports = (0..LISTENERS).map(|n| shift + service * LISTENERS + n);
+            let listen: Vec<_> = ports
+                .map(|port| format!("\"192.0.2.100:{port}\""))
+                .collect();
+            text += &format!(
+                "[[service]]\nname = \"s{service}\"\nmode = \"kernel\"\nlisten = [{}]\n\
+                 [[service.backend]]\nname = \"b\"\naddress = \"192.0.2.21:80\"\n",
+                listen.join(", ")
+            );
+        }
+        let parsed = Config::parse(&text);
+        parsed.map_err(|errors| errors.render("test", &text, false))
+    };
+    let say = |error: NatError| error.to_string();
+    let engine = |config: &Config| Engine::new(config, NodeId::First, &Links::default(), 1);
+    let mut first = engine(&config(1_024)?);
+    let mut nat = Nat::load(&Sizes {
+        flows: 1_024,
+        ..first.sizes()
+    })
+    .map_err(say)?;
+    first.begin(&mut nat.tables, 0).map_err(say)?;
+    let mut second = engine(&config(4_096)?);
+    is("their sizes", &second.sizes(), &first.sizes())?;
+    second.begin(&mut nat.tables, 0).map_err(say)?;
     Ok(())
 }

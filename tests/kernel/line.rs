@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
+use rtnetlink::packet_route::rule::RuleAction;
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tandem::lab::Host;
 
@@ -170,6 +171,41 @@ impl Line {
             .execute()
             .await
             .map_err(failed("plug again"))
+    }
+
+    /// Another address of the backend's, which nobody has a route to.
+    pub(crate) async fn add_far(&self, ip: IpAddr) -> Result<(), String> {
+        self.add(self.hosts.len() - 1, LEFT, ip).await
+    }
+
+    /// The node's packets of these senders, and only theirs, have a route to an address.
+    pub(crate) async fn route_by_policy(
+        &self,
+        senders: &[IpAddr],
+        to: IpAddr,
+        gateway: IpAddr,
+        table: u32,
+    ) -> Result<(), String> {
+        let netlink = self.node().netlink();
+        for sender in senders {
+            let rule = netlink
+                .rule()
+                .add()
+                .table_id(table)
+                .action(RuleAction::ToTable);
+            let added = match *sender {
+                IpAddr::V4(ip) => rule.v4().source_prefix(ip, 32).execute().await,
+                IpAddr::V6(ip) => rule.v6().source_prefix(ip, 128).execute().await,
+            };
+            added.map_err(failed("add a rule"))?;
+        }
+        let prefix = if to.is_ipv4() { 32 } else { 128 };
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to, prefix)
+            .and_then(|route| route.gateway(gateway))
+            .map_err(|error| format!("a route: {error:?}"))?;
+        let add = netlink.route().add(route.table_id(table).build());
+        add.execute().await.map_err(failed("add a route"))
     }
 
     async fn add(&self, host: usize, device: u32, ip: IpAddr) -> Result<(), String> {

@@ -10,6 +10,7 @@ mod cost;
 mod differential;
 mod engine;
 mod flood;
+mod forged;
 mod frames;
 mod inject;
 mod limits;
@@ -54,6 +55,7 @@ fn all() -> Vec<Test> {
         ),
         ("full_table", Box::new(limits::full_table)),
         ("full_ring", Box::new(limits::full_ring)),
+        ("many_listeners", Box::new(limits::many_listeners)),
         (
             "flood_spares_flows",
             Box::new(flood::established_flows_go_on),
@@ -83,6 +85,12 @@ fn all() -> Vec<Test> {
         test("narrow_own_link_ipv6", || traffic::narrow_own_link(true)),
         test("client_preserved_ipv4", || traffic::client_preserved(false)),
         test("client_preserved_ipv6", || traffic::client_preserved(true)),
+        test("client_preserved_behind_a_router_ipv4", || {
+            traffic::client_preserved_behind_a_router(false)
+        }),
+        test("client_preserved_behind_a_router_ipv6", || {
+            traffic::client_preserved_behind_a_router(true)
+        }),
         test("classic_hook", traffic::classic_hook),
         test("lapsed_lease", traffic::lapsed_lease),
         test("refusing_backend", || traffic::refusing_backend(false)),
@@ -90,6 +98,16 @@ fn all() -> Vec<Test> {
         test("hairpin_ipv4", || traffic::hairpin(false)),
         test("hairpin_ipv6", || traffic::hairpin(true)),
         test("forgotten_flow", traffic::forgotten_flow),
+        test("forged_segments_end_nothing_ipv4", || {
+            forged::ends_nothing(false)
+        }),
+        test("forged_segments_end_nothing_ipv6", || {
+            forged::ends_nothing(true)
+        }),
+        test("port_used_again_ipv4", || forged::used_again(false)),
+        test("port_used_again_ipv6", || forged::used_again(true)),
+        test("client_that_forgot_ipv4", || forged::forgotten(false)),
+        test("client_that_forgot_ipv6", || forged::forgotten(true)),
         (
             "engine_on_the_kernels_tables",
             Box::new(engine::on_the_kernels_tables),
@@ -104,12 +122,16 @@ fn all() -> Vec<Test> {
         test("goes_elsewhere_ipv6", || adapter::goes_elsewhere(true)),
         test("refuses_ipv4", || adapter::refuses(false)),
         test("refuses_ipv6", || adapter::refuses(true)),
+        test("silent_ipv4", || adapter::silent(false)),
+        test("silent_ipv6", || adapter::silent(true)),
         test("slow_node", adapter::slow_node),
         test("successor", adapter::successor),
         ("many_entries", Box::new(batch::many_entries)),
         ("batches_end_at_what_is_wrong", Box::new(batch::ends)),
         test("injected_ipv4", || inject::arrives(false)),
         test("injected_ipv6", || inject::arrives(true)),
+        test("injected_by_policy_ipv4", || inject::by_policy(false)),
+        test("injected_by_policy_ipv6", || inject::by_policy(true)),
         ("injection_fails", Box::new(inject::fails)),
         test("adopted_by_tcx", || pins::adopted(Hook::Tcx)),
         test("adopted_by_clsact", || pins::adopted(Hook::Clsact)),

@@ -28,6 +28,8 @@ const SIZES: Sizes = Sizes {
     flows: 4_096,
     slots: 64,
     backends: 64,
+    services: 64,
+    turns: 64,
     events: 1 << 20,
 };
 /// How many maps there are.

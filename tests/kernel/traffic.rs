@@ -142,7 +142,16 @@ pub(crate) async fn narrow_own_link(six: bool) -> Outcome {
 
 /// The backend sees the client.
 pub(crate) async fn client_preserved(six: bool) -> Outcome {
-    let mut rig = Rig::build(&SHORT, 1, six, SERVICE_DNAT, Hook::Tcx).await?;
+    preserved(&SHORT, six).await
+}
+
+/// The same with a router that leads the backends' answers to the node.
+pub(crate) async fn client_preserved_behind_a_router(six: bool) -> Outcome {
+    preserved(&[1_500; 3], six).await
+}
+
+async fn preserved(mtus: &[u32], six: bool) -> Outcome {
+    let mut rig = Rig::build(mtus, 1, six, SERVICE_DNAT, Hook::Tcx).await?;
     rig.exchanges(40, 10, 1_000, 100_000).await?;
     rig.until(EventKind::Closed, 40).await?;
     let client = rig.line.client_ip(six);

@@ -264,10 +264,10 @@ fn of_flow(rng: &mut Rng, reference: &Reference, key: &FlowKey, flow: &Flow) -> 
     let mut tcp = Tcp::new(key.from(), key.to(), flags[rng.usize(..flags.len())]);
     tcp.payload = payload(rng);
     tcp.hops = rng.u8(..).max(1);
-    tcp.seq = if rng.bool() {
-        flow.client_isn
-    } else {
-        rng.u32(..4)
+    tcp.seq = match rng.u8(..8) {
+        0..4 => flow.client_isn,
+        4..7 => rng.u32(..4),
+        _ => rng.u32(..),
     };
     let expected = flow.client_isn.wrapping_add(1);
     tcp.ack = if rng.u8(..4) == 0 {
@@ -275,6 +275,11 @@ fn of_flow(rng: &mut Rng, reference: &Reference, key: &FlowKey, flow: &Flow) -> 
     } else {
         expected
     };
+    if let Some(pair) = reference.flows.get(&flow.opposite(key.family))
+        && rng.bool()
+    {
+        fit(rng, &mut tcp, flow, pair);
+    }
     let front = flow.flags & FLOW_CLIENT != 0;
     tcp.announced = announced(rng);
     // Handshakes must get through often enough.
@@ -293,6 +298,43 @@ fn of_flow(rng: &mut Rng, reference: &Reference, key: &FlowKey, flow: &Flow) -> 
         tcp.extensions = extensions(rng);
     }
     tcp.frame()
+}
+
+/// Numbers that its receiver may believe, and those next to them.
+fn fit(rng: &mut Rng, tcp: &mut Tcp, flow: &Flow, pair: &Flow) {
+    const FLIGHT: u32 = 1 << 22;
+    let around = [
+        0,
+        0,
+        0,
+        0,
+        1,
+        u32::MAX,
+        FLIGHT,
+        FLIGHT + 1,
+        0_u32.wrapping_sub(FLIGHT),
+    ];
+    let mut near =
+        |numbers: [u32; 4]| numbers[rng.usize(..4)].wrapping_add(around[rng.usize(..around.len())]);
+    tcp.seq = near([
+        pair.ack,
+        pair.ack,
+        flow.seq,
+        flow.client_isn.wrapping_add(1),
+    ]);
+    tcp.ack = near([
+        pair.seq,
+        pair.seq,
+        pair.seq,
+        flow.client_isn.wrapping_add(1),
+    ]);
+    // A FIN ends after its payload.
+    if rng.bool() {
+        tcp.payload.clear();
+    }
+    if rng.u8(..4) == 0 {
+        tcp.flags = [FIN | ACK, RST, RST | ACK][rng.usize(..3)];
+    }
 }
 
 /// The segment size among other options of a SYN, at any place.

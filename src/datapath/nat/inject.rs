@@ -1,11 +1,13 @@
 //! Packets that were made in user space, on their way to the network.
 //!
 //! Raw sockets, so the kernel finds the route and the neighbour, and queues while it looks for the
-//! latter. What is sent passes netfilter's OUTPUT, and does not come to the program, which stands
+//! latter. It looks for a route of the packet's own sender, as it does for what the program sends
+//! on. What is sent passes netfilter's OUTPUT, and does not come to the program, which stands
 //! at ingress.
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::mem::offset_of;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
@@ -84,6 +86,8 @@ fn open(domain: Domain) -> io::Result<Socket> {
         socket.set_header_included_v4(true)?;
     } else {
         socket.set_header_included_v6(true)?;
+        // A sender may be of another host, as clients are; IPv4 asks nothing of a raw socket.
+        socket.set_freebind_v6(true)?;
     }
     // Beyond the host's limit, which is small, if we may.
     if setsockopt(&socket, sockopt::SndBufForce, &BUFFER).is_err() {
@@ -149,16 +153,22 @@ fn send_all(socket: &Socket, packets: &[&Packet], sent: &mut Sent) {
         .iter()
         .map(|packet| [IoSlice::new(&packet.bytes)])
         .collect();
+    let mut senders: Vec<Control> = packets
+        .iter()
+        .map(|packet| Control::of(sender(&packet.bytes)))
+        .collect();
     let mut messages: Vec<libc::mmsghdr> = receivers
         .iter()
         .zip(&parts)
-        .map(|(receiver, part)| message(receiver, part))
+        .zip(&mut senders)
+        .map(|((receiver, part), sender)| message(receiver, part, sender))
         .collect();
     let mut rest = messages.as_mut_slice();
     while !rest.is_empty() {
         let count = u32::try_from(rest.len()).expect("a batch");
-        // SAFETY: `rest` has `count` messages; their names and parts point to `receivers`, `parts`
-        // and `packets`, which live until the end of this function, and are only read.
+        // SAFETY: `rest` has `count` messages; their names, parts and controls point to `receivers`,
+        // `parts`, `packets` and `senders`, which live until the end of this function, and are only
+        // read.
         let done = unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), count, 0) };
         // The first that failed is skipped: an error is its own affair.
         let passed = match Errno::result(done) {
@@ -177,12 +187,86 @@ fn send_all(socket: &Socket, packets: &[&Packet], sent: &mut Sent) {
     }
 }
 
-fn message(receiver: &SockAddr, part: &[IoSlice<'_>; 1]) -> libc::mmsghdr {
+/// The sender that a packet names.
+fn sender(packet: &[u8]) -> IpAddr {
+    let four = packet.get(12..).and_then(<[u8]>::first_chunk::<4>);
+    let six = packet.get(8..).and_then(<[u8]>::first_chunk::<16>);
+    match (packet.first().map(|first| first >> 4), four, six) {
+        (Some(6), _, Some(six)) => (*six).into(),
+        (_, Some(four), _) => (*four).into(),
+        // Shorter than any header: the kernel will say so.
+        _ => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// A control message as cmsg(3) lays it out: the data follow the header, aligned as it is.
+#[repr(C)]
+struct Told<T> {
+    header: libc::cmsghdr,
+    data: T,
+}
+
+impl<T> Told<T> {
+    fn new(level: libc::c_int, kind: libc::c_int, data: T) -> Self {
+        // SAFETY: zero is a value of every field.
+        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        header.cmsg_len = (offset_of!(Self, data) + size_of::<T>()) as _;
+        header.cmsg_level = level;
+        header.cmsg_type = kind;
+        Self { header, data }
+    }
+}
+
+/// Whose route a packet takes: the sender in its own header is none of the route's concern
+/// (ip(7), `IP_PKTINFO`; ipv6(7), `IPV6_PKTINFO`).
+enum Control {
+    Four(Told<libc::in_pktinfo>),
+    Six(Told<libc::in6_pktinfo>),
+}
+
+impl Control {
+    fn of(sender: IpAddr) -> Self {
+        match sender {
+            IpAddr::V4(ip) => {
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: libc::in_addr {
+                        s_addr: u32::from(ip).to_be(),
+                    },
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                Self::Four(Told::new(libc::IPPROTO_IP, libc::IP_PKTINFO, info))
+            }
+            IpAddr::V6(ip) => {
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: ip.octets(),
+                    },
+                    ipi6_ifindex: 0,
+                };
+                Self::Six(Told::new(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info))
+            }
+        }
+    }
+
+    /// Where it is, and how long.
+    fn place(&mut self) -> (*mut libc::c_void, usize) {
+        match self {
+            Self::Four(told) => ((&raw mut *told).cast(), size_of_val(told)),
+            Self::Six(told) => ((&raw mut *told).cast(), size_of_val(told)),
+        }
+    }
+}
+
+fn message(receiver: &SockAddr, part: &[IoSlice<'_>; 1], sender: &mut Control) -> libc::mmsghdr {
     // SAFETY: zero is a value of every field: null pointers, and lengths of nothing.
     let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+    let (control, length) = sender.place();
     message.msg_hdr.msg_name = receiver.as_ptr().cast_mut().cast();
     message.msg_hdr.msg_namelen = receiver.len();
     message.msg_hdr.msg_iov = part.as_ptr().cast_mut().cast();
     message.msg_hdr.msg_iovlen = part.len();
+    message.msg_hdr.msg_control = control;
+    message.msg_hdr.msg_controllen = length as _;
     message
 }

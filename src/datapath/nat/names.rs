@@ -43,7 +43,7 @@ shared_enum! {
         Established = "STATE_ESTABLISHED",
         /// One side sent FIN.
         Closing = "STATE_CLOSING",
-        /// Both sent FIN, or one RST.
+        /// Both sent FIN, or one a RST that the other believes.
         Closed = "STATE_CLOSED",
     }
 }
@@ -82,7 +82,8 @@ shared_enum! {
         Opened = "EVENT_OPENED",
         /// The backend answered: both initial sequence numbers are known. With
         /// [`FLOW_SYNC`](super::layout::FLOW_SYNC) the record is a
-        /// [`Carried`](super::layout::Carried), and a further SYN-ACK is told again.
+        /// [`Carried`](super::layout::Carried), and a further SYN-ACK is told again. Without: or the
+        /// client has a SYN-ACK that came by way of another node.
         Established = "EVENT_ESTABLISHED",
         /// It ended.
         Closed = "EVENT_CLOSED",
@@ -102,7 +103,7 @@ shared_enum! {
         Fin = "CAUSE_FIN",
         /// A RST from the client.
         ClientRst = "CAUSE_CLIENT_RST",
-        /// A RST from the backend.
+        /// A RST from the backend; or it took a SYN on the same ports for a new connection's.
         BackendRst = "CAUSE_BACKEND_RST",
         /// A new SYN with the same ports.
         Replaced = "CAUSE_REPLACED",
@@ -152,7 +153,7 @@ shared_enum! {
         BadSource = "DROP_BAD_SOURCE",
         /// Dropped: a SYN of a source that opened enough flows this second.
         SourceRate = "DROP_SOURCE_RATE",
-        /// A backend's refusal, held for a retry.
+        /// A backend's refusal, held for a retry; its answer to a SYN on old ports.
         Held = "DROP_HELD",
         /// A SYN-ACK, held until the standby knows the flow.
         Waiting = "DROP_WAITING",

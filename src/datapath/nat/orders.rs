@@ -274,6 +274,7 @@ mod tests {
     }
 
     /// Whether a nap of this length was ended by what this puts into the box.
+    #[expect(clippy::disallowed_methods, reason = "it measures the kernel")]
     fn ends_a_nap(time: Duration, orders: impl FnOnce(&Outbox) + Send) -> bool {
         let (outbox, mut inbox) = open().unwrap();
         let began = Instant::now();

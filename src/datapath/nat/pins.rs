@@ -99,9 +99,11 @@ fn fingerprint(sources: &[&str], sizes: &Sizes) -> String {
         flows,
         slots,
         backends,
+        services,
+        turns,
         events,
     } = *sizes;
-    for size in [flows, slots, backends, events] {
+    for size in [flows, slots, backends, services, turns, events] {
         hash.update(&size.to_le_bytes());
     }
     format!("v{:08x}", hash.digest() as u32)

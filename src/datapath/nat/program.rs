@@ -50,6 +50,11 @@ pub struct Sizes {
     pub slots: u32,
     /// Backends of all services.
     pub backends: u32,
+    /// Addresses where services listen, twice: those that a former life left stay until the new
+    /// ones are written.
+    pub services: u32,
+    /// Rotations of all services.
+    pub turns: u32,
     /// Bytes of the ring of events: a power of two and of pages. A connection takes about
     /// 660, with a SYN-ACK that waits about 800.
     pub events: u32,
@@ -61,6 +66,8 @@ impl Default for Sizes {
             flows: 65_536,
             slots: 65_344,
             backends: 4_096,
+            services: 1_024,
+            turns: 1_024,
             events: 4 << 20,
         }
     }
@@ -149,6 +156,8 @@ impl Nat {
             .map_max_entries("slots", sizes.slots)
             .map_max_entries("backends", sizes.backends)
             .map_max_entries("ports", sizes.backends)
+            .map_max_entries("services", sizes.services)
+            .map_max_entries("turns", sizes.turns)
             .map_max_entries("events", sizes.events);
         for name in MAPS {
             if let Some(path) = pin(name) {

@@ -49,7 +49,7 @@ enum state {
     STATE_ANSWERED,    /* the backend's SYN-ACK came */
     STATE_ESTABLISHED, /* the client's ACK went to the backend */
     STATE_CLOSING,     /* one side sent FIN */
-    STATE_CLOSED,      /* both sent FIN, or one RST */
+    STATE_CLOSED,      /* both sent FIN, or one a RST that the other believes */
 };
 
 #define FLOW_CLIENT 1 /* the key is the client's; else the backend's */
@@ -147,9 +147,9 @@ enum cause {
     CAUSE_NONE = 0,
     CAUSE_FIN,
     CAUSE_CLIENT_RST,
-    CAUSE_BACKEND_RST,
-    CAUSE_REPLACED,   /* a new SYN with the same ports */
-    CAUSE_STALE_ACK,  /* the backend remembers an older connection */
+    CAUSE_BACKEND_RST, /* or it took a SYN on the same ports for a new connection's */
+    CAUSE_REPLACED,    /* a new SYN with the same ports */
+    CAUSE_STALE_ACK,   /* the backend remembers an older connection */
 };
 
 struct event {
@@ -204,7 +204,7 @@ enum counter {
     DROP_HAIRPIN,     /* a backend would have to answer itself (SERVICE_DNAT) */
     DROP_BAD_SOURCE,  /* a SYN from an address no client can have */
     DROP_SOURCE_RATE, /* a SYN of a source that opened enough flows this second */
-    DROP_HELD,        /* a backend's refusal, held for a retry */
+    DROP_HELD,        /* a backend's refusal, held for a retry; its answer to a SYN on old ports */
     DROP_WAITING,     /* a SYN-ACK, held until the standby knows the flow */
     DROP_WRITE,       /* the packet could not be changed */
     LOST_EVENT,       /* `events` was full: rescan `flows` */

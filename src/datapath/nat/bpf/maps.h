@@ -1,4 +1,4 @@
-/* The maps. User space sets the sizes of flows, slots, backends and of both rings. */
+/* The maps. User space sets the sizes of all whose size depends on the configuration. */
 #ifndef TANDEM_MAPS_H
 #define TANDEM_MAPS_H
 

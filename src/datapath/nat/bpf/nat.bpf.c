@@ -193,7 +193,7 @@ INLINE __u32 hold(struct __sk_buff *ctx, const struct packet *p, struct flow *f)
     if (!pair) return 0;
     struct flow *front = client ? f : pair, *back = client ? pair : f;
     struct step step = {};
-    follow(front, p, client, &step);
+    follow(front, back, p, client, &step);
     back->state = front->state;
     back->marks = front->marks;
     back->backend_isn = front->backend_isn;
@@ -215,8 +215,8 @@ INLINE int forward(struct __sk_buff *ctx, const struct packet *p, struct flow *f
     return translate_tcp(ctx, p, f);
 }
 
-/* A new SYN on old ports: the client has forgotten, so do we. Told in any case: there may be no room
-   for the new flow, and then nobody else says that the old one is gone. */
+/* A new SYN on old ports, of a connection that is over or never was: it makes room. Told in any
+ * case: there may be no room for the new flow, and then nobody else says that the old one is gone. */
 INLINE void replace(const struct packet *p, struct flow *f) {
     struct flow_key other = opposite(f, p->key.family);
     struct flow *back = map_lookup(&flows, &other);
@@ -233,9 +233,11 @@ INLINE int tcp(struct __sk_buff *ctx, const struct packet *p) {
     int syn = bare_syn(p->flags);
     if (f) {
         if (lapsed(now)) return drop(DROP_LEASE);
-        int again = syn && f->flags & FLOW_CLIENT &&
-                    (f->state == STATE_CLOSED || f->client_isn != p->seq);
-        if (!again) return forward(ctx, p, f, now);
+        /* On the ports of a connection that goes on, its backend decides: it asks the client,
+         * whose RST ends the flow if the client has forgotten it (RFC 5961, section 4.2). */
+        int over = f->state == STATE_CLOSED ||
+                   (f->state < STATE_ESTABLISHED && f->client_isn != p->seq);
+        if (!(syn && f->flags & FLOW_CLIENT && over)) return forward(ctx, p, f, now);
         replace(p, f);
     }
     struct endpoint endpoint = {

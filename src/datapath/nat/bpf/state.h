@@ -5,7 +5,8 @@
 #include "maps.h"
 #include "packet.h"
 
-#define SYN_DATA 65536 /* more than fits in a SYN */
+#define SYN_DATA 65536    /* more than fits in a SYN */
+#define FLIGHT (1u << 22) /* most that an end sends without an answer, as far as is believed */
 
 struct step {
     __u32 event; /* enum event_kind, or 0 */
@@ -20,8 +21,39 @@ INLINE void refused(struct step *step, __u32 cause) {
     step->held = DROP_HELD;
 }
 
-INLINE void reset(struct flow *f, const struct packet *p, int client, struct step *step) {
+INLINE int near(__u32 a, __u32 b) {
+    return a - b + FLIGHT <= 2 * FLIGHT;
+}
+
+/* Whether the end that a RST goes to believes it: then it says that it acknowledges the SYN that
+ * this end sent (RFC 9293, section 3.10.7.3), or its number is the next that this end expects (RFC
+ * 5961, section 3.2). That is what this end acknowledged last, or, behind what it has not
+ * acknowledged yet, what the RST's sender sends next. */
+INLINE int believed(const struct flow *front, const struct flow *back, const struct packet *p,
+                    int client) {
+    const struct flow *from = client ? front : back, *to = client ? back : front;
+    __u32 first = front->client_isn + 1;
+    if (!client && front->state <= STATE_ANSWERED) {
+        if (p->flags & TCP_ACK && p->ack - first < SYN_DATA) return 1;
+        return front->state == STATE_ANSWERED && p->seq == front->backend_isn + 1;
+    }
+    if (front->state == STATE_OPENING) return p->seq == first || p->seq == from->seq;
+    /* An end that has said nothing to this node yet may be anywhere. */
+    if (!to->packets || p->seq == to->ack) return 1;
+    return p->seq == from->seq && p->seq - to->ack <= FLIGHT && near(from->ack, to->seq);
+}
+
+/* The same of a FIN, as far as can be told: it is one of those that may be on their way. */
+INLINE int ends(const struct flow *to, const struct packet *p) {
+    if (!(p->flags & TCP_FIN)) return 0;
+    if (!to->packets) return 1;
+    return p->flags & TCP_ACK && p->seq + taken(p) - to->ack <= FLIGHT && near(p->ack, to->seq);
+}
+
+INLINE void reset(struct flow *f, const struct flow *back, const struct packet *p, int client,
+                  struct step *step) {
     __u32 cause = client ? CAUSE_CLIENT_RST : CAUSE_BACKEND_RST;
+    if (!believed(f, back, p, client)) return;
     if (!client && f->state == STATE_OPENING && f->flags & FLOW_RETRY) {
         refused(step, cause);
         return;
@@ -33,14 +65,25 @@ INLINE void reset(struct flow *f, const struct packet *p, int client, struct ste
     step->cause = cause;
 }
 
-INLINE void speak(struct flow *f, const struct packet *p, int client, struct step *step) {
+/* A client that acknowledges something has the SYN-ACK: it came by way of another node. */
+INLINE int has_answer(struct flow *f, const struct packet *p, struct step *step) {
+    if (!(p->flags & TCP_ACK) || p->seq - f->client_isn - 1 >= SYN_DATA) return 0;
+    f->backend_isn = p->ack - 1;
+    f->state = STATE_ESTABLISHED;
+    step->event = EVENT_ESTABLISHED;
+    return 1;
+}
+
+INLINE void speak(struct flow *f, const struct flow *back, const struct packet *p, int client,
+                  struct step *step) {
     __u8 own_rst = client ? MARK_CLIENT_RST : MARK_BACKEND_RST;
     __u8 fins = MARK_CLIENT_FIN | MARK_BACKEND_FIN;
-    if (f->state == STATE_OPENING) {
+    if (f->state == STATE_OPENING && !client) {
         /* Not an answer to our SYN: the backend remembers an older connection. */
-        if (!client && f->flags & FLOW_RETRY) refused(step, CAUSE_STALE_ACK);
+        if (f->flags & FLOW_RETRY) refused(step, CAUSE_STALE_ACK);
         return;
     }
+    if (f->state == STATE_OPENING && !has_answer(f, p, step)) return;
     /* Who resets a connection is silent on it from then on: somebody else sent that RST. */
     if (f->state == STATE_CLOSED && f->marks & own_rst && (f->marks & fins) != fins) {
         f->marks &= ~own_rst;
@@ -48,7 +91,7 @@ INLINE void speak(struct flow *f, const struct packet *p, int client, struct ste
         step->event = EVENT_REVIVED;
     }
     if (f->state == STATE_ANSWERED && client && p->flags & TCP_ACK) f->state = STATE_ESTABLISHED;
-    if (!(p->flags & TCP_FIN)) return;
+    if (!ends(client ? back : f, p)) return;
     f->marks |= client ? MARK_CLIENT_FIN : MARK_BACKEND_FIN;
     if (f->state == STATE_CLOSED) return;
     f->state = STATE_CLOSING;
@@ -71,16 +114,31 @@ INLINE void answer(struct flow *f, const struct packet *p, struct step *step) {
     step->carry = 1;
 }
 
+/* The backend took a SYN on ports of a flow for the first of a new connection: it has forgotten
+ * the old one, as its client has. The client's next SYN opens a flow of its own. */
+INLINE void forgotten(struct flow *f, struct step *step) {
+    step->held = DROP_HELD;
+    if (f->state == STATE_CLOSED) return;
+    f->state = STATE_CLOSED;
+    step->event = EVENT_CLOSED;
+    step->cause = CAUSE_BACKEND_RST;
+}
+
 /* Moves the client's entry on. The other entry gets a copy of its state afterwards. */
-INLINE void follow(struct flow *f, const struct packet *p, int client, struct step *step) {
+INLINE void follow(struct flow *f, const struct flow *back, const struct packet *p, int client,
+                   struct step *step) {
     if (p->flags & TCP_RST) {
-        reset(f, p, client, step);
+        reset(f, back, p, client, step);
     } else if (p->flags & TCP_SYN) {
         /* A SYN may carry data, which its answer may acknowledge as well (RFC 7413). */
         __u32 data = p->ack - f->client_isn - 1;
-        if (!client && p->flags & TCP_ACK && data < SYN_DATA) answer(f, p, step);
+        if (client || !(p->flags & TCP_ACK)) return;
+        if (data < SYN_DATA)
+            answer(f, p, step);
+        else if (f->state >= STATE_ESTABLISHED && p->ack == f->seq)
+            forgotten(f, step);
     } else {
-        speak(f, p, client, step);
+        speak(f, back, p, client, step);
     }
 }
 

@@ -32,6 +32,10 @@ const LOOK: u64 = 50 * MS;
 const STANDBY_PATIENCE: u64 = 5;
 /// Marks are refreshed when an end has moved on by so much: a quarter of how far back they may be.
 pub(super) const STEP: u32 = 1 << 29;
+/// Marks are also refreshed, of so many connections in one walk, when an end has moved on by so
+/// much: whose marks are fresh is busy, and is asked first after a takeover.
+pub(super) const BUSY_STEP: u32 = 1 << 16;
+pub(super) const BUSY_MOST: u32 = 1_024;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -59,6 +63,8 @@ pub(super) struct Walk {
     marks: BTreeMap<FlowKey, (u32, u32)>,
     lost: u64,
     look_at: u64,
+    /// Whose marks were refreshed in this walk.
+    refreshed: u32,
     /// Connections by state, so far and in the last whole walk.
     counting: BTreeMap<u8, u64>,
     pub(super) states: BTreeMap<u8, u64>,
@@ -71,6 +77,7 @@ impl Walk {
         self.cursor = None;
         self.active = true;
         self.counting.clear();
+        self.refreshed = 0;
         (self.began, self.next) = (now, now);
     }
 
@@ -188,7 +195,7 @@ impl Engine {
         }
         if self.walk.gather && self.walk.cursor.is_none() {
             // A walk that begins again would find some twice.
-            self.prober.clear();
+            self.prober.find_anew();
         }
         // Left there by a walk that failed: by now they may have begun anew.
         self.walk.expired.clear();
@@ -438,9 +445,12 @@ impl Engine {
         let (client, backend) = self.marks_of(key, flow);
         let up = flow.seq.wrapping_sub(client);
         let down = flow.ack.wrapping_sub(backend);
-        if up <= STEP && down <= STEP {
+        let moved = up.max(down);
+        let is_due = moved > STEP || moved > BUSY_STEP && self.walk.refreshed < BUSY_MOST;
+        if !is_due {
             return Ok(());
         }
+        self.walk.refreshed += 1;
         let back = maps.flow(&flow.opposite(key.family))?;
         let Some(back) = back.filter(|back| belongs(back, key)) else {
             return Ok(());

@@ -39,6 +39,13 @@ impl Draft {
         self.entries.insert(key, None);
     }
 
+    /// The clients' entries that were written lately.
+    pub(super) fn recent(&self) -> impl Iterator<Item = (FlowKey, Flow)> {
+        let all = self.recent.iter().flatten();
+        let fronts = all.filter(|(_, flow)| flow.flags & FLOW_CLIENT != 0);
+        fronts.map(|(key, flow)| (*key, *flow))
+    }
+
     /// It is not in the table any more.
     pub(super) fn forget(&mut self, key: &FlowKey) {
         for flows in &mut self.recent {

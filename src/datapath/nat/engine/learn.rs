@@ -71,13 +71,13 @@ pub(super) struct Learner {
 }
 
 impl Learner {
-    /// This node leads from here on. Whether the table may have what the node has not.
-    pub(super) fn lead(&mut self) -> bool {
+    /// This node leads from here on. What was learned lately, and whether the table may have what
+    /// the node has not.
+    pub(super) fn lead(&mut self) -> (Draft, bool) {
         // What begins now is told to the node, and the program changes the table.
-        self.draft = Draft::default();
         self.round = self.whole;
         self.reading = false;
-        self.torn
+        (std::mem::take(&mut self.draft), self.torn)
     }
 
     /// This is not in the table any more.
@@ -212,7 +212,7 @@ impl Engine {
                     key,
                     client,
                     backend,
-                } => self.learn_marks(key, (*client, *backend), &mut draft, maps)?,
+                } => self.learn_marks(key, (*client, *backend), &mut draft, maps, now)?,
                 Item::NatClose { key } => self.learn_close(key, &mut draft, maps, now)?,
                 Item::Admin { .. }
                 | Item::FlowBytes { .. }
@@ -248,6 +248,7 @@ impl Engine {
         let dnat = flags & FLOW_DNAT != 0;
         let outlet = self.plan.outlet_at(endpoint(&front_key));
         let began = record.since_unix_ms.saturating_sub(self.unix_ms_at_zero);
+        let opened = began.saturating_mul(MS).min(now);
         let answered = record.backend_mark.is_some();
         let state = if answered {
             State::Established
@@ -270,8 +271,8 @@ impl Engine {
             state: state.number(),
             flags: flags | FLOW_CLIENT,
             mss: outlet.map_or(0, |outlet| outlet.entry.mss),
-            opened: began.saturating_mul(MS).min(now),
-            seen: now,
+            opened,
+            seen: opened,
             seq: record.client_mark.wrapping_add(1),
             ack: after(backend_isn),
             ..Flow::default()
@@ -323,6 +324,7 @@ impl Engine {
         (client, backend): (u32, u32),
         draft: &mut Draft,
         maps: &impl Maps,
+        now: u64,
     ) -> Result<(), NatError> {
         if key.client.is_ipv4() != key.service.is_ipv4() {
             self.learner.strange += 1;
@@ -340,6 +342,7 @@ impl Engine {
             }
             flow.seq = seq.wrapping_add(1);
             flow.ack = ack.wrapping_add(1);
+            flow.seen = now;
         };
         mark(&mut front, client, backend);
         if let Some((back_key, mut back)) = back {

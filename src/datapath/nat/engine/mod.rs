@@ -167,13 +167,19 @@ impl Engine {
         }
     }
 
-    /// How large the maps have to be.
+    /// How large the maps have to be. Those of listeners grow in large steps, since tables of
+    /// another size are begun anew at a restart.
     pub fn sizes(&self) -> Sizes {
+        let listeners: usize = self.plan.outlets.iter().map(|it| it.endpoints.len()).sum();
+        let some = Sizes::default();
+        let room = |count: usize, least: u32| (count as u32).next_power_of_two().max(least);
         Sizes {
             flows: u32::try_from(self.max_flows).unwrap_or(u32::MAX),
             slots: self.plan.slots.max(1),
             backends: (self.plan.array.len() as u32).max(1),
-            ..Sizes::default()
+            services: room(2 * listeners, some.services),
+            turns: room(self.plan.outlets.len(), some.turns),
+            ..some
         }
     }
 
@@ -256,9 +262,10 @@ impl Engine {
         }
         self.publish_loads(now);
         self.skip_losses(maps)?;
-        self.prober.begin(now);
+        let (learned, torn) = self.learner.lead();
+        self.prober.begin(learned.recent(), now);
         self.walk.start_gather(now);
-        if std::mem::take(&mut self.missed) | self.learner.lead() {
+        if std::mem::take(&mut self.missed) | torn {
             self.walk.start_rescan(now);
         }
         Ok(())

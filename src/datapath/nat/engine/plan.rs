@@ -258,8 +258,21 @@ impl Plan {
         if !dnat {
             return self.devices.get(&source).copied().unwrap_or(0);
         }
-        let near = self.networks.iter().find(|(net, _)| net.contains(&target));
-        near.map_or(0, |(_, ifindex)| *ifindex)
+        let near = self
+            .networks
+            .iter()
+            .filter(|(net, _)| net.contains(&target));
+        if let Some((_, ifindex)) = near.max_by_key(|(net, _)| net.prefix_len()) {
+            return *ifindex;
+        }
+        // It is behind a router, on the only interface that there is (`config::kernel`).
+        let family = self
+            .networks
+            .iter()
+            .filter(|(net, _)| net.addr().is_ipv4() == target.is_ipv4());
+        let mut ways = family.map(|(_, ifindex)| *ifindex);
+        let first = ways.next().unwrap_or(0);
+        if ways.all(|it| it == first) { first } else { 0 }
     }
 
     /// The device of a VIP, by which its clients are answered.

@@ -4,7 +4,7 @@
 //! An octet that its receiver has had long ago lies left of its window; it answers at once with
 //! the number that it expects (RFC 9293, section 3.10.7.4), and passes nothing on.
 
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use super::super::layout::{Flow, FlowKey};
 use super::super::maps::Maps;
@@ -21,12 +21,18 @@ const MS: u64 = 1_000_000;
 /// How long the newest connection is looked for before the first is probed.
 const LOOK: u64 = 50 * MS;
 
+/// When a connection was heard of last, when it began, and its key: 56 bytes.
+type Found = (u64, u64, FlowKey);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Prober {
-    /// When each began, and its key: the newest first. 48 bytes for each connection of the table at
-    /// most, until it is probed.
-    queue: BinaryHeap<(u64, FlowKey)>,
+    /// Those that the old master told of lately, the latest last.
+    early: Vec<Found>,
+    /// They and those of them that were probed.
+    were_early: BTreeSet<FlowKey>,
+    /// The table's others, the latest first.
+    queue: BinaryHeap<Found>,
     /// When the last were probed.
     last: u64,
     /// Until then the queue only grows.
@@ -36,11 +42,16 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    pub(super) fn begin(&mut self, now: u64) {
+    /// This node leads. The old master told of these not long before its end, so most of what got
+    /// lost is theirs: they do not wait until the table is read.
+    pub(super) fn begin(&mut self, lately: impl Iterator<Item = (FlowKey, Flow)>, now: u64) {
         self.clear();
         self.last = now.saturating_sub(MS);
         self.from = now + LOOK;
         self.ready = None;
+        self.early = lately.filter_map(|(key, flow)| found(key, &flow)).collect();
+        self.early.sort_unstable();
+        self.were_early = self.early.iter().map(|(_, _, key)| *key).collect();
     }
 
     /// Answers to probes come to this node from now on.
@@ -49,25 +60,50 @@ impl Prober {
         self.last = now.saturating_sub(MS);
     }
 
-    /// All is to be found anew.
     pub(super) fn clear(&mut self) {
+        *self = Self {
+            ready: self.ready,
+            last: self.last,
+            ..Self::default()
+        };
+    }
+
+    /// The table is read from its beginning.
+    pub(super) fn find_anew(&mut self) {
         self.queue = BinaryHeap::new();
     }
 
     /// Every connection has been found.
-    pub(super) const fn found_all(&mut self) {
+    pub(super) fn found_all(&mut self) {
         self.from = 0;
+        self.were_early = BTreeSet::new();
     }
 
     pub(super) fn found(&mut self, key: FlowKey, flow: &Flow) {
-        if is_answered(flow) && !is_closed(flow) {
-            self.queue.push((flow.opened, key));
+        if !self.were_early.contains(&key) {
+            self.queue.extend(found(key, flow));
         }
     }
 
-    pub(super) fn timeout(&self) -> Option<u64> {
-        (self.ready.is_some() && !self.queue.is_empty()).then(|| self.from.max(self.last + MS))
+    fn next(&mut self, now: u64) -> Option<Found> {
+        let next = self.early.pop();
+        next.or_else(|| (self.from <= now).then(|| self.queue.pop()).flatten())
     }
+
+    pub(super) fn timeout(&self) -> Option<u64> {
+        self.ready?;
+        let next = self.last + MS;
+        match (self.early.is_empty(), self.queue.is_empty()) {
+            (false, _) => Some(next),
+            (true, false) => Some(next.max(self.from)),
+            (true, true) => None,
+        }
+    }
+}
+
+/// Only who has been answered, and goes on, can have lost something.
+fn found(key: FlowKey, flow: &Flow) -> Option<Found> {
+    (is_answered(flow) && !is_closed(flow)).then_some((flow.seen, flow.opened, key))
 }
 
 impl Engine {
@@ -83,7 +119,7 @@ impl Engine {
         let due = (now - self.prober.last) / MS * PER_MS;
         self.prober.last = now;
         for _ in 0..due.min(BURST) {
-            let Some((opened, key)) = self.prober.queue.pop() else {
+            let Some((_, opened, key)) = self.prober.next(now) else {
                 break;
             };
             // It may have ended, or begun anew, meanwhile.
@@ -107,7 +143,7 @@ impl Engine {
         }
         if self.prober.queue.is_empty() {
             // Its memory, too.
-            self.prober.clear();
+            self.prober.queue = BinaryHeap::new();
         }
         Ok(())
     }

@@ -35,6 +35,16 @@ struct Saved {
     /// Places of backends that failed.
     failed: Vec<usize>,
     stale: u8,
+    /// It went to the only backend once more.
+    repeated: bool,
+}
+
+impl Saved {
+    /// From the IP header on, as the client sent it.
+    fn syn(&self) -> &[u8] {
+        let length = self.carried.length as usize;
+        self.carried.packet.get(..length).unwrap_or_default()
+    }
 }
 
 /// See the module.
@@ -97,6 +107,7 @@ impl Retry {
             timer: (0, 0),
             failed: Vec::new(),
             stale: 0,
+            repeated: false,
         };
         self.put(hash, at, saved);
     }
@@ -265,9 +276,12 @@ impl Engine {
             }
             saved.failed.push(place);
         }
-        // One lost SYN is no reason to refuse: the only backend gets the client's next one.
-        let alone = saved.failed.len() <= 1;
-        if alone && why == Why::Failed(ConnectFailure::Timeout) {
+        // One lost SYN is no reason to refuse: the only backend gets it once more.
+        let alone = saved.failed.len() <= 1 && why == Why::Failed(ConnectFailure::Timeout);
+        if alone && !std::mem::replace(&mut saved.repeated, true) {
+            saved.failed.clear();
+            self.packets.extend(packet::translate(saved.syn(), &old));
+            self.keep(hash, saved, now);
             return Ok(());
         }
         self.give_up(&key, &saved.carried.event.flow, hash, maps)
@@ -329,9 +343,7 @@ impl Engine {
         }
         maps.remove_flows(&[old_back_key])?;
         saved.carried.event.flow = front;
-        let length = saved.carried.length as usize;
-        let syn = saved.carried.packet.get(..length).unwrap_or_default();
-        self.packets.extend(packet::translate(syn, &front));
+        self.packets.extend(packet::translate(saved.syn(), &front));
         self.counts.retries += 1;
         self.report_opened(&key, &front, hash, now);
         Ok(true)

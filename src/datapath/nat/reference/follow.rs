@@ -11,6 +11,8 @@ const FINS: u8 = MARK_CLIENT_FIN | MARK_BACKEND_FIN;
 
 /// More than fits in a SYN.
 const SYN_DATA: u32 = 65_536;
+/// Most that an end sends without an answer, as far as is believed.
+const FLIGHT: u32 = 1 << 22;
 
 /// What a packet did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -41,20 +43,165 @@ impl Step {
     }
 }
 
-/// Moves the client's entry on; `client`: it sent the packet.
-pub(super) fn follow(flow: &mut Flow, packet: &Packet, client: bool) -> Step {
-    if packet.flags & RST != 0 {
-        return reset(flow, client);
+/// Both entries of a flow. The client's moves on; the other one gets a copy of its state afterwards.
+#[derive(Debug)]
+pub(super) struct Both<'f> {
+    pub(super) front: &'f mut Flow,
+    pub(super) back: &'f Flow,
+    /// The client sent the packet.
+    pub(super) client: bool,
+}
+
+impl Both<'_> {
+    fn is(&self, state: State) -> bool {
+        self.front.state == state.number()
     }
-    if packet.flags & SYN == 0 {
-        return speak(flow, packet, client);
+
+    /// Moves on.
+    pub(super) fn follow(&mut self, packet: &Packet) -> Step {
+        if packet.flags & RST != 0 {
+            return self.reset(packet);
+        }
+        if packet.flags & SYN == 0 {
+            return self.speak(packet);
+        }
+        if self.client || packet.flags & ACK == 0 {
+            return Step::default();
+        }
+        // A SYN may carry data, which its answer may acknowledge as well (RFC 7413).
+        let data = packet
+            .ack
+            .wrapping_sub(self.front.client_isn)
+            .wrapping_sub(1);
+        if data < SYN_DATA {
+            answer(self.front, packet)
+        } else if self.front.state >= State::Established.number() && packet.ack == self.front.seq {
+            forgotten(self.front)
+        } else {
+            Step::default()
+        }
     }
-    // A SYN may carry data, which its answer may acknowledge as well (RFC 7413).
-    let data = packet.ack.wrapping_sub(flow.client_isn).wrapping_sub(1);
-    if !client && packet.flags & ACK != 0 && data < SYN_DATA {
-        return answer(flow, packet);
+
+    /// Whether the end that a RST goes to believes it.
+    fn believed(&self, packet: &Packet) -> bool {
+        let (front, back) = (&*self.front, self.back);
+        let (from, to) = if self.client {
+            (front, back)
+        } else {
+            (back, front)
+        };
+        let first = front.client_isn.wrapping_add(1);
+        if !self.client && front.state <= State::Answered.number() {
+            let asked = packet.flags & ACK != 0 && packet.ack.wrapping_sub(first) < SYN_DATA;
+            let next = packet.seq == front.backend_isn.wrapping_add(1);
+            return asked || self.is(State::Answered) && next;
+        }
+        if self.is(State::Opening) {
+            return packet.seq == first || packet.seq == from.seq;
+        }
+        let behind = packet.seq == from.seq
+            && packet.seq.wrapping_sub(to.ack) <= FLIGHT
+            && near(from.ack, to.seq);
+        to.packets == 0 || packet.seq == to.ack || behind
     }
-    Step::default()
+
+    fn reset(&mut self, packet: &Packet) -> Step {
+        let (cause, mark) = if self.client {
+            (Cause::ClientRst, MARK_CLIENT_RST)
+        } else {
+            (Cause::BackendRst, MARK_BACKEND_RST)
+        };
+        if !self.believed(packet) {
+            return Step::default();
+        }
+        if !self.client && self.is(State::Opening) && self.front.flags & FLOW_RETRY != 0 {
+            return Step::refuse(cause);
+        }
+        self.front.marks |= mark;
+        if self.is(State::Closed) {
+            return Step::default();
+        }
+        self.front.state = State::Closed.number();
+        Step::tell(EventKind::Closed, cause)
+    }
+
+    /// A FIN that may be on its way.
+    fn ends(&self, packet: &Packet) -> bool {
+        let to = if self.client { self.back } else { &*self.front };
+        let end = packet.seq.wrapping_add(packet.taken());
+        let fits = packet.flags & ACK != 0
+            && end.wrapping_sub(to.ack) <= FLIGHT
+            && near(packet.ack, to.seq);
+        packet.flags & FIN != 0 && (to.packets == 0 || fits)
+    }
+
+    fn speak(&mut self, packet: &Packet) -> Step {
+        let (own_fin, own_rst) = if self.client {
+            (MARK_CLIENT_FIN, MARK_CLIENT_RST)
+        } else {
+            (MARK_BACKEND_FIN, MARK_BACKEND_RST)
+        };
+        let mut step = Step::default();
+        if self.is(State::Opening) {
+            if !self.client {
+                let retry = self.front.flags & FLOW_RETRY != 0;
+                return if retry {
+                    Step::refuse(Cause::StaleAck)
+                } else {
+                    step
+                };
+            }
+            let sent = packet.seq.wrapping_sub(self.front.client_isn);
+            if packet.flags & ACK == 0 || sent.wrapping_sub(1) >= SYN_DATA {
+                return step;
+            }
+            self.front.backend_isn = packet.ack.wrapping_sub(1);
+            self.front.state = State::Established.number();
+            step = Step::tell(EventKind::Established, Cause::None);
+        }
+        let marks = self.front.marks;
+        if self.is(State::Closed) && marks & own_rst != 0 && marks & FINS != FINS {
+            self.front.marks &= !own_rst;
+            let state = if marks & FINS != 0 {
+                State::Closing
+            } else {
+                State::Established
+            };
+            self.front.state = state.number();
+            step = Step::tell(EventKind::Revived, Cause::None);
+        }
+        if self.is(State::Answered) && self.client && packet.flags & ACK != 0 {
+            self.front.state = State::Established.number();
+        }
+        if !self.ends(packet) {
+            return step;
+        }
+        self.front.marks |= own_fin;
+        if !self.is(State::Closed) {
+            self.front.state = State::Closing.number();
+            if self.front.marks & FINS == FINS {
+                self.front.state = State::Closed.number();
+                step = Step::tell(EventKind::Closed, Cause::Fin);
+            }
+        }
+        step
+    }
+}
+
+/// No further apart than what may be on its way.
+const fn near(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).wrapping_add(FLIGHT) <= 2 * FLIGHT
+}
+
+/// The backend took a SYN on ports of a flow for the first of a new connection.
+fn forgotten(flow: &mut Flow) -> Step {
+    let closed = State::Closed.number();
+    let fresh = std::mem::replace(&mut flow.state, closed) != closed;
+    Step {
+        event: fresh.then_some((EventKind::Closed, Cause::BackendRst)),
+        held: Some(Counter::Held),
+        carry: false,
+    }
 }
 
 /// A SYN-ACK that the client would take.
@@ -72,70 +219,5 @@ fn answer(flow: &mut Flow, packet: &Packet) -> Step {
     };
     flow.backend_isn = packet.seq;
     flow.state = State::Answered.number();
-    step
-}
-
-fn reset(flow: &mut Flow, client: bool) -> Step {
-    let cause = if client {
-        Cause::ClientRst
-    } else {
-        Cause::BackendRst
-    };
-    let retry = flow.flags & FLOW_RETRY != 0;
-    if !client && flow.state == State::Opening.number() && retry {
-        return Step::refuse(cause);
-    }
-    flow.marks |= if client {
-        MARK_CLIENT_RST
-    } else {
-        MARK_BACKEND_RST
-    };
-    if flow.state == State::Closed.number() {
-        return Step::default();
-    }
-    flow.state = State::Closed.number();
-    Step::tell(EventKind::Closed, cause)
-}
-
-fn speak(flow: &mut Flow, packet: &Packet, client: bool) -> Step {
-    let (own_fin, own_rst) = if client {
-        (MARK_CLIENT_FIN, MARK_CLIENT_RST)
-    } else {
-        (MARK_BACKEND_FIN, MARK_BACKEND_RST)
-    };
-    let mut step = Step::default();
-    let mut state = State::from_number(flow.state);
-    if state == Some(State::Opening) {
-        if !client && flow.flags & FLOW_RETRY != 0 {
-            step = Step::refuse(Cause::StaleAck);
-        }
-        return step;
-    }
-    if state == Some(State::Closed) && flow.marks & own_rst != 0 && flow.marks & FINS != FINS {
-        flow.marks &= !own_rst;
-        let finished = flow.marks & FINS != 0;
-        state = Some(if finished {
-            State::Closing
-        } else {
-            State::Established
-        });
-        step = Step::tell(EventKind::Revived, Cause::None);
-    }
-    if state == Some(State::Answered) && client && packet.flags & ACK != 0 {
-        state = Some(State::Established);
-    }
-    if packet.flags & FIN != 0 {
-        flow.marks |= own_fin;
-        if state != Some(State::Closed) {
-            state = Some(State::Closing);
-            if flow.marks & FINS == FINS {
-                state = Some(State::Closed);
-                step = Step::tell(EventKind::Closed, Cause::Fin);
-            }
-        }
-    }
-    if let Some(state) = state {
-        flow.state = state.number();
-    }
     step
 }

@@ -152,9 +152,11 @@ impl Reference {
             if lapsed {
                 return self.drop(Counter::Lease);
             }
-            let closed = flow.state == State::Closed.number();
             let client = flow.flags & FLOW_CLIENT != 0;
-            if !(syn && client && (closed || flow.client_isn != packet.seq)) {
+            let new = flow.client_isn != packet.seq;
+            let over = flow.state == State::Closed.number()
+                || flow.state < State::Established.number() && new;
+            if !(syn && client && over) {
                 return self.forward(frame, packet, arrival);
             }
             self.replace(packet, flow);
@@ -268,7 +270,12 @@ impl Reference {
         } else {
             (other, packet.key, pair, flow)
         };
-        let step = follow::follow(&mut front, packet, client);
+        let mut both = follow::Both {
+            front: &mut front,
+            back: &back,
+            client,
+        };
+        let step = both.follow(packet);
         back.state = front.state;
         back.marks = front.marks;
         back.backend_isn = front.backend_isn;

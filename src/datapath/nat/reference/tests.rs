@@ -10,6 +10,7 @@ use super::super::names::Scheduler;
 use super::*;
 
 mod flood;
+mod forged;
 mod sequence;
 mod strange;
 
@@ -240,7 +241,7 @@ fn a_reset_ends_a_flow_unless_its_sender_goes_on() {
     told(&mut world);
     through(
         &mut world,
-        &frame(at(CLIENT), at(VIP), sent(RST, 1, 0), &[]),
+        &frame(at(CLIENT), at(VIP), sent(RST, 101, 0), &[]),
     );
     assert_eq!(state(&world), State::Closed);
     // The other side does not know yet.

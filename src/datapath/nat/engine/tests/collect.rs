@@ -36,6 +36,8 @@ fn each_state_has_its_patience() {
     // A walk every other second.
     let mut host = master();
     host.open(client(0), 100);
+    // There was no room for its SYN, or it is refused before that.
+    host.engine.retry.clear();
     assert!(
         (30..=32).contains(&forgotten_after(&mut host, client(0))),
         "opening"
@@ -147,6 +149,7 @@ fn what_lost_events_would_have_said_is_found_in_the_table() {
     assert!(events.iter().any(opened));
     assert_eq!(host.status().rescans, 1);
     // A new connection of an old client's port.
+    host.pass(&frame(client(0), at(VIP), RST, (101, 0)));
     host.pass(&frame(client(0), at(VIP), SYN, (5_000, 0)));
     lose(&mut host);
     host.run(100);
@@ -186,6 +189,25 @@ fn marks_follow_what_was_acknowledged() {
     host.send(theirs, ours, ACK, (901, far.wrapping_mul(2)));
     host.run(10_000);
     assert_eq!(host.events(), [marks(far.wrapping_mul(2) - 1)]);
+}
+
+#[test]
+fn marks_of_busy_connections_are_told_in_each_walk_but_not_of_all() {
+    let mut host = Host::master(&config("round_robin", &[1, 1], |_| {}));
+    let most = super::super::collect::BUSY_MOST;
+    let ends: Vec<_> = (0..most + 10).map(|n| host.establish(client(n))).collect();
+    host.run(5_000);
+    host.events();
+    for round in 1..=2 {
+        let far = 100 + round * (super::super::collect::BUSY_STEP + 1_000);
+        for (n, (ours, theirs)) in (0..).zip(&ends) {
+            host.send(client(n), at(VIP), ACK, (far, 901));
+            host.send(*theirs, *ours, ACK, (901, far));
+        }
+        host.run(1_000);
+        let told = tally(names(&host.events()));
+        assert_eq!(told, BTreeMap::from([("marks", most as usize)]));
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn a_reset_that_was_not_its_senders_brings_it_back_whole() {
     let mut host = master();
     host.establish(at(CLIENT));
     host.events();
-    host.send(at(CLIENT), at(VIP), RST, (5, 0));
+    host.send(at(CLIENT), at(VIP), RST, (101, 0));
     host.send(at(CLIENT), at(VIP), ACK, (101, 901)).unwrap();
     let events = host.events();
     assert_eq!(names(&events), ["closed", "opened", "answered"]);
@@ -58,11 +58,16 @@ fn a_reset_that_was_not_its_senders_brings_it_back_whole() {
 }
 
 #[test]
-fn an_old_port_that_begins_anew_ends_the_old_connection() {
+fn a_port_whose_client_began_anew_ends_the_old_connection() {
     let mut host = master();
-    host.establish(at(CLIENT));
+    let (ours, theirs) = host.establish(at(CLIENT));
     host.events();
-    host.open(at(CLIENT), 7_000).unwrap();
+    // The backend has to ask first: anybody can send a SYN.
+    assert_eq!(host.open(at(CLIENT), 7_000), Some((ours, theirs)));
+    host.send(theirs, ours, ACK, (901, 101)).unwrap();
+    assert_eq!(names(&host.events()), [] as [&str; 0]);
+    host.send(at(CLIENT), at(VIP), RST, (101, 0)).unwrap();
+    assert_ne!(host.open(at(CLIENT), 7_000).unwrap().0, ours);
     let events = host.events();
     assert_eq!(names(&events), ["closed", "opened"]);
     assert_eq!(host.status().flows, 1);

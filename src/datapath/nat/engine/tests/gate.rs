@@ -55,6 +55,29 @@ fn a_client_is_answered_once_the_standby_knows_it() {
     assert!(!status.degraded);
 }
 
+/// What the standby knows of the old connection is no word for the new one on its ports.
+#[test]
+fn a_client_that_forgot_and_begins_anew_waits_again() {
+    let mut host = sync_master();
+    let client = client(0);
+    let (ours, theirs) = host.open(client, 100).unwrap();
+    host.send(theirs, ours, SYN | ACK, (900, 101));
+    host.acknowledge(true);
+    host.packets();
+    host.send(client, at(VIP), ACK, (101, 901)).unwrap();
+    host.open(client, 7_000).unwrap();
+    host.send(theirs, ours, ACK, (901, 101)).unwrap();
+    host.send(client, at(VIP), RST, (101, 0)).unwrap();
+    host.acknowledge(true);
+    let (ours, theirs) = host.open(client, 7_000).unwrap();
+    let answer = host.send(theirs, ours, SYN | ACK, (5_000, 7_001));
+    assert_eq!((answer, host.packets()), (None, Vec::new()));
+    assert_eq!(host.status().waiting, 1);
+    host.acknowledge(true);
+    let sent = host.packets();
+    assert_eq!((sent.len(), sent[0].to, sent[0].ack), (1, client, 7_001));
+}
+
 #[test]
 fn with_nobody_to_wait_for_it_goes_on_and_is_counted_so() {
     let mut host = sync_master();

@@ -199,3 +199,28 @@ fn the_nodes_take_their_ports_from_two_halves() {
         second.own_last - second.own_first
     );
 }
+
+/// With dnat there is no source whose device would lead to a backend.
+#[test]
+fn dnat_finds_the_device_of_a_backend() {
+    let device = |how: &dyn Fn(&mut Config)| {
+        let config = config("round_robin", &[1], |config| {
+            mode(config).forward = Forward::Dnat;
+            how(config);
+        });
+        let mut host = Host::master(&config);
+        host.open(at(CLIENT), 100).unwrap();
+        host.flow(at(CLIENT)).unwrap().ifindex
+    };
+    assert_eq!(device(&|_| {}), BACK, "that of its network");
+    // The narrower of two networks.
+    let wide = |config: &mut Config| config.vips[0].address = "198.51.0.100/16".parse().unwrap();
+    assert_eq!(device(&wide), BACK);
+    // It is behind a router on the only interface that there is for its family.
+    let far = |config: &mut Config| {
+        config.services[0].backends[0].address = at("203.0.113.21:8080");
+        config.vips[1].interface = "front".into();
+        config.vips[2].interface = "back".into();
+    };
+    assert_eq!(device(&far), FRONT);
+}

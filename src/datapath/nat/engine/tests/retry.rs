@@ -139,13 +139,48 @@ fn when_all_failed_the_client_gets_one_reset() {
 }
 
 #[test]
-fn the_only_backend_gets_the_clients_next_syn() {
+fn the_only_backend_is_asked_twice() {
+    // The only one, and the only one that may be asked.
+    for backends in [1, 3] {
+        let mut host = master(backends);
+        host.publish(&[0]);
+        host.now += 60_000 * MS;
+        let (ours, theirs) = host.open(at(CLIENT), 100).unwrap();
+        host.run(249);
+        assert_eq!(host.packets(), []);
+        // One lost SYN is no reason to refuse.
+        host.run(1);
+        assert_eq!(again(&mut host), (ours, theirs), "the same connection");
+        host.run(249);
+        assert_eq!(host.packets(), []);
+        shakes_hands(&mut host, ours, theirs);
+        host.run(1_000);
+        assert_eq!(host.packets(), []);
+    }
+}
+
+#[test]
+fn the_only_backend_that_stays_silent_is_refused_for_once() {
     let mut host = master(1);
-    let (ours, theirs) = host.open(at(CLIENT), 100).unwrap();
-    host.run(900);
+    host.open(at(CLIENT), 100).unwrap();
+    host.run(250);
+    again(&mut host);
+    host.run(250);
+    let sent = host.packets();
+    let [reset] = sent.as_slice() else {
+        panic!("not one reset: {sent:?}");
+    };
+    assert_eq!(
+        (reset.to, reset.flags, reset.ack),
+        (at(CLIENT), RST | ACK, 101)
+    );
+    host.run(5_000);
     assert_eq!(host.packets(), []);
-    assert_eq!(host.open(at(CLIENT), 100), Some((ours, theirs)));
-    shakes_hands(&mut host, ours, theirs);
+    assert!(host.maps.flows.is_empty());
+    let story = ["opened", "failed", "failed", "closed", "unserved"];
+    assert_eq!(names(&host.events()), story);
+    let status = host.status();
+    assert_eq!((status.retries, status.unserved, status.resets), (0, 1, 1));
 }
 
 #[test]

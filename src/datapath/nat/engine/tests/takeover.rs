@@ -1,5 +1,7 @@
 //! Becoming master, ceasing to be, and starting with a table that is there.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn pair() -> (Host, Host) {
@@ -98,6 +100,34 @@ fn the_newest_are_asked_first_and_not_all_at_once() {
     assert_eq!(order, (0..1_000).rev().collect::<Vec<_>>());
 }
 
+/// Lost bytes are those of connections that move many: their marks were fresh.
+#[test]
+fn the_busy_are_asked_before_the_table_is_read() {
+    let (mut master, mut standby) = pair();
+    let busy = client(3);
+    let ends: Vec<_> = (0..20).map(|n| master.establish(client(n))).collect();
+    let (ours, theirs) = ends[3];
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
+    let far = super::super::collect::BUSY_STEP + 1_000;
+    master.send(busy, at(VIP), ACK, (far, 901));
+    master.send(theirs, ours, ACK, (901, far));
+    master.run(2_000);
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
+    standby.command(NatCommand::Lead);
+    standby.command(NatCommand::Probe);
+    // Before any walk.
+    let now = standby.now + MS;
+    standby.engine.probe(&standby.maps, now).unwrap();
+    let sent = standby.packets();
+    let first: BTreeSet<_> = sent[..2].iter().map(|packet| packet.to).collect();
+    assert_eq!(first, BTreeSet::from([busy, theirs]));
+    assert_eq!(sent.len(), 2 * 20);
+    standby.run(100);
+    assert_eq!(standby.packets(), [], "once");
+}
+
 #[test]
 fn each_is_asked_once_though_the_walk_begins_again() {
     let config = config("round_robin", &[1, 1], |config| {
@@ -194,6 +224,37 @@ fn a_program_that_starts_finds_what_is_there() {
     assert_eq!(next.status(&master.maps).flows, 3);
     // Nobody serves before somebody is published.
     assert_eq!(master.open(client(5), 100), None);
+}
+
+/// The old master died before it told that the backend had answered; the client has the answer.
+#[test]
+fn a_client_that_acknowledges_is_in_its_connection() {
+    let (mut master, mut standby) = pair();
+    let (ours, theirs) = master.open(client(0), 100).unwrap();
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
+    standby.command(NatCommand::Lead);
+    let hello = standby.send(client(0), at(VIP), ACK, (101, 4_001)).unwrap();
+    assert_eq!((hello.from, hello.to), (ours, theirs));
+    let marks = NatEvent::Marks {
+        key: key(client(0)),
+        backend: standby
+            .flow(client(0))
+            .map(|it| BackendId(it.backend))
+            .unwrap(),
+        client: 100,
+        backend_mark: 4_000,
+        answered: true,
+    };
+    assert_eq!(standby.events(), [marks]);
+    // Its backend's word is no refusal, and it is not forgotten like one that never opened.
+    assert!(standby.send(theirs, ours, ACK, (4_001, 101)).is_some());
+    standby.run(60_000);
+    assert_eq!(
+        standby.flow(client(0)).unwrap().state,
+        State::Established.number()
+    );
+    assert_eq!(standby.packets(), []);
 }
 
 /// A standby whose process died with this table, and the engine that starts with it.

@@ -125,3 +125,62 @@ fn the_answer_to_a_syn_with_data_is_an_answer() {
     assert_eq!(verdict, Verdict::Drop(Counter::Waiting));
     assert_eq!(waiting(&mut world).len(), 1);
 }
+
+/// A standby that took over may know a flow as opening only, though its client has the SYN-ACK.
+#[test]
+fn a_client_that_acknowledges_has_its_answer() {
+    for flags in [0, SERVICE_SYNC, SERVICE_RETRY] {
+        let mut world = world(flags, Scheduler::RoundRobin);
+        let (ours, theirs, _) = through(&mut world, &syn(CLIENT, 100));
+        told(&mut world);
+        // It has sent something, too, and what the backend sent before.
+        let ack = |seq, ack| frame(at(CLIENT), at(VIP), sent(ACK, seq, ack), b"hello");
+        assert_eq!(through(&mut world, &ack(501, 4_001)), (ours, theirs, 5));
+        assert_eq!(state(&world), State::Established);
+        assert_eq!(
+            told(&mut world),
+            [(EventKind::Established, Cause::None)],
+            "user space tells the standby"
+        );
+        let (front, back) = entries(&world);
+        assert_eq!(front.backend_isn, 4_000, "the client has it");
+        assert_eq!(back.backend_isn, front.backend_isn);
+        // The backend goes on, and is not held.
+        through(
+            &mut world,
+            &frame(theirs, ours, sent(ACK, 4_001, 506), b"data"),
+        );
+        through(
+            &mut world,
+            &frame(theirs, ours, sent(SYN | ACK, 900, 101), &[]),
+        );
+        assert_eq!(told(&mut world), []);
+    }
+}
+
+#[test]
+fn an_acknowledgement_that_does_not_fit_the_syn_opens_nothing() {
+    let mut world = world(SERVICE_RETRY, Scheduler::RoundRobin);
+    through(&mut world, &syn(CLIENT, 100));
+    told(&mut world);
+    for (flags, seq) in [
+        (ACK, 100),
+        (ACK, 101 + 65_536),
+        (ACK, 0x4000_0000),
+        (0, 101),
+        (FIN, 101),
+    ] {
+        through(
+            &mut world,
+            &frame(at(CLIENT), at(VIP), sent(flags, seq, 901), &[]),
+        );
+        assert_eq!(state(&world), State::Opening);
+    }
+    assert_eq!(told(&mut world), []);
+    // The last word of one that was short.
+    through(
+        &mut world,
+        &frame(at(CLIENT), at(VIP), sent(FIN | ACK, 101, 901), &[]),
+    );
+    assert_eq!(state(&world), State::Closing);
+}
