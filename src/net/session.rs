@@ -59,6 +59,9 @@ pub const CUT_AFTER: Duration = Duration::from_secs(3);
 /// Bytes that the kernel takes before it can send them (`TCP_NOTSENT_LOWAT`). More would only wait
 /// where the node does not see it.
 const UNSENT: u32 = 128 * 1024;
+/// Bytes that the kernel takes before they are read. More would only wait there, and the peer would
+/// believe that it is on its way to be acknowledged.
+const UNREAD: usize = 256 * 1024;
 /// An idle stream is probed this often, so that a cut is noticed.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Probes without an answer that end the stream.
@@ -358,6 +361,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_recv_buffer_size(UNREAD)?;
     socket.set_tcp_user_timeout(Some(CUT_AFTER))?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()

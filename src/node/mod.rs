@@ -158,7 +158,7 @@ impl Node {
             Input::Probe(result) => self.health.handle_probe(result, now),
             Input::SessionClosed { fault, reason } => self.session_closed(fault, &reason, now),
             Input::SessionFrame(frame) => self.handle_frame(frame, now),
-            Input::SessionSent { frames } => self.link.credit(frames),
+            Input::SessionSent { frames } => self.session_sent(frames, now),
             Input::SessionUp(hello) => self.session_up(hello, now),
             Input::Stop => self.stop(now),
         }

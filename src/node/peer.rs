@@ -140,6 +140,13 @@ impl Node {
         }
     }
 
+    pub(super) fn session_sent(&mut self, frames: u32, now: Mono) {
+        self.link.credit(frames);
+        if let Replication::Source(source) = &mut self.replication {
+            source.handle_sent(now);
+        }
+    }
+
     pub(super) fn session_closed(&mut self, fault: bool, reason: &str, now: Mono) {
         self.counters.session_faults += u64::from(fault);
         if self.link.session.take().is_none() {

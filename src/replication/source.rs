@@ -18,7 +18,7 @@ pub const MAX_LOG: usize = 262_144;
 /// Update frames in flight at most.
 pub const WINDOW: usize = 64;
 /// Without progress for this long the session is given up. Progress is an acknowledgement, and
-/// while a snapshot is sent, that the session takes it.
+/// until a snapshot is acknowledged, that the session takes what is sent.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 // A full log is not all in flight, so an acknowledgement of what was sent before a snapshot is
@@ -206,6 +206,14 @@ impl Source {
         self.resyncs += 1;
         self.waiting_since = now;
         self.restart();
+    }
+
+    /// The session took frames: as long as the end of a snapshot is still on its way, that is
+    /// progress.
+    pub const fn handle_sent(&mut self, now: Mono) {
+        if matches!(self.stage, Stage::Ended(_)) {
+            self.waiting_since = now;
+        }
     }
 
     /// The deadline came.

@@ -242,10 +242,12 @@ fn a_peer_without_progress_is_given_up() {
     let just_before = Mono::from_nanos(late.as_nanos() - 1);
     let second = Duration::from_secs(1);
 
-    // A snapshot that is not acknowledged: counted from its last frame.
+    // A snapshot that is not acknowledged: counted from the last frame that the session took.
     let mut source = attached(replica_of([open(1, 1)]));
     assert_eq!(source.poll_timeout(), Some(late));
-    assert_eq!(frames(&mut source, T0 + second).len(), 3);
+    assert_eq!(frames(&mut source, T0).len(), 3);
+    assert_eq!(source.poll_timeout(), Some(late));
+    source.handle_sent(T0 + second);
     assert_eq!(source.poll_timeout(), Some(late + second));
     assert_eq!(source.handle_timeout(late), Ok(()));
     let overdue = source.handle_timeout(late + second);
@@ -266,6 +268,7 @@ fn a_peer_without_progress_is_given_up() {
     source.handle_ack(at(3, 1), T0 + second * 5).unwrap();
     assert_eq!(source.poll_timeout(), Some(late + second * 5));
     source.handle_ack(at(3, 1), T0 + second * 6).unwrap();
+    source.handle_sent(T0 + second * 6);
     assert_eq!(source.poll_timeout(), Some(late + second * 5), "no news");
     assert_eq!(source.handle_timeout(just_before), Ok(()));
     source.handle_ack(at(3, 2), just_before).unwrap();

@@ -42,6 +42,8 @@ use crate::wire::admin::FlowStatus;
 
 /// Commands, events and refusals of one round; what is left waits for the next.
 const COMMANDS: usize = 256;
+/// What is learned in the time that a command takes.
+const LEARNED: usize = 64;
 const EVENTS: usize = 1_024;
 const REFUSALS: usize = 256;
 /// A round with so many of them was busy.
@@ -213,14 +215,17 @@ impl Worker {
         let mut work = 0;
         loop {
             match self.inbox.next() {
-                Some(Order::Command(command)) => self.command(command),
+                Some(Order::Command(command)) => {
+                    work += weight(&command) / LEARNED;
+                    self.command(command);
+                }
                 Some(Order::Measure(flows, done)) => done.with(self.measured(flows)),
                 Some(Order::Stop) => return Next::Close,
                 Some(Order::Leave) => return Next::Leave,
                 None => break,
             }
             work += 1;
-            if work == COMMANDS {
+            if work >= COMMANDS {
                 break;
             }
         }

@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 
 use crate::balance::nat::NatCommand;
 
-/// Commands, and facts to learn, that wait at most before the session is held up: 3 MB.
-const MOST: usize = 16_384;
+/// Commands, and facts to learn, that wait at most before the session is held up: 1.5 MB.
+const MOST: usize = 8_192;
 /// It goes on when no more than these are left.
 const FEW: usize = MOST / 2;
 

@@ -416,6 +416,8 @@ async fn sockets_are_tuned_and_lie_above_ordinary_descriptors() {
     assert!(socket.tcp_nodelay().unwrap());
     assert!(socket.keepalive().unwrap());
     assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT);
+    // The kernel doubles it (socket(7)).
+    assert_eq!(socket.recv_buffer_size().unwrap(), 2 * UNREAD);
     assert_eq!(socket.tcp_user_timeout().unwrap(), Some(CUT_AFTER));
     drop(second);
 }
