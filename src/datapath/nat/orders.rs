@@ -259,7 +259,7 @@ impl Drop for NatHandle {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
+    use std::time::Instant;
 
     use super::*;
     use crate::wire::replication::{Item, NatKey};
