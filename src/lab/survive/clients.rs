@@ -91,6 +91,7 @@ impl Clients {
         board: &Arc<Board>,
     ) -> Self {
         let (orders, told) = watch::channel(Orders::default());
+        board.pace(crowd.unpaced, TICK);
         let mut tasks = JoinSet::new();
         let mut nth = 0;
         for kind in Kind::ALL {

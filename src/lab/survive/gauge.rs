@@ -100,6 +100,8 @@ pub(super) struct Gauge {
     open: BTreeMap<usize, Option<Mono>>,
     tally: Tally,
     longest: Duration,
+    /// From this number on, the next part is due so long after the last came.
+    paced: Option<(usize, Duration)>,
 }
 
 impl Gauge {
@@ -120,7 +122,8 @@ impl Gauge {
         self.tally.progress += amount;
         if let Some(Some(since)) = self.open.get_mut(&n) {
             self.longest = self.longest.max(now.since(*since));
-            *since = now;
+            let pause = self.paced.filter(|(first, _)| n >= *first);
+            *since = now + pause.map_or(Duration::ZERO, |(_, pause)| pause);
         }
     }
 
@@ -236,6 +239,13 @@ impl Board {
         lock(&self.gauges[kind as usize])
     }
 
+    /// Streams from this number on send a part, and then none for so long.
+    pub(super) fn pace(&self, first: usize, pause: Duration) {
+        for kind in [Kind::Download, Kind::Upload] {
+            self.of(kind).paced = Some((first, pause));
+        }
+    }
+
     pub(super) fn new_ones(&self) -> MutexGuard<'_, NewTally> {
         lock(&self.new)
     }
@@ -307,6 +317,26 @@ mod tests {
         );
         assert_eq!((tally.standing, tally.progress), (2, 23));
         assert!(gauge.take(at(3_000)).stall_ms < 1e-9, "a new window");
+    }
+
+    #[test]
+    fn the_pause_of_a_paced_stream_is_no_stall() {
+        let mut gauge = Gauge {
+            paced: Some((1, Duration::from_millis(40))),
+            ..Gauge::default()
+        };
+        for n in 0..2 {
+            gauge.open(n);
+            gauge.expect(n, at(0));
+            gauge.progress(n, 10, at(0));
+        }
+        gauge.progress(1, 10, at(55));
+        assert!((gauge.take(at(55)).stall_ms - 55.0).abs() < 1e-9);
+        gauge.progress(0, 10, at(56));
+        gauge.close(0);
+        gauge.take(at(56));
+        gauge.progress(1, 10, at(140));
+        assert!((gauge.take(at(140)).stall_ms - 45.0).abs() < 1e-9);
     }
 
     #[test]

@@ -209,7 +209,7 @@ pub(in crate::lab) fn table(report: &Report) -> String {
         "{table}\n\n\
          Times in milliseconds. hole: longest time in which nothing came through the VIP, median/most. \
          tool: longest time that the\ntool was held up. Each kind: connections lost, longest stall at \
-         the receiver, median/most. failed: before the handshake.\n\
+         the receiver (time without what was due), median/most.\nfailed: before the handshake.\n\
          {} mode; {} downloads and {} uploads ({} of each unpaced, the others {} kB/s), {} that ask, \
          {} idle, {} new a second.\n{}",
         report.mode.name(),
