@@ -12,7 +12,7 @@ use super::Fatal;
 use crate::balance::nat::{NatCommand, NatReport};
 use crate::config::{Config, Fallback};
 use crate::datapath::nat::{self, Lease, NatError, NatHandle, NatOptions};
-use crate::model::NodeId;
+use crate::model::{NodeId, Role};
 use crate::net::clock;
 use crate::status::NatStatus;
 use crate::wire::admin::FlowStatus;
@@ -28,6 +28,9 @@ pub(super) struct KernelMode {
     length: Duration,
     /// Until when it holds, on `CLOCK_MONOTONIC`; none: this node may not forward.
     until: Option<Duration>,
+    /// The process that was here before led. As long as nobody knows who leads now, its connections
+    /// go on, and none begins: where its peer leads, no packet comes here.
+    frozen: bool,
 }
 
 /// What became of the wish for it.
@@ -70,16 +73,22 @@ pub(super) fn start(
     }
     let options = NatOptions {
         pins: pins.to_owned(),
+        lease: lease_length(config),
         seed,
     };
     match nat::start(config, me, &options, reports) {
         Ok((handle, lease)) => {
-            let mode = KernelMode {
+            let led = lease.until().is_ok_and(|until| until > 0);
+            let mut mode = KernelMode {
                 handle,
                 lease,
                 length: lease_length(config),
                 until: None,
+                frozen: led,
             };
+            if led {
+                mode.renew(clock::monotonic());
+            }
             Ok(Started {
                 config: Arc::clone(config),
                 mode: Some(mode),
@@ -158,11 +167,11 @@ impl KernelMode {
     /// has still to do.
     pub(super) fn command(&mut self, command: NatCommand) {
         match command {
-            NatCommand::Lead => self.renew(clock::monotonic()),
-            NatCommand::Yield => {
-                self.until = None;
-                self.set(Duration::ZERO);
+            NatCommand::Lead => {
+                self.frozen = false;
+                self.renew(clock::monotonic());
             }
+            NatCommand::Yield => self.lapse(),
             _ => {}
         }
         self.handle.command(command);
@@ -179,8 +188,13 @@ impl KernelMode {
         self.handle.caught_up().await;
     }
 
-    /// The node has made a turn. A quarter of the lease may pass before it is renewed.
-    pub(super) fn turned(&mut self) {
+    /// The node has made a turn, and is this now. A quarter of the lease may pass before it is
+    /// renewed.
+    pub(super) fn turned(&mut self, role: Role) {
+        // A master leads once its addresses are there.
+        if self.frozen && !matches!(role, Role::Initialize | Role::Master) {
+            self.lapse();
+        }
         let Some(until) = self.until else { return };
         let now = clock::monotonic();
         if until.saturating_sub(now) < self.length * 3 / 4 {
@@ -194,8 +208,18 @@ impl KernelMode {
         self.set(until);
     }
 
+    fn lapse(&mut self) {
+        (self.until, self.frozen) = (None, false);
+        self.set(Duration::ZERO);
+    }
+
     fn set(&mut self, until: Duration) {
-        if let Err(error) = self.lease.renew(until.as_nanos() as u64) {
+        let until = until.as_nanos() as u64;
+        let set = match self.frozen {
+            true => self.lease.freeze(until),
+            false => self.lease.renew(until),
+        };
+        if let Err(error) = set {
             tracing::error!("{error}");
         }
     }

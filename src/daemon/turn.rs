@@ -154,7 +154,7 @@ impl TurnLoop {
                 return;
             }
             if let Some(mode) = &mut self.adapters.kernel_mode {
-                mode.turned();
+                mode.turned(self.node.role());
             }
             if self.alive_at + ALIVE_EVERY <= now && self.adapters.proxy.progressing() {
                 self.dead_man.alive();

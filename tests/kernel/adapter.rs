@@ -101,6 +101,7 @@ impl Kernel {
         let config = config(&line, six, ports, mode)?;
         let options = NatOptions {
             pins: PathBuf::from("/sys/fs/bpf/tests").join(test),
+            lease: Duration::from_millis(240),
             seed: 7,
         };
         let (handle, lease, reports) = begin(&line, &config, &options, room).await?;

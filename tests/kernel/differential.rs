@@ -67,8 +67,16 @@ fn world(nat: &mut Nat, seed: u64, series: u32, seen: &mut Seen) -> Result<(), S
     let mut rng = Rng::with_seed(seed);
     let lease = if rng.u8(..12) == 0 { 0 } else { u64::MAX };
     let mut reference = world::fill(nat, lease, series).map_err(say)?;
+    // Some frames meet a node that may decide nothing.
+    let frozen = rng.u8(..4) == 0;
     let before = counters(nat).map_err(say)?;
     for step in 0..FRAMES {
+        if frozen && step == FRAMES / 2 {
+            nat.lease()
+                .and_then(|mut it| it.freeze(lease))
+                .map_err(say)?;
+            reference.frozen = true;
+        }
         let frame = world::frame(&mut rng, &reference);
         one(nat, &mut reference, &frame, seen)
             .map_err(|error| format!("seed {seed}, frame {step}: {error}\n{frame:02x?}"))?;

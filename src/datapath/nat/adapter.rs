@@ -64,6 +64,8 @@ const INTERFACES: Duration = Duration::from_secs(1);
 pub struct NatOptions {
     /// The directory of the pins, in a BPF file system.
     pub pins: PathBuf,
+    /// For how long a former life's connections go on while this one starts.
+    pub lease: Duration,
     /// Seed of what is left to chance.
     pub seed: u64,
 }
@@ -93,7 +95,8 @@ pub fn start(
     let injector = Injector::open()?;
     let links = host::links(&config.interfaces())?;
     let mut engine = Engine::new(config, node, &links, options.seed);
-    let (mut nat, adopted) = Nat::open(&options.pins, &engine.sizes())?;
+    let until = now() + nanos(options.lease);
+    let (mut nat, adopted) = Nat::open_holding(&options.pins, &engine.sizes(), Some(until))?;
     if let Err(error) = begin(config, &mut nat, &mut engine) {
         if !adopted.tables
             && let Err(error) = nat.close()

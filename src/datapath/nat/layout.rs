@@ -315,6 +315,16 @@ pub const OWNED_SOURCE: u32 = 1;
 /// User space is told of packets that match no flow.
 pub const OWNED_REJECT: u32 = 2;
 
+/// What this node may do.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Right {
+    /// Forward until then: `CLOCK_MONOTONIC`, nanoseconds.
+    pub until: u64,
+    /// Not 0: only the flows that are there.
+    pub frozen: u64,
+}
+
 /// Ports towards the backends, inclusive.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
@@ -395,7 +405,7 @@ macro_rules! plain {
     )*};
 }
 
-plain!(FlowKey Flow Endpoint Service Source Window Backend Owned Settings Event Carried Refusal);
+plain!(FlowKey Flow Endpoint Service Source Window Backend Owned Right Settings Event Carried Refusal);
 
 /// A record of a ring, if it has the size of this type.
 pub(super) fn record<T: aya::Pod>(bytes: &[u8]) -> Option<T> {

@@ -25,6 +25,7 @@ fn expected() -> Vec<usize> {
         Window { start syns }
         Backend { address source port id ifindex }
         Owned { flags }
+        Right { until frozen }
         Settings { range_first range_last own_first own_last }
         Event { kind cause key flow back_packets back_bytes }
         Carried { event length packet }
@@ -117,6 +118,7 @@ fn no_padding() {
     assert_eq!(size_of::<Source>(), 8 + 2 * 4);
     assert_eq!(size_of::<Window>(), 2 * 8);
     assert_eq!(size_of::<Backend>(), 2 * address + 2 + 2 + 3 * 4);
+    assert_eq!(size_of::<Right>(), 2 * 8);
     assert_eq!(size_of::<Settings>(), 4 * 2);
     let event = 2 * 4 + size_of::<FlowKey>() + size_of::<Flow>() + 2 * 8;
     assert_eq!(size_of::<Event>(), event);

@@ -1,16 +1,18 @@
 //! The lease: until when this node forwards.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use aya::maps::{Array, Map, MapData, MapError};
 
 use super::error::NatError;
+use super::layout::Right;
 use super::tables::map_error;
 
 /// The right to forward. It is a value of its own, since the thread that decides about mastership
 /// renews it, and another one owns the tables.
 pub struct Lease {
-    until: Array<MapData, u64>,
+    right: Array<MapData, Right>,
 }
 
 impl std::fmt::Debug for Lease {
@@ -28,9 +30,19 @@ impl Lease {
         };
         let fd = map.fd().as_fd().try_clone_to_owned();
         let fd = fd.map_err(|error| failed(error.to_string()))?;
-        let until = MapData::from_fd(fd).and_then(|map| Map::from_map_data(map)?.try_into());
-        let until = until.map_err(|error: MapError| failed(error.to_string()))?;
-        Ok(Self { until })
+        let right = MapData::from_fd(fd).and_then(|map| Map::from_map_data(map)?.try_into());
+        let right = right.map_err(|error: MapError| failed(error.to_string()))?;
+        Ok(Self { right })
+    }
+
+    /// Freezes the lease that is pinned here until then, if one was given and not taken back.
+    pub(super) fn hold(pin: &Path, until: u64) -> Result<(), NatError> {
+        let map = MapData::from_pin(pin).map_err(map_error("open the lease"))?;
+        let mut lease = Self::of(&map)?;
+        match lease.until()? {
+            0 => Ok(()),
+            _ => lease.freeze(until),
+        }
     }
 
     /// This node may forward until then: `CLOCK_MONOTONIC`, nanoseconds. The program's clock lags
@@ -41,8 +53,13 @@ impl Lease {
     ///
     /// What the kernel said; so everywhere below.
     pub fn renew(&mut self, until: u64) -> Result<(), NatError> {
-        let set = self.until.set(0, until, 0);
-        set.map_err(map_error("renew the lease"))
+        self.set(Right { until, frozen: 0 })
+    }
+
+    /// Until then this node may forward the flows that are there, and decide nothing: none begins,
+    /// none is replaced, nobody is refused.
+    pub fn freeze(&mut self, until: u64) -> Result<(), NatError> {
+        self.set(Right { until, frozen: 1 })
     }
 
     /// This node may not forward any more: what belongs to a service or to a flow is dropped.
@@ -50,9 +67,15 @@ impl Lease {
         self.renew(0)
     }
 
+    fn set(&mut self, right: Right) -> Result<(), NatError> {
+        let set = self.right.set(0, right, 0);
+        set.map_err(map_error("renew the lease"))
+    }
+
     /// Until when.
     pub fn until(&self) -> Result<u64, NatError> {
-        let until = self.until.get(&0, 0);
-        until.map_err(map_error("read the lease"))
+        let right = self.right.get(&0, 0);
+        let right = right.map_err(map_error("read the lease"))?;
+        Ok(right.until)
     }
 }

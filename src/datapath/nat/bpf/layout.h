@@ -128,6 +128,12 @@ struct owned {
 #define OWNED_SOURCE 1 /* ports of the range belong to flows */
 #define OWNED_REJECT 2 /* tell user space of packets that match no flow */
 
+/* What this node may do. */
+struct right {
+    __u64 until;  /* forward until then: CLOCK_MONOTONIC, ns */
+    __u64 frozen; /* not 0: only the flows that are there */
+};
+
 struct settings {
     __u16 range_first; /* ports of flows of both nodes, host byte order, inclusive */
     __u16 range_last;

@@ -74,12 +74,11 @@ struct {
     TYPE(value, struct settings);
 } settings SEC(".maps");
 
-/* Until when this node may forward: CLOCK_MONOTONIC, ns. */
 struct {
     NUMBER(type, BPF_MAP_TYPE_ARRAY);
     NUMBER(max_entries, 1);
     TYPE(key, __u32);
-    TYPE(value, __u64);
+    TYPE(value, struct right);
 } lease SEC(".maps");
 
 struct {

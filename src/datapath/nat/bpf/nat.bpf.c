@@ -21,8 +21,15 @@ const char licence[] SEC("license") = "Dual MIT/GPL";
 
 INLINE int lapsed(__u64 now) {
     __u32 zero = 0;
-    __u64 *until = map_lookup(&lease, &zero);
-    return !until || now >= *until;
+    struct right *right = map_lookup(&lease, &zero);
+    return !right || now >= right->until;
+}
+
+/* Nothing may be decided here: no flow may begin or be replaced, and nobody is refused. */
+INLINE int frozen(__u64 now) {
+    __u32 zero = 0;
+    struct right *right = map_lookup(&lease, &zero);
+    return !right || right->frozen || now >= right->until;
 }
 
 INLINE struct owned *owner(const struct address *address, __u32 family) {
@@ -238,6 +245,7 @@ INLINE int tcp(struct __sk_buff *ctx, const struct packet *p) {
         int over = f->state == STATE_CLOSED ||
                    (f->state < STATE_ESTABLISHED && f->client_isn != p->seq);
         if (!(syn && f->flags & FLOW_CLIENT && over)) return forward(ctx, p, f, now);
+        if (frozen(now)) return drop(DROP_LEASE);
         replace(p, f);
     }
     struct endpoint endpoint = {
@@ -248,7 +256,7 @@ INLINE int tcp(struct __sk_buff *ctx, const struct packet *p) {
     struct service *service = map_lookup(&services, &endpoint);
     if (service) {
         int reject = service->flags & SERVICE_REJECT;
-        if (lapsed(now)) return drop(DROP_LEASE);
+        if (frozen(now)) return drop(DROP_LEASE);
         if (!syn) return refuse(p, DROP_UNKNOWN, reject);
         if (p->hops < 2) return drop(DROP_HOPS);
         __u32 refused = open(ctx, p, service, now);
@@ -262,7 +270,7 @@ INLINE int tcp(struct __sk_buff *ctx, const struct packet *p) {
     struct settings *range = map_lookup(&settings, &zero);
     __u16 port = BE16(p->key.dport);
     if (!range || port < range->range_first || port > range->range_last) return TC_ACT_UNSPEC;
-    if (lapsed(now)) return drop(DROP_LEASE);
+    if (frozen(now)) return drop(DROP_LEASE);
     return refuse(p, DROP_STRAY, owned->flags & OWNED_REJECT);
 }
 

@@ -26,6 +26,7 @@ const __u32 layout_table[] SEC("layout") = {
     sizeof(struct backend), AT(backend, address), AT(backend, source), AT(backend, port),
     AT(backend, id), AT(backend, ifindex),
     sizeof(struct owned), AT(owned, flags),
+    sizeof(struct right), AT(right, until), AT(right, frozen),
     sizeof(struct settings), AT(settings, range_first), AT(settings, range_last),
     AT(settings, own_first), AT(settings, own_last),
     sizeof(struct event), AT(event, kind), AT(event, cause), AT(event, key), AT(event, flow),

@@ -80,6 +80,8 @@ pub struct Reference {
     pub settings: Settings,
     /// May forward until then.
     pub lease: u64,
+    /// Only the flows that are there.
+    pub frozen: bool,
     /// Everything counted.
     pub counters: BTreeMap<Counter, u64>,
     /// What user space would be told of flows.
@@ -147,6 +149,7 @@ impl Reference {
 
     fn tcp(&mut self, frame: &[u8], packet: &Packet, arrival: &Arrival) -> Verdict {
         let lapsed = arrival.now >= self.lease;
+        let frozen = lapsed || self.frozen;
         let syn = packet.flags & (SYN | ACK | RST | FIN) == SYN;
         if let Some(flow) = self.flows.get(&packet.key).copied() {
             if lapsed {
@@ -159,6 +162,9 @@ impl Reference {
             if !(syn && client && over) {
                 return self.forward(frame, packet, arrival);
             }
+            if frozen {
+                return self.drop(Counter::Lease);
+            }
             self.replace(packet, flow);
         }
         let endpoint = Endpoint {
@@ -169,7 +175,7 @@ impl Reference {
         };
         if let Some(service) = self.services.get(&endpoint).copied() {
             let reject = service.flags & SERVICE_REJECT != 0;
-            if lapsed {
+            if frozen {
                 return self.drop(Counter::Lease);
             }
             if !syn {
@@ -189,7 +195,7 @@ impl Reference {
                 if owned.flags & OWNED_SOURCE != 0
                     && (self.settings.range_first..=self.settings.range_last).contains(&port) =>
             {
-                if lapsed {
+                if frozen {
                     return self.drop(Counter::Lease);
                 }
                 self.refuse(packet, Counter::Stray, owned.flags & OWNED_REJECT != 0)

@@ -30,6 +30,40 @@ fn without_a_lease_all_stays_here_and_nothing_changes() {
 }
 
 #[test]
+fn who_may_decide_nothing_forwards_what_is_there() {
+    let mut world = world(0, Scheduler::RoundRobin);
+    let (ours, theirs) = established(&mut world);
+    let closed = "203.0.113.3:1";
+    through(&mut world, &syn(closed, 7));
+    world.frozen = true;
+    told(&mut world);
+    let ack = frame(at(CLIENT), at(VIP), sent(ACK, 101, 901), b"x");
+    let answer = frame(theirs, ours, sent(ACK, 901, 102), b"y");
+    for known in [&ack, &answer] {
+        assert!(matches!(
+            world.process(known, &arrival()),
+            Verdict::Redirect { .. }
+        ));
+    }
+    let before = world.flows.clone();
+    let stray = SocketAddr::new(ours.ip(), 30_019);
+    for frame in [
+        syn("203.0.113.2:1", 7),
+        // A new connection on old ports.
+        syn(closed, 8),
+        frame(at("203.0.113.2:1"), at(VIP), sent(ACK, 101, 901), b"x"),
+        frame(theirs, stray, sent(ACK, 1, 1), &[]),
+    ] {
+        assert_eq!(
+            world.process(&frame, &arrival()),
+            Verdict::Drop(Counter::Lease)
+        );
+    }
+    assert_eq!(world.flows, before);
+    assert!(world.refusals.is_empty() && told(&mut world).is_empty());
+}
+
+#[test]
 fn what_matches_nothing_is_told_but_a_reset_is_not() {
     let mut world = world(0, Scheduler::RoundRobin);
     let unknown = frame(at(CLIENT), at(VIP), sent(FIN | ACK, 50, 60), b"abc");
