@@ -131,12 +131,16 @@ impl Engine {
             let there = flow.opposite(key.family);
             let client_spoke = flow.seen > ready;
             let backend_spoke = maps.flow(&there)?.is_some_and(|back| back.seen > ready);
+            // What the other end acknowledged when the marks were told. An end that has not heard
+            // from the other since then takes a probe's acknowledgement for the other's: more than
+            // that would make it forget what got lost.
+            let (to_client, to_backend) = (client.wrapping_add(1), backend.wrapping_add(1));
             if !client_spoke {
-                let probe = packet::probe(key.to(), key.from(), backend, flow.seq);
+                let probe = packet::probe(key.to(), key.from(), backend, to_client);
                 self.packets.push_back(probe);
             }
             if !backend_spoke {
-                let probe = packet::probe(there.to(), there.from(), client, flow.ack);
+                let probe = packet::probe(there.to(), there.from(), client, to_backend);
                 self.packets.push_back(probe);
             }
             self.counts.probed += u64::from(!(client_spoke && backend_spoke));

@@ -58,6 +58,26 @@ fn both_ends_are_asked_where_they_are() {
     assert_eq!(standby.packets(), []);
 }
 
+/// Its receiver would believe that all has arrived, and never send again what got lost.
+#[test]
+fn a_probe_acknowledges_no_more_than_its_other_end_did() {
+    let (mut master, mut standby) = pair();
+    let (ours, theirs) = master.establish(client(0));
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
+    standby.command(NatCommand::Lead);
+    // What came before this got lost, and the addresses are not here yet.
+    standby.now += MS;
+    standby.send(client(0), at(VIP), ACK, (50_101, 901));
+    standby.command(NatCommand::Probe);
+    standby.run(100);
+    let probes = [
+        probe(at(VIP), client(0), 900, 101),
+        probe(ours, theirs, 100, 901),
+    ];
+    assert_eq!(standby.packets(), probes);
+}
+
 #[test]
 fn who_has_spoken_since_is_not_asked() {
     let (mut master, mut standby) = pair();
