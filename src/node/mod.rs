@@ -440,7 +440,7 @@ impl Node {
     }
 
     fn run_replication(&mut self, now: Mono) {
-        // More than these goes with the next turn, which comes once the stream has written one.
+        // More than these goes with the next turn, which comes once the stream has written them.
         for _ in 0..SESSION_CREDIT {
             if !self.link.may_send() {
                 break;

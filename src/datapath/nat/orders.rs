@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -64,6 +64,8 @@ impl fmt::Debug for Measured {
 struct Bell {
     event: EventFd,
     napping: AtomicBool,
+    /// Orders that wait, and are not to.
+    urgent: AtomicUsize,
     backlog: Backlog,
 }
 
@@ -73,6 +75,7 @@ pub(super) fn open() -> io::Result<(Outbox, Inbox)> {
     let bell = Arc::new(Bell {
         event: EventFd::from_value_and_flags(0, flags)?,
         napping: AtomicBool::new(false),
+        urgent: AtomicUsize::new(0),
         backlog: Backlog::default(),
     });
     let (orders, received) = mpsc::channel();
@@ -97,6 +100,7 @@ impl Outbox {
         if let Order::Command(command) = &order {
             self.bell.backlog.add(weight(command));
         }
+        self.bell.urgent.fetch_add(urgent.into(), Ordering::Relaxed);
         // The thread ends at our word only.
         let _ = self.orders.send(order);
         // Either this sees that the nap is over, or the round after the nap sees the order.
@@ -132,6 +136,8 @@ impl Inbox {
                 }
             }
         }
+        let urgent = !order.comes_in_crowds();
+        self.bell.urgent.fetch_sub(urgent.into(), Ordering::Relaxed);
         Some(order)
     }
 
@@ -148,8 +154,11 @@ impl Inbox {
         }
     }
 
-    /// Sleeps, unless something comes that is not to wait.
+    /// Sleeps, unless something that is not to wait comes, or was left by a round that had enough.
     pub(super) fn nap(&self, time: Duration) {
+        if self.bell.urgent.load(Ordering::Relaxed) > 0 {
+            return;
+        }
         self.bell.napping.store(true, Ordering::Relaxed);
         let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
         // Whatever it says, the next round looks at everything.
@@ -302,6 +311,25 @@ mod tests {
         assert!(!ends_a_nap(Duration::from_millis(50), |outbox| {
             outbox.put(learn());
         }));
+    }
+
+    #[test]
+    fn what_a_round_left_over_is_not_slept_upon() {
+        let (outbox, mut inbox) = open().unwrap();
+        outbox.put(learn());
+        outbox.put(Order::Command(NatCommand::Lead));
+        // An earlier nap was ended by it already.
+        inbox.woken();
+        inbox.nap(LONG);
+        assert!(matches!(
+            inbox.next(),
+            Some(Order::Command(NatCommand::Learn(_)))
+        ));
+        inbox.nap(LONG);
+        assert!(matches!(
+            inbox.next(),
+            Some(Order::Command(NatCommand::Lead))
+        ));
     }
 
     #[test]

@@ -30,12 +30,6 @@ const LOOK: u64 = 50 * MS;
 /// A standby keeps ended connections so many times longer: it may take over, and does not know what
 /// their ends have still to say.
 const STANDBY_PATIENCE: u64 = 5;
-/// Marks are refreshed when an end has moved on by so much: a quarter of how far back they may be.
-pub(super) const STEP: u32 = 1 << 29;
-/// Marks are also refreshed, of so many connections in one walk, when an end has moved on by so
-/// much: whose marks are fresh is busy, and is asked first after a takeover.
-pub(super) const BUSY_STEP: u32 = 1 << 16;
-pub(super) const BUSY_MOST: u32 = 1_024;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -59,12 +53,8 @@ pub(super) struct Walk {
     purge: BTreeSet<BackendId>,
     /// Found to be silent for too long, and still in the table.
     expired: Vec<FlowKey>,
-    /// Marks that were reported and are not those in the table.
-    marks: BTreeMap<FlowKey, (u32, u32)>,
     lost: u64,
     look_at: u64,
-    /// Whose marks were refreshed in this walk.
-    refreshed: u32,
     /// Connections by state, so far and in the last whole walk.
     counting: BTreeMap<u8, u64>,
     pub(super) states: BTreeMap<u8, u64>,
@@ -77,7 +67,6 @@ impl Walk {
         self.cursor = None;
         self.active = true;
         self.counting.clear();
-        self.refreshed = 0;
         (self.began, self.next) = (now, now);
     }
 
@@ -135,14 +124,6 @@ impl Walk {
     pub(super) fn give_up(&mut self) {
         (self.rescan, self.rescan_again, self.gather) = (false, false, false);
         self.purge.clear();
-        self.marks.clear();
-    }
-
-    pub(super) fn forget(&mut self, key: &FlowKey) {
-        // Almost always empty: only connections that moved much are there.
-        if !self.marks.is_empty() {
-            self.marks.remove(key);
-        }
     }
 
     pub(super) fn timeout(&self, leading: bool) -> u64 {
@@ -155,12 +136,6 @@ impl Walk {
 }
 
 impl Engine {
-    /// Where the ends of a flow were at least, as was reported last.
-    pub(super) fn marks_of(&self, key: &FlowKey, flow: &Flow) -> (u32, u32) {
-        let reported = self.walk.marks.get(key).copied();
-        reported.unwrap_or((flow.client_isn, flow.backend_isn))
-    }
-
     /// Looks whether events were lost.
     pub(super) fn look_for_loss(&mut self, maps: &impl Maps, now: u64) -> Result<(), NatError> {
         if now < self.walk.look_at {
@@ -192,6 +167,9 @@ impl Engine {
         }
         if !self.walk.active {
             self.walk.restart(now);
+        }
+        if self.walk.cursor.is_none() {
+            self.marks.begin();
         }
         if self.walk.gather && self.walk.cursor.is_none() {
             // A walk that begins again would find some twice.
@@ -420,46 +398,6 @@ impl Engine {
         let hash = self.known.hash(key);
         self.ended(key, hash, FlowEnd::BackendError);
         self.forget(key, hash);
-        Ok(())
-    }
-
-    /// Reports marks anew when an end has moved on far.
-    ///
-    /// A mark is one less than what the other end acknowledged: what its owner has sent last may
-    /// not have arrived, and a probe must never lie where something is still expected.
-    fn refresh_marks(
-        &mut self,
-        key: &FlowKey,
-        flow: &Flow,
-        maps: &impl Maps,
-    ) -> Result<(), NatError> {
-        // From here on each end has acknowledged something.
-        let shaken = [State::Established, State::Closing].map(State::number);
-        if !self.leading || !shaken.contains(&flow.state) {
-            return Ok(());
-        }
-        // The client has acknowledged nothing yet: its entry says zero.
-        if flow.state == State::Answered.number() {
-            return Ok(());
-        }
-        let (client, backend) = self.marks_of(key, flow);
-        let up = flow.seq.wrapping_sub(client);
-        let down = flow.ack.wrapping_sub(backend);
-        let moved = up.max(down);
-        let is_due = moved > STEP || moved > BUSY_STEP && self.walk.refreshed < BUSY_MOST;
-        if !is_due {
-            return Ok(());
-        }
-        self.walk.refreshed += 1;
-        let back = maps.flow(&flow.opposite(key.family))?;
-        let Some(back) = back.filter(|back| belongs(back, key)) else {
-            return Ok(());
-        };
-        let marks = (back.ack.wrapping_sub(1), flow.ack.wrapping_sub(1));
-        if marks != (client, backend) {
-            self.walk.marks.insert(*key, marks);
-            self.report_marks(key, flow, false);
-        }
         Ok(())
     }
 }

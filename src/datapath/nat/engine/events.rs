@@ -46,7 +46,7 @@ impl Engine {
         let Event { key, flow, .. } = carried.event;
         let hash = self.known.hash(&key);
         self.gate.forget(hash);
-        self.walk.forget(&key);
+        self.marks.forget(&key);
         let print = self.known.print(&flow);
         let known = self.known.get(hash);
         // A walk may have found it before its event came.
@@ -126,7 +126,7 @@ impl Engine {
     pub(super) fn ended(&mut self, key: &FlowKey, hash: u64, end: FlowEnd) {
         self.gate.forget(hash);
         self.retry.forget(hash);
-        self.walk.forget(key);
+        self.marks.forget(key);
         if self.known.get(hash).is_some_and(|it| !it.closed) {
             self.known.change(hash, |it| it.closed = true);
             let key = nat_key(key);
@@ -138,7 +138,7 @@ impl Engine {
     pub(super) fn forget(&mut self, key: &FlowKey, hash: u64) {
         self.gate.forget(hash);
         self.retry.forget(hash);
-        self.walk.forget(key);
+        self.marks.forget(key);
         self.known.remove(hash);
     }
 

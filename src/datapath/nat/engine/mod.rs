@@ -23,6 +23,7 @@ mod events;
 mod gate;
 mod known;
 mod learn;
+mod marks;
 mod plan;
 mod probe;
 mod publish;
@@ -45,6 +46,7 @@ use collect::Walk;
 use gate::Gate;
 use known::{Known, Mixer};
 use learn::Learner;
+use marks::Marks;
 use plan::{Plan, nanos};
 use probe::Prober;
 use publish::Publisher;
@@ -111,6 +113,7 @@ pub struct Engine {
     retry: Retry,
     publisher: Publisher,
     learner: Learner,
+    marks: Marks,
     walk: Walk,
     prober: Prober,
     leading: bool,
@@ -154,6 +157,7 @@ impl Engine {
             retry: Retry::default(),
             publisher: Publisher::new(&plan),
             learner: Learner::default(),
+            marks: Marks::default(),
             walk: Walk::default(),
             prober: Prober::default(),
             leading: false,
@@ -282,6 +286,7 @@ impl Engine {
         self.retry.clear();
         self.prober.clear();
         self.walk.give_up();
+        self.marks.clear();
         self.reports.clear();
         self.packets.clear();
     }

@@ -169,7 +169,7 @@ fn marks_follow_what_was_acknowledged() {
     host.run(10_000);
     assert!(host.events().is_empty());
     // Half a gigabyte and more later.
-    let far = super::super::collect::STEP + 1_000;
+    let far = marks::STEP + 1_000;
     host.send(client(0), at(VIP), ACK, (far, 901));
     host.send(theirs, ours, ACK, (901, far - 500));
     host.run(10_000);
@@ -194,12 +194,12 @@ fn marks_follow_what_was_acknowledged() {
 #[test]
 fn marks_of_busy_connections_are_told_in_each_walk_but_not_of_all() {
     let mut host = Host::master(&config("round_robin", &[1, 1], |_| {}));
-    let most = super::super::collect::BUSY_MOST;
+    let most = marks::BUSY_MOST;
     let ends: Vec<_> = (0..most + 10).map(|n| host.establish(client(n))).collect();
     host.run(5_000);
     host.events();
     for round in 1..=2 {
-        let far = 100 + round * (super::super::collect::BUSY_STEP + 1_000);
+        let far = 100 + round * (marks::BUSY_STEP + 1_000);
         for (n, (ours, theirs)) in (0..).zip(&ends) {
             host.send(client(n), at(VIP), ACK, (far, 901));
             host.send(*theirs, *ours, ACK, (901, far));

@@ -129,7 +129,7 @@ fn the_busy_are_asked_before_the_table_is_read() {
     let (ours, theirs) = ends[3];
     standby.now = master.now;
     teach(&mut master, &mut standby);
-    let far = super::super::collect::BUSY_STEP + 1_000;
+    let far = marks::BUSY_STEP + 1_000;
     master.send(busy, at(VIP), ACK, (far, 901));
     master.send(theirs, ours, ACK, (901, far));
     master.run(2_000);
