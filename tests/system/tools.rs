@@ -196,6 +196,20 @@ pub(crate) async fn until<T>(
     }
 }
 
+/// Whether each node still runs, and its log: both are gone once a test has failed.
+fn tell(lab: &mut Lab) {
+    for node in NodeId::BOTH {
+        let node = lab.node(node);
+        let fate = match node.ended() {
+            Some(status) => status.to_string(),
+            None if node.is_running() => "runs".to_owned(),
+            None => "was not started".to_owned(),
+        };
+        let log = fs::read_to_string(node.log()).unwrap_or_default();
+        eprintln!("{}: {fate}\n{log}", node.name());
+    }
+}
+
 /// Waits until a node's status shows this.
 pub(crate) async fn shows(
     lab: &mut Lab,
@@ -209,7 +223,11 @@ pub(crate) async fn shows(
         let now = lab.node(node).status().await.ok();
         match now {
             Some(status) if shown(&status) => return status,
-            other => assert!(Instant::now() < deadline, "{what}: {other:#?}"),
+            other if Instant::now() >= deadline => {
+                tell(lab);
+                panic!("{what}: {other:#?}");
+            }
+            _ => {}
         }
         sleep(Duration::from_millis(20)).await;
     }
