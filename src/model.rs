@@ -147,6 +147,30 @@ impl fmt::Display for Mac {
     }
 }
 
+/// Where the two nodes are on an interface that they share.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Neighbour {
+    /// Index of the interface.
+    pub index: u32,
+    /// This node's address on it.
+    pub own: Mac,
+    /// The peer's; none: it is not known to be on this link.
+    pub peer: Option<Mac>,
+}
+
+/// A neighbour that has not heard where an address lives now.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Stale {
+    /// Index of the interface by which its packet came.
+    pub index: u32,
+    /// The floating address to which it was sent.
+    pub vip: IpAddr,
+    /// The packet's sender; behind a router it is not the neighbour's own address.
+    pub sender: IpAddr,
+    /// The neighbour.
+    pub mac: Mac,
+}
+
 /// Stable id of a service: a hash of its name, so that both nodes agree without agreeing on the
 /// order of the file. The configuration refuses two names with one id.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::flow::FlowEnd;
-use crate::model::{BackendId, ConnectFailure, ServiceId};
+use crate::model::{BackendId, ConnectFailure, Neighbour, ServiceId, Stale};
 use crate::wire::replication::{Item, NatKey, NatRecord};
 
 /// What the node wants. Commands arrive in the order in which they were given; none is lost.
@@ -33,6 +33,8 @@ pub enum NatCommand {
     Pause,
     /// The addresses are here and announced: wake those that wait for an answer that got lost.
     Probe,
+    /// Where this node and its peer are on an interface. Latest wins, for each interface.
+    Neighbour(Neighbour),
     /// Let new connections go to these backends only. Latest wins.
     Publish {
         /// Those that are up and not drained.
@@ -41,6 +43,8 @@ pub enum NatCommand {
         /// `on_down`.
         down: BTreeSet<BackendId>,
     },
+    /// What this node takes from its peer and hands to it. Latest wins.
+    Relay(Relay),
     /// The switchover came to nothing.
     Resume,
     /// A snapshot begins: what is not learned until its end is to be forgotten then.
@@ -51,6 +55,18 @@ pub enum NatCommand {
     SnapshotVoid,
     /// This node is not master any more.
     Yield,
+}
+
+/// What passes between the nodes at layer 2. Whatever belongs to the master is handed to it by a node
+/// that is not; these are the two exceptions.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Relay {
+    /// As backup of a master: a packet that the master hands over is served here at once. That it
+    /// was handed over says that the master is dead or hangs.
+    pub accept: bool,
+    /// As master: a packet of a connection that is not known here is handed to the peer, which may
+    /// have it still.
+    pub second_chance: bool,
 }
 
 /// What happened to connections, in order.
@@ -105,6 +121,8 @@ pub enum NatEvent {
         /// How long ago it began, in milliseconds.
         age_ms: u64,
     },
+    /// A neighbour sends its packets for a VIP to this node, which is not master and handed them on.
+    Stale(Stale),
     /// A client got no backend.
     Unserved {
         /// The service.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Epoch, Mac, Vip};
+use crate::model::{Epoch, Mac, Neighbour, Stale, Vip};
 
 /// A wish. Commands of an older epoch than one already seen are not carried out.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -28,6 +28,16 @@ pub enum KernelCommand {
     Release {
         /// The mastership that ends.
         epoch: Epoch,
+    },
+    /// Tell one neighbour, once, that this address lives at the master: it still sends to this node,
+    /// which is not master.
+    Remind {
+        /// The highest epoch that this node knows.
+        epoch: Epoch,
+        /// Who is to be told.
+        stale: Stale,
+        /// Where the address lives.
+        at: Mac,
     },
 }
 
@@ -53,7 +63,15 @@ pub enum KernelReport {
         /// It is up and has a carrier.
         up: bool,
     },
-    /// No address is left.
+    /// Where this node and its peer are on an interface that carries a VIP; at the start, and whenever
+    /// that changes.
+    Neighbour {
+        /// The interface's name.
+        interface: String,
+        /// Where.
+        neighbour: Neighbour,
+    },
+    /// No address is left, or where the addresses stay on the device: this node is silent about them.
     Released {
         /// The mastership that ended.
         epoch: Epoch,

@@ -317,7 +317,7 @@ mod tests {
                 match command {
                     KernelCommand::Announce { .. } => announced.push(ms),
                     KernelCommand::Hold { .. } => holds += 1,
-                    KernelCommand::Release { .. } => {}
+                    KernelCommand::Release { .. } | KernelCommand::Remind { .. } => {}
                 }
             }
         }

@@ -133,6 +133,7 @@ impl World {
                 KernelReport::Released { epoch }
             }
             KernelCommand::Announce { epoch, .. } => return self.announce(machine, epoch),
+            KernelCommand::Remind { .. } => return,
         };
         self.give(machine, Input::Kernel(report));
     }

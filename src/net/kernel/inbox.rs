@@ -9,7 +9,7 @@ use crate::model::Epoch;
 use crate::vip::kernel::KernelCommand;
 
 /// One of each kind.
-const KINDS: usize = 3;
+const KINDS: usize = 4;
 
 /// Where commands wait.
 #[derive(Debug, Default)]
@@ -71,7 +71,8 @@ const fn epoch(command: &KernelCommand) -> Epoch {
     match command {
         KernelCommand::Announce { epoch, .. }
         | KernelCommand::Hold { epoch, .. }
-        | KernelCommand::Release { epoch } => *epoch,
+        | KernelCommand::Release { epoch }
+        | KernelCommand::Remind { epoch, .. } => *epoch,
     }
 }
 

@@ -176,6 +176,7 @@ impl Worker {
                 }
             }
             KernelCommand::Release { epoch } => addresses.release(netlink, outbox, epoch, now),
+            KernelCommand::Remind { .. } => {}
         }
     }
 

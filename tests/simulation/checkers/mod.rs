@@ -136,7 +136,8 @@ impl Checkers {
             Output::Kernel(command) => {
                 let (KernelCommand::Announce { epoch, .. }
                 | KernelCommand::Hold { epoch, .. }
-                | KernelCommand::Release { epoch }) = command;
+                | KernelCommand::Release { epoch }
+                | KernelCommand::Remind { epoch, .. }) = command;
                 spent.announcements += u32::from(matches!(command, KernelCommand::Announce { .. }));
                 let newest = std::mem::replace(&mut process.seen.commanded, *epoch);
                 if *epoch < newest {

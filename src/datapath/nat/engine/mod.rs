@@ -248,6 +248,8 @@ impl Engine {
             NatCommand::Resume => self.pause(false),
             NatCommand::Probe => self.prober.go(now),
             NatCommand::Yield => self.yield_up(),
+            // The caller's affair.
+            NatCommand::Neighbour(_) | NatCommand::Relay(_) => {}
         }
         self.mind_counts(maps, now)
     }
