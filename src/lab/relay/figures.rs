@@ -50,8 +50,10 @@ pub struct Run {
     pub new_total: u64,
     /// Those that failed or got no whole answer.
     pub new_lost: u64,
-    /// Of the lost, those that were under way in the process that died: begun before it was gone.
+    /// Of the lost, those that were under way when a process was harmed.
     pub new_in_flight: u64,
+    /// Of the lost, those that were begun from then on until it was gone.
+    pub new_while_dying: u64,
     /// Those whose handshake took more than 100 ms.
     pub new_late: u64,
     /// Those that the lab did not open, because too many were under way.
@@ -106,6 +108,7 @@ impl Run {
             ends,
             wrk,
         } = evidence;
+        let (new_in_flight, new_while_dying) = in_flight(*death, ends);
         let all = || windows.iter().map(|window| &window.counts);
         let sum = |of: fn(&Window) -> u64| windows.iter().map(of).sum::<u64>();
         let most = |calm: bool, of: fn(&Window) -> f64| {
@@ -121,7 +124,8 @@ impl Run {
             run: *number,
             new_total: sum(|w| w.counts.new.attempts),
             new_lost: sum(|w| w.counts.new.lost() + w.counts.new.failed()),
-            new_in_flight: in_flight(*death, ends),
+            new_in_flight,
+            new_while_dying,
             new_late: sum(|w| w.counts.new.late),
             new_skipped: sum(|w| w.counts.new.skipped),
             new_short_percent: short(plan.crowd.new_rate, windows),
@@ -158,14 +162,16 @@ impl Run {
     }
 }
 
-/// Lost new connections that the dying process had, or that its kernel took for it.
-fn in_flight(death: Option<Death>, ends: &Ends) -> u64 {
+/// Lost new connections that the dying process had, and those that its kernel took for it while it
+/// died. Nobody can keep what only a dead process knew.
+fn in_flight(death: Option<Death>, ends: &Ends) -> (u64, u64) {
     let Some((at, gone)) = death.and_then(|death| Some((death.at, death.gone?))) else {
-        return 0;
+        return (0, 0);
     };
-    let lost = ends.of_new.iter();
-    lost.filter(|loss| loss.began <= gone && loss.ended >= at)
-        .count() as u64
+    let lost = || ends.of_new.iter().filter(|loss| loss.ended >= at);
+    let open = lost().filter(|loss| loss.began <= at).count();
+    let until_gone = lost().filter(|loss| loss.began <= gone).count();
+    (open as u64, (until_gone - open) as u64)
 }
 
 fn old(plan: &Plan, death: Death, ends: &Ends) -> OldEnds {

@@ -91,7 +91,8 @@ fn goals(plan: &Plan) -> Vec<Goal> {
         median: true,
     };
     let outside = each("new connections lost that were not in flight", 0.0, |run| {
-        run.new_lost.saturating_sub(run.new_in_flight) as f64
+        let known = run.new_in_flight + run.new_while_dying;
+        run.new_lost.saturating_sub(known) as f64
     });
     let fin = each("old connections ended by FIN", 0.0, |run| {
         run.old.map_or(0, |old| old.fin) as f64

@@ -1,6 +1,7 @@
 //! What it prints: a line for each run, and at the end figures and goals.
 
 use comfy_table::Table;
+use comfy_table::presets::ASCII_FULL_CONDENSED;
 use serde::Serialize;
 
 use super::figures::Run;
@@ -61,11 +62,14 @@ pub struct Figure {
 type Of = fn(&Run) -> f64;
 
 /// What is told of each series beside its goals.
-const FIGURES: [(&str, Of); 12] = [
+const FIGURES: [(&str, Of); 13] = [
     ("new connections", |run| run.new_total as f64),
     ("  lost", |run| run.new_lost as f64),
-    ("  lost, in flight in the process that died", |run| {
+    ("  lost, in flight when it was harmed", |run| {
         run.new_in_flight as f64
+    }),
+    ("  lost, begun while it died", |run| {
+        run.new_while_dying as f64
     }),
     ("  later than 100 ms", |run| run.new_late as f64),
     ("  slowest, ms", |run| run.new_slowest_ms),
@@ -125,12 +129,13 @@ pub(in crate::lab) fn line(plan: &Plan, run: &Run) -> String {
         format!("; wrk: {} errors of {}", wrk.errors, wrk.requests)
     });
     format!(
-        "{} run {}: new: {} lost ({} in flight), {} late of {}, slowest {:.1} ms; {} old lost, \
+        "{} run {}: new: {} lost ({} in flight, {} begun meanwhile), {} late of {}, slowest {:.1} ms; {} old lost, \
          stall {:.1} ms{death}{old}{wrk}: {verdict}",
         plan.fault.name(),
         run.run,
         run.new_lost,
         run.new_in_flight,
+        run.new_while_dying,
         run.new_late,
         run.new_total,
         run.new_slowest_ms,
@@ -147,6 +152,7 @@ pub(in crate::lab) fn table(report: &Report) -> String {
 
 fn of_one(series: &Series) -> String {
     let mut table = Table::new();
+    table.load_style(ASCII_FULL_CONDENSED);
     table.set_header(["", "median", "most", "goal", "met"]);
     for figure in &series.figures {
         table.add_row([

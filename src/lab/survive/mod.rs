@@ -21,6 +21,8 @@ pub use self::report::{Report, Row};
 pub use self::run::{Plan, Step};
 pub use self::verdict::{Run, Window};
 
+#[cfg(test)]
+pub(super) use self::ends::{End, Loss};
 pub(super) use self::ends::{Ends, How};
 pub(super) use self::gauge::{Board, Kind};
 pub(super) use self::report::{line, table};
