@@ -77,10 +77,13 @@ impl Counts {
         })
     }
 
-    fn add(&mut self, frame: &[u8]) {
-        let Some((pair, reset)) = look(frame) else {
+    fn add(&mut self, frame: &[u8], only: Option<IpAddr>) {
+        let Some((pair, source, reset)) = look(frame) else {
             return;
         };
+        if only.is_some_and(|only| source != Some(only)) {
+            return;
+        }
         if self.total >= MOST || self.pairs.len() >= PAIRS && !self.pairs.contains_key(&pair) {
             self.missed += 1;
             return;
@@ -100,19 +103,20 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Starts to count.
+    /// Starts to count: all frames, or only IP packets whose source is this address, in whosever
+    /// name they pass.
     ///
     /// # Errors
     ///
     /// If the packet socket cannot be opened.
-    pub async fn start(network: &Network) -> Result<Self, LabError> {
+    pub async fn start(network: &Network, only: Option<IpAddr>) -> Result<Self, LabError> {
         let opened = network.switch().run(async { open() }).await;
         let fd = opened.map_err(LabError::io("open a packet socket"))?;
         let over = Arc::<AtomicBool>::default();
         let told = over.clone();
         let thread = thread::Builder::new()
             .name("lab-tap".to_owned())
-            .spawn(move || count(&fd, &told))
+            .spawn(move || count(&fd, only, &told))
             .map_err(LabError::io("start the thread of a tap"))?;
         let thread = Some(thread);
         Ok(Self { over, thread })
@@ -161,7 +165,7 @@ fn open() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-fn count(fd: &OwnedFd, over: &AtomicBool) -> io::Result<Counts> {
+fn count(fd: &OwnedFd, only: Option<IpAddr>, over: &AtomicBool) -> io::Result<Counts> {
     let bridges = Lan::BOTH.map(|lan| lan.bridge() as usize);
     let mut counts = Counts::default();
     let mut frame = [0; READ];
@@ -169,7 +173,7 @@ fn count(fd: &OwnedFd, over: &AtomicBool) -> io::Result<Counts> {
         match recvfrom::<LinkAddr>(fd.as_raw_fd(), &mut frame) {
             // A bridge's own device repeats what came in by one of its ports.
             Ok((_, Some(at))) if bridges.contains(&at.ifindex()) => {}
-            Ok((length, _)) => counts.add(&frame[..length]),
+            Ok((length, _)) => counts.add(&frame[..length], only),
             Err(Errno::EAGAIN | Errno::EINTR) if over.load(Ordering::Relaxed) => break,
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => {}
             Err(errno) => return Err(errno.into()),
@@ -200,15 +204,17 @@ fn dropped(fd: &OwnedFd) -> io::Result<u32> {
     Ok(stats[1])
 }
 
-/// Whose frame it is and what it carries, and whether it resets a connection.
-fn look(frame: &[u8]) -> Option<((Mac, Mac, Carries), bool)> {
+/// Whose frame it is and what it carries, from which address, and whether it resets a connection.
+fn look(frame: &[u8]) -> Option<((Mac, Mac, Carries), Option<IpAddr>, bool)> {
     let mac = |at: usize| frame.get(at..at + 6)?.try_into().ok().map(Mac);
     let (to, from) = (mac(0)?, mac(6)?);
-    let (carries, reset) = packet(frame).unwrap_or((Carries::Other, false));
-    Some(((from, to, carries), reset))
+    let Some((carries, source, reset)) = packet(frame) else {
+        return Some(((from, to, Carries::Other), None, false));
+    };
+    Some(((from, to, carries), Some(source), reset))
 }
 
-fn packet(frame: &[u8]) -> Option<(Carries, bool)> {
+fn packet(frame: &[u8]) -> Option<(Carries, IpAddr, bool)> {
     const TCP: u8 = 6;
     const RST: u8 = 4;
     let ip = frame.get(14..)?;
@@ -232,7 +238,8 @@ fn packet(frame: &[u8]) -> Option<(Carries, bool)> {
         (false, false) => Carries::Other,
     };
     let flags = ip.get(next + 13).copied().filter(|_| protocol == TCP);
-    Some((carries, flags.is_some_and(|flags| flags & RST != 0)))
+    let reset = flags.is_some_and(|flags| flags & RST != 0);
+    Some((carries, from, reset))
 }
 
 #[cfg(test)]
@@ -254,13 +261,13 @@ mod tests {
     fn frames_are_counted_by_sender_receiver_and_what_they_carry() {
         let client = Ipv4Addr::new(192, 0, 2, 10);
         let mut counts = Counts::default();
-        counts.add(&frame(client, VIP4, 6, 0x10));
-        counts.add(&frame(client, VIP4, 6, 0x14));
-        counts.add(&frame(client, VIP4, 17, 0x04));
-        counts.add(&frame(VIP4, client, 6, 0x04));
-        counts.add(&[&B.0[..], &A.0, &[8, 6], &[0; 28]].concat());
-        counts.add(&[0; 13]);
-        counts.add(&[0; 5]);
+        counts.add(&frame(client, VIP4, 6, 0x10), None);
+        counts.add(&frame(client, VIP4, 6, 0x14), None);
+        counts.add(&frame(client, VIP4, 17, 0x04), None);
+        counts.add(&frame(VIP4, client, 6, 0x04), None);
+        counts.add(&[&B.0[..], &A.0, &[8, 6], &[0; 28]].concat(), None);
+        counts.add(&[0; 13], None);
+        counts.add(&[0; 5], None);
         let sum = |carries| counts.sum(Some(A), Some(B), carries);
         let (frames, resets) = (3, 1);
         assert_eq!(sum(Carries::ToVip), Count { frames, resets });
@@ -270,6 +277,14 @@ mod tests {
         assert_eq!(counts.sum(None, None, Carries::Other).frames, 2);
         assert_eq!(counts.sum(Some(B), None, Carries::ToVip).frames, 0);
         assert_eq!(counts.total, 6);
+        let mut counts = Counts::default();
+        counts.add(&frame(client, VIP4, 6, 0x10), Some(client.into()));
+        counts.add(&frame(VIP4, client, 6, 0x10), Some(client.into()));
+        counts.add(
+            &[&B.0[..], &A.0, &[8, 6], &[0; 28]].concat(),
+            Some(client.into()),
+        );
+        assert_eq!(counts.total, 1, "of one sender only");
     }
 
     #[test]
@@ -278,7 +293,14 @@ mod tests {
         (ip[0], ip[6], ip[53]) = (0x60, 6, 4);
         ip[24..40].copy_from_slice(&VIP6.octets());
         let frame = [&B.0[..], &A.0, &[0x86, 0xdd], &ip].concat();
-        assert_eq!(look(&frame), Some(((A, B, Carries::ToVip), true)));
+        assert_eq!(
+            look(&frame),
+            Some((
+                (A, B, Carries::ToVip),
+                Some(Ipv6Addr::UNSPECIFIED.into()),
+                true
+            ))
+        );
     }
 
     #[test]
@@ -286,7 +308,10 @@ mod tests {
         let mut counts = Counts::default();
         for n in 0..=PAIRS as u16 {
             let [high, low] = n.to_be_bytes();
-            counts.add(&[&[2, 0, 0, 0, high, low][..], &A.0, &[8, 6]].concat());
+            counts.add(
+                &[&[2, 0, 0, 0, high, low][..], &A.0, &[8, 6]].concat(),
+                None,
+            );
         }
         assert_eq!((counts.total, counts.missed), (PAIRS as u64, 1));
     }

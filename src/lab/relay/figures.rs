@@ -40,8 +40,8 @@ pub struct OldEnds {
     pub last_us: u64,
 }
 
-/// One run's figures. Times in milliseconds; those of stalls and new connections are of the fault's
-/// own steps, the counts of the whole run.
+/// One run's figures. Times in milliseconds; those of stalls and new connections are of the fault
+/// itself, of the time before, or of the node's return; the counts are of the whole run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
     /// From 1.
@@ -64,10 +64,14 @@ pub struct Run {
     pub new_slowest_ms: f64,
     /// Slowest handshake while nothing happened: what the machine does by itself.
     pub calm_slowest_ms: f64,
+    /// Slowest handshake while the node came back.
+    pub back_slowest_ms: f64,
     /// Longest wait for an answer of connections that ask.
     pub stall_requests_ms: f64,
     /// The same while nothing happened.
     pub calm_requests_ms: f64,
+    /// The same while the node came back.
+    pub back_requests_ms: f64,
     /// Longest stall of a download.
     pub stall_downloads_ms: f64,
     /// Longest stall of an upload.
@@ -111,11 +115,13 @@ impl Run {
         let (new_in_flight, new_while_dying) = in_flight(*death, ends);
         let all = || windows.iter().map(|window| &window.counts);
         let sum = |of: fn(&Window) -> u64| windows.iter().map(of).sum::<u64>();
-        let most = |calm: bool, of: fn(&Window) -> f64| {
-            let those = windows.iter().filter(|w| w.step != Step::End);
-            let those = those.filter(|w| (w.step == Step::Calm) == calm);
+        let most = |of: fn(&Window) -> f64, when: fn(Step) -> bool| {
+            let those = windows.iter().filter(|window| when(window.step));
             those.map(of).fold(0.0, f64::max)
         };
+        let calm = |of| most(of, |step| step == Step::Calm);
+        let back = |of| most(of, |step| step == Step::Rejoin);
+        let harm = |of| most(of, Step::moves);
         let mut lost_by_kind = BTreeMap::new();
         for (kind, tally) in all().flat_map(|counts| counts.kinds()) {
             *lost_by_kind.entry(kind.name()).or_default() += tally.lost();
@@ -129,12 +135,14 @@ impl Run {
             new_late: sum(|w| w.counts.new.late),
             new_skipped: sum(|w| w.counts.new.skipped),
             new_short_percent: short(plan.crowd.new_rate, windows),
-            new_slowest_ms: most(false, |w| w.counts.new.handshake_ms),
-            calm_slowest_ms: most(true, |w| w.counts.new.handshake_ms),
-            stall_requests_ms: most(false, |w| w.counts.requests.stall_ms),
-            calm_requests_ms: most(true, |w| w.counts.requests.stall_ms),
-            stall_downloads_ms: most(false, |w| w.counts.downloads.stall_ms),
-            stall_uploads_ms: most(false, |w| w.counts.uploads.stall_ms),
+            new_slowest_ms: harm(|w| w.counts.new.handshake_ms),
+            calm_slowest_ms: calm(|w| w.counts.new.handshake_ms),
+            back_slowest_ms: back(|w| w.counts.new.handshake_ms),
+            stall_requests_ms: harm(|w| w.counts.requests.stall_ms),
+            calm_requests_ms: calm(|w| w.counts.requests.stall_ms),
+            back_requests_ms: back(|w| w.counts.requests.stall_ms),
+            stall_downloads_ms: harm(|w| w.counts.downloads.stall_ms),
+            stall_uploads_ms: harm(|w| w.counts.uploads.stall_ms),
             tool_stalled_ms: all()
                 .map(|counts| counts.tool_stalled_ms)
                 .fold(0.0, f64::max),

@@ -62,7 +62,7 @@ pub struct Figure {
 type Of = fn(&Run) -> f64;
 
 /// What is told of each series beside its goals.
-const FIGURES: [(&str, Of); 13] = [
+const FIGURES: [(&str, Of); 15] = [
     ("new connections", |run| run.new_total as f64),
     ("  lost", |run| run.new_lost as f64),
     ("  lost, in flight when it was harmed", |run| {
@@ -74,9 +74,15 @@ const FIGURES: [(&str, Of); 13] = [
     ("  later than 100 ms", |run| run.new_late as f64),
     ("  slowest, ms", |run| run.new_slowest_ms),
     ("  slowest while calm, ms", |run| run.calm_slowest_ms),
+    ("  slowest while the node came back, ms", |run| {
+        run.back_slowest_ms
+    }),
     ("old connections lost", |run| run.lost as f64),
     ("longest stall: requests, ms", |run| run.stall_requests_ms),
     ("  requests while calm, ms", |run| run.calm_requests_ms),
+    ("  requests while the node came back, ms", |run| {
+        run.back_requests_ms
+    }),
     ("  downloads, ms", |run| run.stall_downloads_ms),
     ("  uploads, ms", |run| run.stall_uploads_ms),
     ("the tool was held up, ms", |run| run.tool_stalled_ms),
