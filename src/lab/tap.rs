@@ -78,20 +78,21 @@ impl Counts {
     }
 
     fn add(&mut self, frame: &[u8], only: Option<IpAddr>) {
-        let Some((pair, source, reset)) = look(frame) else {
+        let Some(seen) = look(frame) else {
             return;
         };
-        if only.is_some_and(|only| source != Some(only)) {
+        if only.is_some_and(|only| seen.source != Some(only)) {
             return;
         }
-        if self.total >= MOST || self.pairs.len() >= PAIRS && !self.pairs.contains_key(&pair) {
+        let full = self.pairs.len() >= PAIRS && !self.pairs.contains_key(&seen.pair);
+        if self.total >= MOST || full {
             self.missed += 1;
             return;
         }
         self.total += 1;
-        let count = self.pairs.entry(pair).or_default();
+        let count = self.pairs.entry(seen.pair).or_default();
         count.frames += 1;
-        count.resets += u64::from(reset);
+        count.resets += u64::from(seen.resets);
     }
 }
 
@@ -204,16 +205,28 @@ fn dropped(fd: &OwnedFd) -> io::Result<u32> {
     Ok(stats[1])
 }
 
-/// Whose frame it is and what it carries, from which address, and whether it resets a connection.
-fn look(frame: &[u8]) -> Option<((Mac, Mac, Carries), Option<IpAddr>, bool)> {
-    let mac = |at: usize| frame.get(at..at + 6)?.try_into().ok().map(Mac);
-    let (to, from) = (mac(0)?, mac(6)?);
-    let Some((carries, source, reset)) = packet(frame) else {
-        return Some(((from, to, Carries::Other), None, false));
-    };
-    Some(((from, to, carries), Some(source), reset))
+/// What matters of a frame.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Seen {
+    pair: (Mac, Mac, Carries),
+    /// Of the IP packet in it, if there is one.
+    source: Option<IpAddr>,
+    resets: bool,
 }
 
+fn look(frame: &[u8]) -> Option<Seen> {
+    let mac = |at: usize| frame.get(at..at + 6)?.try_into().ok().map(Mac);
+    let (to, from) = (mac(0)?, mac(6)?);
+    let packet = packet(frame);
+    Some(Seen {
+        pair: (from, to, packet.map_or(Carries::Other, |it| it.0)),
+        source: packet.map(|it| it.1),
+        resets: packet.is_some_and(|it| it.2),
+    })
+}
+
+/// What the IP packet in a frame is for the pair, where it comes from, and whether it is a segment
+/// that resets.
 fn packet(frame: &[u8]) -> Option<(Carries, IpAddr, bool)> {
     const TCP: u8 = 6;
     const RST: u8 = 4;
@@ -293,14 +306,12 @@ mod tests {
         (ip[0], ip[6], ip[53]) = (0x60, 6, 4);
         ip[24..40].copy_from_slice(&VIP6.octets());
         let frame = [&B.0[..], &A.0, &[0x86, 0xdd], &ip].concat();
-        assert_eq!(
-            look(&frame),
-            Some((
-                (A, B, Carries::ToVip),
-                Some(Ipv6Addr::UNSPECIFIED.into()),
-                true
-            ))
-        );
+        let seen = Seen {
+            pair: (A, B, Carries::ToVip),
+            source: Some(Ipv6Addr::UNSPECIFIED.into()),
+            resets: true,
+        };
+        assert_eq!(look(&frame), Some(seen));
     }
 
     #[test]

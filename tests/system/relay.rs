@@ -22,12 +22,6 @@ pub(crate) fn tests() -> Vec<(Test, Needed)> {
     vec![
         (test("relay_runs_tell_resets_from_what_goes_on", ends), &[]),
         (
-            test("relay_a_killed_kernel_mode_master_is_not_noticed", || {
-                unnoticed(Fault::Kill9, Mode::Sync, false)
-            }),
-            &[RELAY],
-        ),
-        (
             test(
                 "relay_a_killed_kernel_mode_master_is_not_noticed_unheard",
                 || unnoticed(Fault::Kill9, Mode::Sync, true),

@@ -9,7 +9,7 @@ use super::faults::Death;
 use super::goals::{Met, judge};
 use super::plan::Plan;
 use super::wrk::Wrk;
-use crate::lab::survive::{Ends, How, Kind, Step, Window};
+use crate::lab::survive::{Counts, Ends, How, Kind, Step, Window};
 use crate::lab::verdict::ms;
 
 /// Everything that was seen in one run.
@@ -123,7 +123,7 @@ impl Run {
         let back = |of| most(of, |step| step == Step::Rejoin);
         let harm = |of| most(of, Step::moves);
         let mut lost_by_kind = BTreeMap::new();
-        for (kind, tally) in all().flat_map(|counts| counts.kinds()) {
+        for (kind, tally) in all().flat_map(Counts::kinds) {
             *lost_by_kind.entry(kind.name()).or_default() += tally.lost();
         }
         let mut run = Self {
@@ -150,7 +150,7 @@ impl Run {
             lost_by_kind,
             idle_silent: idle_silent(plan.crowd.idle, windows),
             wrong_bytes: all()
-                .flat_map(|counts| counts.kinds())
+                .flat_map(Counts::kinds)
                 .map(|(_, tally)| tally.wrong_bytes)
                 .sum(),
             wrong_masters: windows

@@ -4,7 +4,7 @@ use super::super::plan::Fault;
 use super::*;
 use crate::lab::Failure;
 use crate::lab::config::Mode;
-use crate::lab::survive::{Counts, End, Loss, NewTally, Tally};
+use crate::lab::survive::{End, Loss, NewTally, Tally};
 use crate::time::Mono;
 
 const fn at(ms: u64) -> Mono {
