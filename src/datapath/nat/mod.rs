@@ -43,6 +43,7 @@ mod host;
 pub mod inject;
 pub mod layout;
 mod lease;
+mod life;
 pub mod maps;
 mod names;
 mod orders;
