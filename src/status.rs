@@ -32,6 +32,13 @@ pub struct Status {
     pub priority: u8,
     /// Why the role is `fault`, if it is.
     pub fault: Option<String>,
+    /// This node was told to stop.
+    #[serde(default)]
+    pub stopping: bool,
+    /// What this node, not master any more, has left of its proxied connections; or how that ended,
+    /// until it is master again.
+    #[serde(default)]
+    pub drain: Option<DrainStatus>,
     /// Fingerprint of the configuration.
     pub config_hash: String,
     /// The floating addresses.
@@ -92,6 +99,29 @@ pub struct PeerStatus {
     pub last_heard_ms: Option<u64>,
     /// Its configuration has the same meaning; none before the first heartbeat.
     pub same_config: Option<bool>,
+    /// Its relay works: it hands to this node what belongs here.
+    #[serde(default)]
+    pub relays: bool,
+    /// What the former master has left of its proxied connections, or how that ended, while this
+    /// node is master; none: it did not hand over in order.
+    #[serde(default)]
+    pub drain: Option<DrainStatus>,
+}
+
+/// Proxied connections that stay with a node which gave up the mastership in order.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct DrainStatus {
+    /// Connections that are left.
+    pub left: u64,
+    /// The most there were.
+    pub of: u64,
+    /// Milliseconds until what is left is reset; none: the drain is over.
+    pub cut_in_ms: Option<u64>,
+    /// Milliseconds since its beginning, or from that to its end.
+    pub took_ms: u64,
+    /// Connections that were reset since they had not ended in time. A node tells its peer only how
+    /// many are left, so of the peer's this is a conclusion from the time.
+    pub cut: u64,
 }
 
 /// One heartbeat path.

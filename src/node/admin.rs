@@ -41,6 +41,7 @@ impl Node {
                 self.hand_over(HandoverCause::Operator, now)?;
                 Ok(format!("handing over to {peer}"))
             }
+            _ if self.stopping => Err("this node stops; start it again first".into()),
             Role::Backup if self.in_sync() && self.link.may_send() => {
                 self.send_frame(Frame::HandoverRequest(HandoverCause::Operator));
                 Ok(format!("asked {peer} to hand over to this node"))

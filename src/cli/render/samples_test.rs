@@ -88,6 +88,8 @@ pub(super) fn master() -> Status {
         incarnation: "1a2b3c4d".into(),
         uptime_ms: 447_000_000,
         nat: None,
+        stopping: false,
+        drain: None,
         role: Role::Master,
         epoch: 7,
         priority: 150,
@@ -112,6 +114,8 @@ pub(super) fn master() -> Status {
             hears_us: true,
             last_heard_ms: Some(40),
             same_config: Some(true),
+            relays: true,
+            drain: None,
         },
         paths: vec![path("192.0.2", 214), path("203.0.113", 1_190)],
         replication: ReplicationStatus {
