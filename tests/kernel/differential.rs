@@ -80,7 +80,7 @@ fn world(nat: &mut Nat, seed: u64, series: u32, seen: &mut Seen) -> Result<(), S
         }
         if frozen && step == FRAMES / 2 {
             nat.lease()
-                .and_then(|mut it| it.freeze(lease))
+                .and_then(|mut it| it.freeze(reference.lease))
                 .map_err(say)?;
             reference.frozen = true;
         }

@@ -51,8 +51,8 @@ impl Pair {
         nat: &mut Nat,
         reference: &mut Reference,
     ) -> Result<(), NatError> {
-        let until = if rng.bool() { u64::MAX } else { 0 };
-        match rng.u8(..6) {
+        let until = if rng.u8(..4) > 0 { u64::MAX } else { 0 };
+        match rng.u8(..if reference.dead { 3 } else { 6 }) {
             0 => {
                 self.met = !self.met;
                 self.meet(nat, reference)?;
@@ -87,7 +87,9 @@ impl Pair {
 
     /// Whoever sends this frame.
     pub(crate) fn send(&self, rng: &mut Rng, frame: &mut [u8]) {
-        let from = if rng.u8(..4) == 0 {
+        // Ports of a frame without options; nobody but the peer asks for port 0.
+        let kick = frame.get(34..38) == Some(&[0; 4]) || frame.get(54..58) == Some(&[0; 4]);
+        let from = if kick || rng.u8(..4) == 0 {
             PEER
         } else {
             self.stranger
@@ -99,9 +101,9 @@ impl Pair {
     pub(crate) fn frame(&self, rng: &mut Rng) -> Vec<u8> {
         let six = rng.bool();
         match rng.u8(..8) {
-            0..3 => kick(rng, six),
-            3..5 => proxied(rng, six),
-            5..7 => datagram(rng, six),
+            0..5 => kick(rng, six),
+            5..6 => proxied(rng, six),
+            6..7 => datagram(rng, six),
             _ => arp(rng),
         }
     }
@@ -115,7 +117,8 @@ fn kick(rng: &mut Rng, six: bool) -> Vec<u8> {
     let mut tcp = Tcp::new(from, SocketAddr::new(to, 0), SYN);
     tcp.seq = match rng.u8(..8) {
         0 => rng.u32(1_000..1_100),
-        _ => rng.u32(..40),
+        1 => rng.u32(..40),
+        _ => rng.u32(..6),
     };
     tcp.hops = if rng.u8(..30) == 0 { 1 } else { 64 };
     tcp.frame()

@@ -61,7 +61,8 @@ INLINE void look(struct __sk_buff *ctx, __u64 now, struct stand *s) {
     if (!right) return;
     int holds = now < right->until;
     if (!s->alive) {
-        if (right->until && now < right->until + FROZEN) s->leave = MAY_FORWARD;
+        int lately = holds || now - right->until < FROZEN;
+        if (right->until && lately) s->leave = MAY_FORWARD;
     } else if (holds && !right->frozen) {
         s->leave = MAY_DECIDE;
         s->second = now < right->second && s->at && !s->from_peer;

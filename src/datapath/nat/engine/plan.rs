@@ -130,7 +130,9 @@ impl Plan {
             let ifindex = links.interfaces.get(interface).map_or(0, |it| it.ifindex);
             plan.devices.insert(address.addr(), ifindex);
             plan.networks.push((address.trunc(), ifindex));
-            plan.own(address.addr(), OWNED_VIP);
+            if config.cluster.relay {
+                plan.own(address.addr(), OWNED_VIP);
+            }
         }
         for service in &config.services {
             if let Some(mode) = &service.kernel {
