@@ -41,6 +41,7 @@ pub mod engine;
 mod error;
 mod host;
 pub mod inject;
+mod kick;
 pub mod layout;
 mod lease;
 mod life;
@@ -53,7 +54,7 @@ pub mod program;
 pub mod reference;
 pub mod tables;
 
-pub use adapter::{NatOptions, start};
+pub use adapter::{NatOptions, Running, start};
 pub use attach::Hook;
 pub use error::NatError;
 pub use lease::Lease;
