@@ -20,6 +20,7 @@
 
 mod kernel_mode;
 mod pace;
+mod supervisor;
 mod turn;
 
 use std::collections::BTreeSet;

@@ -79,6 +79,11 @@ impl Node {
         self.drain.is_on().then_some(self.flows.len() as u64)
     }
 
+    /// Told to stop, and not ended yet.
+    pub const fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
     /// The proxied connections that are served here although this node is not master.
     pub(super) fn left(&self) -> u32 {
         match self.role() {
