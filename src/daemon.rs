@@ -218,7 +218,7 @@ async fn start(
     let seed = u64::from_le_bytes(clock::entropy());
 
     let (reports, kernel_reports) = mpsc::channel(QUEUE);
-    let kernel = Kernel::start(config, reports).await?;
+    let kernel = Kernel::start(config, me, reports).await?;
     let (events, flows) = mpsc::channel(FLOW_BATCHES);
     let (nat_reports, nat) = mpsc::channel(NAT_REPORTS);
     let started = kernel_mode::start(config, me, &options.pins, seed, nat_reports)?;

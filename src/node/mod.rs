@@ -16,6 +16,7 @@ mod drain;
 mod flows;
 pub mod io;
 mod journal;
+mod links;
 mod nat;
 mod peer;
 mod relay;
@@ -41,6 +42,7 @@ use crate::wire::replication::{Frame, HandoverCause, Item, Position};
 use drain::DrainBook;
 use io::{Input, Output};
 use journal::Journal;
+use links::Links;
 use nat::NatBook;
 use peer::PeerLink;
 use relay::RelayBook;
@@ -106,6 +108,7 @@ pub struct Node {
     journal: Journal,
     nat: NatBook,
     drain: DrainBook,
+    links: Links,
     relay: RelayBook,
     /// A handover that is to be offered once the log is written to the stream.
     handover: Option<HandoverCause>,
@@ -141,6 +144,7 @@ impl Node {
             journal: Journal::new(identity.started_unix_ms),
             nat: NatBook::default(),
             drain: DrainBook::default(),
+            links: Links::default(),
             relay: RelayBook::default(),
             handover: None,
             decided_at: None,
@@ -175,7 +179,7 @@ impl Node {
                 self.election.port_closed(now);
             }
             Input::Probe(result) => self.health.handle_probe(result, now),
-            Input::Relaying(works) => self.set_relaying(works),
+            Input::Relaying(works) => self.set_program(works),
             Input::SessionClosed { fault, reason } => self.session_closed(fault, &reason, now),
             Input::SessionFrame(frame) => self.handle_frame(frame, now),
             Input::SessionSent { frames } => self.session_sent(frames, now),
@@ -392,6 +396,13 @@ impl Node {
         if let KernelReport::Link { interface, up } = report {
             let what = format!("interface {interface} is down");
             self.election.set_fault(&what, !up, now);
+        }
+        if let KernelReport::Neighbour {
+            interface,
+            neighbour,
+        } = report
+        {
+            self.handle_neighbour(interface, *neighbour);
         }
         self.vips.handle_report(report, now);
     }

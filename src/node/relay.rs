@@ -121,6 +121,11 @@ impl RelayBook {
         self.works
     }
 
+    /// What the data path was told last.
+    pub(super) const fn told(&self) -> Relay {
+        self.told
+    }
+
     /// The peer's host said that nobody listens on its heartbeat port.
     pub(super) const fn refused(&mut self, now: Mono) {
         self.refused_at = Some(now);

@@ -35,6 +35,7 @@ pub(super) fn status(node: &Node, now: Mono) -> Status {
             .iter()
             .map(|known| service(node, known))
             .collect(),
+        relay: node.relay_status(),
         // The data path knows.
         nat: None,
         counters: Counters {

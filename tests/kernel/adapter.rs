@@ -45,7 +45,7 @@ fn config(line: &Line, six: bool, ports: &[u16], mode: Acknowledge) -> Result<Co
         format!("[[service.backend]]\nname = \"b{n}\"\naddress = \"{at}\"\n")
     });
     let text = format!(
-        "[cluster]\nname = \"test\"\nkey_file = \"/nowhere\"\n\
+        "[cluster]\nname = \"test\"\nkey_file = \"/nowhere\"\nrelay = false\n\
          [[node]]\nname = \"one\"\npriority = 150\naddresses = [\"203.0.113.1\"]\n\
          [[node]]\nname = \"two\"\npriority = 100\naddresses = [\"203.0.113.2\"]\n\
          [[vip]]\naddress = \"{}/{prefix}\"\ninterface = \"{NODE_LEFT}\"\n\
