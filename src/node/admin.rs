@@ -22,7 +22,14 @@ impl Node {
             Request::Failover => self.failover(now).map(done),
             Request::Flows(query) => {
                 let unix_ms = self.journal.unix_ms(now);
-                flows::page(self.replica(), &self.config, &query, unix_ms)
+                let kernel = self.replica();
+                // What it drains is its own; the master lists the others.
+                let proxied = match self.drain.is_on() {
+                    true => &self.drain.kept,
+                    false => kernel,
+                };
+                let tables = flows::Tables { proxied, kernel };
+                flows::page(tables, &self.config, &query, unix_ms)
             }
             Request::Backend {
                 service,
