@@ -32,6 +32,13 @@ pub struct Status {
     pub priority: u8,
     /// Why the role is `fault`, if it is.
     pub fault: Option<String>,
+    /// This node was told to stop.
+    #[serde(default)]
+    pub stopping: bool,
+    /// What this node, not master any more, has left of its proxied connections; or how that ended,
+    /// until it is master again.
+    #[serde(default)]
+    pub drain: Option<DrainStatus>,
     /// Fingerprint of the configuration.
     pub config_hash: String,
     /// The floating addresses.
@@ -46,7 +53,10 @@ pub struct Status {
     pub replication: ReplicationStatus,
     /// Services with their backends.
     pub services: Vec<ServiceStatus>,
-    /// The kernel mode's data path; none: no service uses it.
+    /// What passes between the nodes.
+    #[serde(default)]
+    pub relay: RelayStatus,
+    /// The program in the kernel; none: it is not there.
     pub nat: Option<NatStatus>,
     /// Counters of things that should be rare.
     pub counters: Counters,
@@ -92,6 +102,29 @@ pub struct PeerStatus {
     pub last_heard_ms: Option<u64>,
     /// Its configuration has the same meaning; none before the first heartbeat.
     pub same_config: Option<bool>,
+    /// Its relay works: it hands to this node what belongs here.
+    #[serde(default)]
+    pub relays: bool,
+    /// What the former master has left of its proxied connections, or how that ended, while this
+    /// node is master; none: it did not hand over in order.
+    #[serde(default)]
+    pub drain: Option<DrainStatus>,
+}
+
+/// Proxied connections that stay with a node which gave up the mastership in order.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct DrainStatus {
+    /// Connections that are left.
+    pub left: u64,
+    /// The most there were.
+    pub of: u64,
+    /// Milliseconds until what is left is reset; none: the drain is over.
+    pub cut_in_ms: Option<u64>,
+    /// Milliseconds since its beginning, or from that to its end.
+    pub took_ms: u64,
+    /// Connections that were reset since they had not ended in time. A node tells its peer only how
+    /// many are left, so of the peer's this is a conclusion from the time.
+    pub cut: u64,
 }
 
 /// One heartbeat path.
@@ -267,6 +300,51 @@ pub struct NatStatus {
     pub rescans: u64,
     /// What the program counts, by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// How the nodes hand each other what is not theirs.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct RelayStatus {
+    /// The configuration's `cluster.relay`.
+    pub wanted: bool,
+    /// The program is at every interface that carries a VIP, and the peer is known there.
+    pub works: bool,
+    /// What is missing, or not as good as it could be.
+    pub lacking: Option<String>,
+    /// Each interface that carries a VIP.
+    pub links: Vec<RelayLink>,
+    /// As backup: what the master hands over is served here at once.
+    pub accept: bool,
+    /// As master: what nobody here knows goes to the peer.
+    pub second_chance: bool,
+    /// Neighbours that still send to this node, which is not master; the last ones.
+    pub stale: Vec<StaleStatus>,
+    /// How often such a neighbour was told where the address lives.
+    pub reminded: u64,
+}
+
+/// A link that both nodes are on.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct RelayLink {
+    /// This node's interface.
+    pub interface: String,
+    /// This node's address there.
+    pub own: String,
+    /// The peer's; none: it was not seen on this link.
+    pub peer: Option<String>,
+}
+
+/// A neighbour that has not heard where an address lives.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct StaleStatus {
+    /// The address.
+    pub vip: String,
+    /// The neighbour: a client, or a router that speaks for many.
+    pub mac: String,
+    /// Who sent the packet.
+    pub sender: String,
+    /// When, last.
+    pub unix_ms: u64,
 }
 
 /// Counters of things that should be rare.

@@ -34,7 +34,12 @@ pub enum NatCommand {
     /// The addresses are here and announced: wake those that wait for an answer that got lost.
     Probe,
     /// Where this node and its peer are on an interface. Latest wins, for each interface.
-    Neighbour(Neighbour),
+    Neighbour {
+        /// The interface's name.
+        interface: String,
+        /// Where.
+        neighbour: Neighbour,
+    },
     /// Let new connections go to these backends only. Latest wins.
     Publish {
         /// Those that are up and not drained.

@@ -18,6 +18,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
    0  done
    1  the node refused, or it did not happen in time
+   3  failover --wait: done, but connections were reset that had not ended
   64  wrong usage, or a mistake in the configuration or the key file
   69  no node answers on the control socket
   70  a fault of the program itself
@@ -86,11 +87,16 @@ Example:
 
     /// Switch the roles of the two nodes, in order. Works on either node.
     #[command(after_help = "\
-Waits until the switchover is done, for up to 10 s. Proxied connections are
-reset; those of the kernel mode go on. New ones go to the new master.
+Waits until the switchover is done, for up to 10 s. New connections go to the
+new master, those of the kernel mode go on. Where both nodes relay, proxied ones
+stay with the old master until they end, for proxy.drain_timeout at most; else
+they are reset. Ctrl-C ends the waiting and nothing else. To take it back, also
+while connections are left: `tandem failover` again, on either node.
 
 Example:
-  tandem failover")]
+  tandem failover
+  tandem failover --wait
+  tandem failover --wait --json | jq .drain.cut")]
     Failover(Failover),
 
     /// Give a backend no new connections; those that it has go on. On the master.
@@ -256,8 +262,16 @@ fn network(text: &str) -> Result<IpNet, &'static str> {
 #[derive(Args, Debug)]
 pub struct Failover {
     /// Return when the switchover has begun, instead of when it is done.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["wait", "json"])]
     pub no_wait: bool,
+
+    /// Wait also until the old master has no connections left, and show how many there are.
+    #[arg(long)]
+    pub wait: bool,
+
+    /// One JSON document at the end instead of text.
+    #[arg(long)]
+    pub json: bool,
 
     /// Which node.
     #[command(flatten)]

@@ -2,21 +2,15 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
 
-use super::args::{BackendArgs, Failover, Query};
+use super::args::{BackendArgs, Query};
 use super::render::{self, Page};
 use super::{Exit, Failure};
 use crate::control::client::{self, CallError};
-use crate::model::{AdminState, Role};
+use crate::model::AdminState;
 use crate::net::clock::Clock;
 use crate::status::Status;
 use crate::wire::admin::{Request, Response};
-
-/// How long `failover` waits.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) fn status(query: &Query) -> Result<(), Failure> {
     let status = ask_status(&query.control.path)?;
@@ -52,52 +46,6 @@ fn backend(args: &BackendArgs, state: AdminState) -> Result<(), Failure> {
     say(&ask_done(&args.control.path, &request)?)
 }
 
-pub(super) fn failover(args: &Failover) -> Result<(), Failure> {
-    let control = &args.control.path;
-    let before = ask_status(control)?;
-    let clock = Clock::start();
-    say(&ask_done(control, &Request::Failover)?)?;
-    if args.no_wait {
-        return Ok(());
-    }
-    loop {
-        let now = ask_status(control)?;
-        let waited = clock.now().as_millis();
-        if switched(&before, &now) {
-            let (master, backup) = match now.role {
-                Role::Master => (&now.node, &now.peer.name),
-                _ => (&now.peer.name, &now.node),
-            };
-            let took = render::span(waited);
-            return say(&format!(
-                "{master} is master now, {backup} is backup (epoch {}, {took})",
-                now.epoch
-            ));
-        }
-        if waited >= PATIENCE.as_millis() as u64 {
-            let message = format!(
-                "no switchover within {}: {} is {}, {} is {}; see `tandem events` on both",
-                render::span(waited),
-                now.node,
-                now.role,
-                now.peer.name,
-                now.peer.role.map_or("unknown", Role::as_str),
-            );
-            return Err(Failure::new(Exit::Refused, message));
-        }
-        std::thread::sleep(LOOK);
-    }
-}
-
-/// The roles of both nodes have changed, and the addresses with them.
-fn switched(before: &Status, now: &Status) -> bool {
-    match (before.role, now.role) {
-        (Role::Master, Role::Backup) => now.peer.role == Some(Role::Master),
-        (Role::Backup, Role::Master) => now.vips.iter().all(|vip| vip.held),
-        _ => false,
-    }
-}
-
 pub(super) fn ask(control: &Path, request: &Request) -> Result<Response, Failure> {
     match client::call(control, request) {
         Ok(Response::Error { message }) => Err(Failure::new(Exit::Refused, message)),
@@ -113,14 +61,14 @@ pub(super) fn ask(control: &Path, request: &Request) -> Result<Response, Failure
     }
 }
 
-fn ask_status(control: &Path) -> Result<Status, Failure> {
+pub(super) fn ask_status(control: &Path) -> Result<Status, Failure> {
     match ask(control, &Request::Status)? {
         Response::Status { status } => Ok(*status),
         other => Err(unexpected(&other)),
     }
 }
 
-fn ask_done(control: &Path, request: &Request) -> Result<String, Failure> {
+pub(super) fn ask_done(control: &Path, request: &Request) -> Result<String, Failure> {
     match ask(control, request)? {
         Response::Done { message } => Ok(message),
         other => Err(unexpected(&other)),
@@ -158,40 +106,4 @@ pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> 
 fn print(page: &Page) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
     Ok(page.write(&mut out)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::status::{PeerStatus, VipStatus};
-
-    fn node(role: Role, peer: Role, held: bool) -> Status {
-        Status {
-            role,
-            peer: PeerStatus {
-                role: Some(peer),
-                ..PeerStatus::default()
-            },
-            vips: vec![VipStatus {
-                held,
-                ..VipStatus::default()
-            }],
-            ..Status::default()
-        }
-    }
-
-    #[test]
-    fn a_switchover_is_done_when_both_roles_changed_and_the_addresses_moved() {
-        let master = node(Role::Master, Role::Backup, true);
-        let backup = node(Role::Backup, Role::Master, false);
-        assert!(switched(&master, &backup));
-        assert!(switched(&backup, &master));
-
-        assert!(!switched(&master, &master), "nothing happened yet");
-        assert!(!switched(&backup, &backup), "nothing happened yet");
-        let nobody = node(Role::Backup, Role::Backup, false);
-        assert!(!switched(&master, &nobody), "the peer has not taken over");
-        let empty = node(Role::Master, Role::Master, false);
-        assert!(!switched(&backup, &empty), "the address is not here yet");
-    }
 }

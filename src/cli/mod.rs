@@ -8,6 +8,7 @@ mod args;
 mod ask;
 mod check;
 mod cleanup;
+mod failover;
 mod flows;
 mod logging;
 mod release;
@@ -31,6 +32,8 @@ pub enum Exit {
     Fine = 0,
     /// The node refused, or it did not happen in time.
     Refused = 1,
+    /// The switchover is done, but connections were reset, since they had not ended in time.
+    Cut = 3,
     /// `EX_USAGE`: wrong usage, or a mistake in the configuration.
     Usage = 64,
     /// `EX_UNAVAILABLE`: no node answers.
@@ -97,7 +100,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Status(args) => ask::status(&args),
         Command::Events(args) => ask::events(&args),
         Command::Flows(args) => flows::flows(&args),
-        Command::Failover(args) => ask::failover(&args),
+        Command::Failover(args) => failover::failover(&args),
         Command::Drain(args) => ask::drain(&args),
         Command::Enable(args) => ask::enable(&args),
         Command::Cleanup(args) => cleanup::cleanup(&args),

@@ -36,6 +36,7 @@ fn cluster(cluster: file::Cluster) -> Result<Cluster, Reported> {
         key_file_place: key_file.at.place,
         port: cluster.port?.value,
         device: cluster.device?.value,
+        relay: cluster.relay?.value,
     })
 }
 
@@ -80,6 +81,7 @@ fn proxy(proxy: file::Proxy) -> Result<Proxy, Reported> {
     Ok(Proxy {
         workers: (workers > 0).then_some(workers),
         max_connections: proxy.max_connections?.value,
+        drain_timeout: proxy.drain_timeout?.value,
     })
 }
 

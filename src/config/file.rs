@@ -82,6 +82,7 @@ pub(super) struct Cluster {
     pub(super) key_file: Field<PathBuf>,
     pub(super) port: Field<u16>,
     pub(super) device: Field<String>,
+    pub(super) relay: Field<bool>,
 }
 
 /// `[[node]]`
@@ -115,6 +116,7 @@ pub(super) struct Kernel {
 pub(super) struct Proxy {
     pub(super) workers: Field<u16>,
     pub(super) max_connections: Field<u32>,
+    pub(super) drain_timeout: Field<Duration>,
 }
 
 /// `[[vip]]`
@@ -193,6 +195,7 @@ impl Cluster {
             key_file: section.required("key_file", r#""/etc/tandem/cluster.key""#, path),
             port: section.or("port", 7373, number(1..=u16::MAX)),
             device: section.or("device", "tandem0".to_owned(), interface),
+            relay: section.or("relay", true, boolean),
         }
     }
 }
@@ -244,6 +247,7 @@ impl Proxy {
         Self {
             workers: section.or("workers", 0, number(0..=256)),
             max_connections: section.or("max_connections", 100_000, number(1..=MAX_CONNECTIONS)),
+            drain_timeout: section.or("drain_timeout", 5 * MINUTE, duration(s(0)..=WEEK)),
         }
     }
 }

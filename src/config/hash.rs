@@ -41,8 +41,9 @@ fn write_config(text: &mut String, config: &Config) {
         key_file_place: _,
         port,
         device,
+        relay,
     } = cluster;
-    line!(text, "cluster {name} {port} {device}");
+    line!(text, "cluster {name} {port} {device} {relay}");
     for node in nodes {
         let Node {
             name,
@@ -78,8 +79,12 @@ fn write_config(text: &mut String, config: &Config) {
     let Proxy {
         workers,
         max_connections,
+        drain_timeout,
     } = proxy;
-    line!(text, "proxy {workers:?} {max_connections}");
+    line!(
+        text,
+        "proxy {workers:?} {max_connections} {drain_timeout:?}"
+    );
     for vip in sorted(vips, |vip| vip.ip()) {
         line!(text, "vip {} {}", vip.address, vip.interface);
     }

@@ -56,6 +56,9 @@ balance -> idle_timeout = "8days"⏎balance => 26:16: service[0].idle_timeout: 8
 balance -> max_connections = 0⏎balance => 26:19: service[0].max_connections: 0 is out of range
 weight = 2 -> weight = 257 => 39:10: service[0].backend[1].weight: 257 is out of range
 weight = 2 -> [proxy]⏎workers = 257 => 40:11: proxy.workers: 257 is out of range
+weight = 2 -> [proxy]⏎drain_timeout = "8days" => 40:17: proxy.drain_timeout: 8days is out of range; write a duration from "0s" to "7days"
+weight = 2 -> [proxy]⏎drain_timeout = 0 => 40:17: proxy.drain_timeout: a number without a unit
+[[node]]⏎name = "lb1" -> relay = "no"⏎[[node]]⏎name = "lb1" => 5:9: cluster.relay: a string instead of a boolean
 balance -> mode = "fast"⏎balance => 26:8: service[0].mode: unknown word `fast`; write "proxy" or "kernel"
 # What only the kernel mode has.
 balance -> source = "192.0.2.100"⏎balance => 26:10: service[0].source: mode = "proxy" has no `source`; write mode = "kernel" in this service, or remove the key

@@ -64,6 +64,8 @@ pub struct Cluster {
     pub port: u16,
     /// Name of the private device that carries the VIPs. Default `tandem0`.
     pub device: String,
+    /// Whether each node hands to the other what belongs there. Default true.
+    pub relay: bool,
 }
 
 /// One of the two nodes.
@@ -113,6 +115,9 @@ pub struct Proxy {
     pub workers: Option<u16>,
     /// Connections at once over all services. Default 100,000; 1 to 10,000,000.
     pub max_connections: u32,
+    /// How long connections stay with a node that gave up the mastership in order, where both
+    /// nodes relay; then they are reset. Zero: at once. Default 5 min, up to 7 days.
+    pub drain_timeout: Duration,
 }
 
 /// Limits and timers of the data path in the kernel, for all services of that mode together.

@@ -1,5 +1,7 @@
-//! The kernel mode in a daemon: it is started, or done without; and the lease by which its program
-//! forwards.
+//! The program in the kernel, in a daemon: it is started, or done without; and the leases by which it
+//! forwards, accepts and hands over.
+//!
+//! It translates where a service is in kernel mode, and relays on every pair.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,9 +11,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::Fatal;
-use crate::balance::nat::{NatCommand, NatReport};
+use crate::balance::nat::{NatCommand, NatReport, Relay};
 use crate::config::{Config, Fallback};
-use crate::datapath::nat::{self, Lease, NatError, NatHandle, NatOptions};
+use crate::datapath::nat::{self, Lease, NatError, NatHandle, NatOptions, Running};
 use crate::model::{NodeId, Role};
 use crate::net::clock;
 use crate::status::NatStatus;
@@ -31,6 +33,9 @@ pub(super) struct KernelMode {
     /// The process that was here before led. As long as nobody knows who leads now, its connections
     /// go on, and none begins: where its peer leads, no packet comes here.
     frozen: bool,
+    /// Until when this node accepts, and gives a second chance; as `until`.
+    accept: Option<Duration>,
+    second: Option<Duration>,
 }
 
 /// What became of the wish for it.
@@ -38,6 +43,8 @@ pub(super) struct Started {
     /// What this host can run: services that may are proxied where the kernel mode is not to be had.
     pub config: Arc<Config>,
     pub mode: Option<KernelMode>,
+    /// What the relay lacks; with no mode it does not work at all.
+    pub lacking: Option<String>,
     pub fallback: Option<FellBack>,
 }
 
@@ -49,7 +56,7 @@ pub(super) struct FellBack {
     pub note: String,
 }
 
-/// Starts the kernel mode if a service wants it.
+/// Starts the program if a service is in kernel mode, or the pair relays.
 ///
 /// # Errors
 ///
@@ -61,15 +68,17 @@ pub(super) fn start(
     seed: u64,
     reports: mpsc::Sender<NatReport>,
 ) -> Result<Started, Fatal> {
-    let without_mode = |config, fallback| Started {
+    let without_mode = |config, lacking, fallback| Started {
         config,
         mode: None,
+        lacking,
         fallback,
     };
-    let mut kernel = config.services.iter().filter(|s| s.kernel.is_some());
-    if kernel.next().is_none() {
+    let off = || Some("`cluster.relay` is false".to_owned());
+    let needed = config.services.iter().any(|s| s.kernel.is_some());
+    if !needed && !config.cluster.relay {
         sweep(pins);
-        return Ok(without_mode(Arc::clone(config), None));
+        return Ok(without_mode(Arc::clone(config), off(), None));
     }
     let options = NatOptions {
         pins: pins.to_owned(),
@@ -77,7 +86,11 @@ pub(super) fn start(
         seed,
     };
     match nat::start(config, me, &options, reports) {
-        Ok((handle, lease)) => {
+        Ok(Running {
+            handle,
+            lease,
+            unwatched,
+        }) => {
             let led = lease.until().is_ok_and(|until| until > 0);
             let mut mode = KernelMode {
                 handle,
@@ -85,6 +98,8 @@ pub(super) fn start(
                 length: lease_length(config),
                 until: None,
                 frozen: led,
+                accept: None,
+                second: None,
             };
             if led {
                 mode.renew(clock::monotonic());
@@ -92,10 +107,21 @@ pub(super) fn start(
             Ok(Started {
                 config: Arc::clone(config),
                 mode: Some(mode),
+                lacking: if config.cluster.relay {
+                    unwatched
+                } else {
+                    off()
+                },
                 fallback: None,
             })
         }
+        Err(error) if !needed => {
+            sweep(pins);
+            let config = Arc::clone(config);
+            Ok(without_mode(config, Some(error.to_string()), None))
+        }
         Err(error) => {
+            let lacking = Some(error.to_string());
             let services = config.services.iter().filter(|s| s.kernel.is_some());
             let fallback = FellBack {
                 services: services.map(|service| service.name.clone()).collect(),
@@ -105,7 +131,7 @@ pub(super) fn start(
             };
             let config = without(config, error)?;
             sweep(pins);
-            Ok(without_mode(config, Some(fallback)))
+            Ok(without_mode(config, lacking, Some(fallback)))
         }
     }
 }
@@ -172,6 +198,7 @@ impl KernelMode {
                 self.renew(clock::monotonic());
             }
             NatCommand::Yield => self.lapse(),
+            NatCommand::Relay(relay) => self.relay(relay, clock::monotonic()),
             _ => {}
         }
         self.handle.command(command);
@@ -195,10 +222,33 @@ impl KernelMode {
         if self.frozen && !matches!(role, Role::Initialize | Role::Master) {
             self.lapse();
         }
-        let Some(until) = self.until else { return };
         let now = clock::monotonic();
-        if until.saturating_sub(now) < self.length * 3 / 4 {
+        let least = self.length * 3 / 4;
+        let due =
+            |until: Option<Duration>| until.is_some_and(|until| until.saturating_sub(now) < least);
+        if due(self.accept) || due(self.second) {
+            let relay = Relay {
+                accept: self.accept.is_some(),
+                second_chance: self.second.is_some(),
+            };
+            self.relay(relay, now);
+        }
+        if due(self.until) {
             self.renew(now);
+        }
+    }
+
+    /// Begins these, or goes on with them.
+    fn relay(&mut self, relay: Relay, now: Duration) {
+        let until = |on: bool| on.then_some(now + self.length);
+        (self.accept, self.second) = (until(relay.accept), until(relay.second_chance));
+        let nanos = |until: Option<Duration>| until.map_or(0, |until| until.as_nanos() as u64);
+        let set = self
+            .lease
+            .accept(nanos(self.accept))
+            .and_then(|()| self.lease.second_chance(nanos(self.second)));
+        if let Err(error) = set {
+            tracing::error!("{error}");
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::kernel_mode::KernelMode;
 use super::pace::Pace;
+use super::supervisor::Supervisor;
 use crate::balance::flow::FlowEvent;
 use crate::balance::nat::NatReport;
 use crate::control::Asked;
@@ -48,6 +49,8 @@ pub(super) struct Adapters {
     pub heartbeats: Heartbeats,
     pub kernel: Kernel,
     pub kernel_mode: Option<KernelMode>,
+    /// What the relay lacks.
+    pub lacking: Option<String>,
     pub prober: Prober,
     pub proxy: Proxy,
     /// Bad requests, counted by the control socket.
@@ -257,6 +260,7 @@ impl TurnLoop {
         if let Response::Status { status } = &mut response {
             let mode = self.adapters.kernel_mode.as_ref();
             status.nat = mode.map(KernelMode::status);
+            status.relay.lacking.clone_from(&self.adapters.lacking);
             for service in &mut status.services {
                 service.fallback = self.adapters.fallback.contains(&service.name);
             }
@@ -359,53 +363,5 @@ impl Signals {
             reload: signal(SignalKind::hangup())?,
             stop: signal(SignalKind::terminate())?,
         })
-    }
-}
-
-/// The service manager (sd_notify(3)); does nothing where there is none.
-struct Supervisor {
-    /// Half of what the manager waits for.
-    every: Option<Duration>,
-    last: Mono,
-    told: String,
-}
-
-impl Supervisor {
-    fn new(now: Mono) -> Self {
-        Self {
-            every: sd_notify::watchdog_enabled().map(|limit| limit / 2),
-            last: now,
-            told: String::new(),
-        }
-    }
-
-    fn ready(&self) {
-        notify(&[sd_notify::NotifyState::Ready]);
-    }
-
-    fn stopping(&self) {
-        notify(&[sd_notify::NotifyState::Stopping]);
-    }
-
-    fn deadline(&self) -> Option<Mono> {
-        self.every.map(|every| self.last + every)
-    }
-
-    fn turned(&mut self, now: Mono, node: &Node) {
-        if self.deadline().is_some_and(|at| at <= now) {
-            self.last = now;
-            notify(&[sd_notify::NotifyState::Watchdog]);
-        }
-        let role = node.role().as_str();
-        if self.told != role {
-            role.clone_into(&mut self.told);
-            notify(&[sd_notify::NotifyState::Status(role)]);
-        }
-    }
-}
-
-fn notify(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "the service manager does not listen");
     }
 }

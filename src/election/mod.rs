@@ -53,6 +53,7 @@ use crate::wire::replication::HandoverCause;
 pub use paths::{Path, Paths};
 pub use peer::Peer;
 use peer::Suspicion;
+use rules::cause_of;
 
 /// A turn that comes this much after its deadline says that the node did not run.
 const LATE: Duration = Duration::from_millis(10);
@@ -101,6 +102,10 @@ pub struct Facts {
     pub ownerships: u32,
     /// The replica equals the master's state.
     pub in_sync: bool,
+    /// The relay works here.
+    pub relays: bool,
+    /// Proxied connections that are served without being master.
+    pub left: u32,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -289,6 +294,8 @@ impl Election {
             ownerships: facts.ownerships,
             in_sync: facts.in_sync,
             resigns: self.stopping && self.role != Role::Master || self.role == Role::Fault,
+            relays: facts.relays,
+            left: facts.left,
             answer,
             sent_at: now.as_nanos(),
             echo,
@@ -469,14 +476,6 @@ impl Election {
                 self.tell_peer();
             }
         }
-    }
-}
-
-const fn cause_of(cause: HandoverCause) -> Cause {
-    match cause {
-        HandoverCause::Operator => Cause::Handover,
-        HandoverCause::Preempt => Cause::Preempt,
-        HandoverCause::Stop => Cause::Stop,
     }
 }
 

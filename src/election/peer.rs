@@ -42,6 +42,10 @@ pub struct Peer {
     pub in_sync: bool,
     /// It stops or gives up.
     pub resigns: bool,
+    /// Its relay works.
+    pub relays: bool,
+    /// Proxied connections that it serves without being master.
+    pub left: u32,
 }
 
 impl Peer {
@@ -61,6 +65,8 @@ impl Peer {
             ownerships: heartbeat.ownerships,
             in_sync: heartbeat.in_sync,
             resigns: heartbeat.resigns,
+            relays: heartbeat.relays,
+            left: heartbeat.left,
         }
     }
 
@@ -82,6 +88,8 @@ impl Peer {
         self.ownerships = heartbeat.ownerships;
         self.in_sync = heartbeat.in_sync;
         self.resigns = heartbeat.resigns;
+        self.relays = heartbeat.relays;
+        self.left = heartbeat.left;
     }
 }
 

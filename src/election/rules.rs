@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::peer::{PROBE_GAP, Suspicion};
-use super::{Action, Change, Election, Peer, Timer, cause_of};
+use super::{Action, Change, Election, Peer, Timer};
 use crate::model::{Epoch, Role};
 use crate::status::Cause;
 use crate::time::Mono;
@@ -12,6 +12,15 @@ use crate::wire::replication::HandoverCause;
 
 /// Bounds of an interval that the peer may name (those of the configuration).
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(10));
+
+/// The cause that both nodes write down.
+pub(super) const fn cause_of(cause: HandoverCause) -> Cause {
+    match cause {
+        HandoverCause::Operator => Cause::Handover,
+        HandoverCause::Preempt => Cause::Preempt,
+        HandoverCause::Stop => Cause::Stop,
+    }
+}
 
 impl Election {
     /// After this much silence the peer counts as not heard.

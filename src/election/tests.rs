@@ -122,6 +122,8 @@ impl Bench {
             ownerships: 0,
             in_sync: true,
             resigns: false,
+            relays: false,
+            left: 0,
             answer: false,
             sent_at: 0,
             echo: None,

@@ -22,7 +22,14 @@ impl Node {
             Request::Failover => self.failover(now).map(done),
             Request::Flows(query) => {
                 let unix_ms = self.journal.unix_ms(now);
-                flows::page(self.replica(), &self.config, &query, unix_ms)
+                let kernel = self.replica();
+                // What it drains is its own; the master lists the others.
+                let proxied = match self.drain.is_on() {
+                    true => &self.drain.kept,
+                    false => kernel,
+                };
+                let tables = flows::Tables { proxied, kernel };
+                flows::page(tables, &self.config, &query, unix_ms)
             }
             Request::Backend {
                 service,
@@ -41,6 +48,7 @@ impl Node {
                 self.hand_over(HandoverCause::Operator, now)?;
                 Ok(format!("handing over to {peer}"))
             }
+            _ if self.stopping => Err("this node stops; start it again first".into()),
             Role::Backup if self.in_sync() && self.link.may_send() => {
                 self.send_frame(Frame::HandoverRequest(HandoverCause::Operator));
                 Ok(format!("asked {peer} to hand over to this node"))

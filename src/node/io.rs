@@ -49,6 +49,9 @@ pub enum Input {
     },
     /// A check was answered.
     Probe(ProbeResult),
+    /// Whether the relay works here: this node hands to its peer what belongs there. It does not
+    /// until this is said.
+    Relaying(bool),
     /// The session ended.
     SessionClosed {
         /// The peer sent something that it must not (a fault, counted), else an ordinary end.
@@ -66,7 +69,8 @@ pub enum Input {
     },
     /// The session stands; this is what the peer said first.
     SessionUp(Hello),
-    /// Stop in order: hand over, release, then say `Stopped`.
+    /// Stop in order: hand over, release, let the proxied connections end if that is possible, then
+    /// say `Stopped`. A second one ends those connections at once.
     Stop,
 }
 
@@ -85,7 +89,7 @@ pub enum Output {
         /// Everything in it, sealed.
         bytes: Vec<u8>,
     },
-    /// Reset every proxied connection, before the addresses go.
+    /// Reset every proxied connection: before the addresses go, or when it has had its time.
     DropFlows {
         /// The mastership that ends.
         epoch: Epoch,

@@ -11,10 +11,15 @@
 //! only while it is master, and for a moment after it handed them over in order.
 
 mod admin;
+mod backends;
+mod drain;
+mod flows;
 pub mod io;
 mod journal;
+mod links;
 mod nat;
 mod peer;
+mod relay;
 mod report;
 mod takeover;
 
@@ -22,7 +27,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::flow::{FlowEvent, FlowTable};
+use crate::balance::flow::FlowTable;
 use crate::config::Config;
 use crate::election::{Action, Election, Facts};
 use crate::health::HealthBook;
@@ -32,12 +37,15 @@ use crate::status::{Counters, Status, What};
 use crate::time::{Mono, TimerTable};
 use crate::vip::kernel::KernelReport;
 use crate::vip::{Notice, VipKeeper};
-use crate::wire::replication::{AdminState, Frame, HandoverCause, Item, Position};
+use crate::wire::replication::{Frame, HandoverCause, Item, Position};
 
+use drain::DrainBook;
 use io::{Input, Output};
 use journal::Journal;
+use links::Links;
 use nat::NatBook;
 use peer::PeerLink;
+use relay::RelayBook;
 
 /// Frames that may wait for the session's stream at most.
 pub const SESSION_QUEUE: u32 = 256;
@@ -70,6 +78,12 @@ enum Timer {
     Preempt,
     /// The stop has taken too long.
     StopAnyway,
+    /// The connections that stayed have had their time.
+    Drain,
+    /// Whatever was accepted before the drain began has been told.
+    Settle,
+    /// A rule of the relay may have ended.
+    Relay,
 }
 
 /// Which end of the replication this node is.
@@ -93,6 +107,9 @@ pub struct Node {
     link: PeerLink,
     journal: Journal,
     nat: NatBook,
+    drain: DrainBook,
+    links: Links,
+    relay: RelayBook,
     /// A handover that is to be offered once the log is written to the stream.
     handover: Option<HandoverCause>,
     decided_at: Option<Mono>,
@@ -126,6 +143,9 @@ impl Node {
             link: PeerLink::new(&config, &identity, secret),
             journal: Journal::new(identity.started_unix_ms),
             nat: NatBook::default(),
+            drain: DrainBook::default(),
+            links: Links::default(),
+            relay: RelayBook::default(),
             handover: None,
             decided_at: None,
             in_sync_since: None,
@@ -154,8 +174,12 @@ impl Node {
             Input::Kernel(report) => self.handle_kernel(&report, now),
             Input::Nat(report) => self.handle_nat(report, now),
             Input::Note { text } => self.note(text, now),
-            Input::PortClosed { .. } => self.election.port_closed(now),
+            Input::PortClosed { .. } => {
+                self.relay.refused(now);
+                self.election.port_closed(now);
+            }
             Input::Probe(result) => self.health.handle_probe(result, now),
+            Input::Relaying(works) => self.set_program(works),
             Input::SessionClosed { fault, reason } => self.session_closed(fault, &reason, now),
             Input::SessionFrame(frame) => self.handle_frame(frame, now),
             Input::SessionSent { frames } => self.session_sent(frames, now),
@@ -185,8 +209,9 @@ impl Node {
                     }
                 }
                 // What is due is seen in `settle`.
-                Timer::Preempt => {}
+                Timer::Preempt | Timer::Relay | Timer::Settle => {}
                 Timer::StopAnyway => self.stopped(),
+                Timer::Drain => self.cut_drain("`proxy.drain_timeout` has passed", now),
             }
         }
         self.settle(now);
@@ -261,11 +286,12 @@ impl Node {
     fn settle(&mut self, now: Mono) {
         loop {
             // What one of these says may move the other, without any output yet.
-            let moved = self.run_election(now) | self.run_vips(now);
+            let moved = self.run_election(now) | self.run_vips(now) | self.run_drain(now);
             self.run_health(now);
             self.consider_preemption(now);
             self.run_replication(now);
             self.run_nat();
+            self.run_relay(now);
             self.publish();
             if !moved {
                 break;
@@ -312,6 +338,8 @@ impl Node {
         Facts {
             ownerships: self.vips.ownerships(),
             in_sync: self.in_sync(),
+            relays: self.relay.works(),
+            left: self.left(),
         }
     }
 
@@ -337,6 +365,9 @@ impl Node {
             match notice {
                 Notice::Held => self.addresses_held(now),
                 Notice::Released(epoch) => {
+                    if self.drain.is_on() {
+                        continue;
+                    }
                     // Clients may have come until now; nothing of theirs can be answered any more.
                     self.outputs.push_back(Output::DropFlows { epoch });
                     if self.stopping {
@@ -366,76 +397,20 @@ impl Node {
             let what = format!("interface {interface} is down");
             self.election.set_fault(&what, !up, now);
         }
+        if let KernelReport::Neighbour {
+            interface,
+            neighbour,
+        } = report
+        {
+            self.handle_neighbour(interface, *neighbour);
+        }
         self.vips.handle_report(report, now);
-    }
-
-    fn handle_flows(&mut self, events: &[FlowEvent], now: Mono) {
-        let unix_ms = self.journal.unix_ms(now);
-        let mut items = Vec::new();
-        for event in events {
-            match event {
-                FlowEvent::ConnectFailed { backend, failure } => {
-                    self.health.connect_failed(*backend, *failure, now);
-                }
-                FlowEvent::Opened { backend, .. } => self.health.connected(*backend, now),
-                FlowEvent::Lost { count, .. } => self.counters.flow_events_lost += count,
-                _ => {}
-            }
-            self.flows.handle(event, unix_ms, &mut items);
-        }
-        for item in items {
-            self.write(item, now);
-        }
     }
 
     /// A fact for the peer. Facts that arise while the node is not master are its own business.
     fn write(&mut self, item: Item, now: Mono) {
         if let Replication::Source(source) = &mut self.replication {
             source.write(item, now);
-        }
-    }
-
-    fn run_health(&mut self, now: Mono) {
-        while let Some(change) = self.health.poll_change() {
-            let (backend, record) = (change.backend, change.record);
-            self.write(Item::Health { backend, record }, now);
-            if change.verdict_changed {
-                let what = What::Backend {
-                    backend: self.backend_name(backend),
-                    up: record.up,
-                    reason: change.reason,
-                };
-                self.write_event(what, now);
-            }
-        }
-        while let Some(request) = self.health.poll_probe() {
-            self.outputs.push_back(Output::Probe(request));
-        }
-    }
-
-    fn backend_name(&self, id: BackendId) -> String {
-        let mut all = self.config.services.iter().flat_map(|service| {
-            let pair = move |backend| (service, backend);
-            service.backends.iter().map(pair)
-        });
-        all.find(|(_, backend)| backend.id == id)
-            .map(|(service, backend)| format!("{}/{}", service.name, backend.name))
-            .unwrap_or_default()
-    }
-
-    /// Called at every turn, so it makes nothing while nothing has changed.
-    fn publish(&mut self) {
-        let admin = self.replica().admin();
-        let serves = |id: &BackendId| admin.get(id) != Some(&AdminState::Drain);
-        let eligible = self.health.up().filter(serves);
-        let published = self.published.as_ref();
-        if !published.is_some_and(|known| known.iter().copied().eq(eligible)) {
-            let eligible: BTreeSet<BackendId> = self.health.up().filter(serves).collect();
-            self.published = Some(eligible.clone());
-            self.publish_nat(true);
-            self.outputs.push_back(Output::PublishRoutes { eligible });
-        } else {
-            self.publish_nat(false);
         }
     }
 

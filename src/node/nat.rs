@@ -107,7 +107,7 @@ impl Node {
                 record.since_unix_ms = self.journal.unix_ms(now).saturating_sub(age_ms);
                 self.open_nat(key, record, now);
             }
-            NatEvent::Stale(_) => {}
+            NatEvent::Stale(stale) => self.handle_stale(stale, now),
             NatEvent::Unserved { service } => {
                 let why = Unserved::AllFailed;
                 self.handle_flows(&[FlowEvent::Unserved { service, why }], now);

@@ -22,6 +22,8 @@ pub(super) fn status(node: &Node, now: Mono) -> Status {
         epoch: node.election.epoch().0,
         priority: config.node(node.identity.node).priority.0,
         fault: (!faults.is_empty()).then(|| faults.join("; ")),
+        stopping: node.stopping,
+        drain: node.drain.status(node.flows.len() as u64, now),
         config_hash: config.hash.to_string(),
         vips: vips(node),
         last_transition: node.journal.last_transition().cloned(),
@@ -33,6 +35,7 @@ pub(super) fn status(node: &Node, now: Mono) -> Status {
             .iter()
             .map(|known| service(node, known))
             .collect(),
+        relay: node.relay_status(),
         // The data path knows.
         nat: None,
         counters: Counters {
@@ -76,6 +79,8 @@ fn peer(node: &Node, now: Mono) -> PeerStatus {
         hears_us: node.election.hears_each_other(now),
         last_heard_ms: Some(now.since(peer.last_heard).as_millis() as u64),
         same_config: Some(peer.config_hash == node.config.hash),
+        relays: peer.relays,
+        drain: node.relay.status(node.config.proxy.drain_timeout, now),
     }
 }
 

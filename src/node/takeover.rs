@@ -15,7 +15,7 @@ use crate::wire::replication::{Frame, HandoverCause};
 /// Between the reset of the connections and the return of the addresses: a reset needs the address
 /// as its source.
 const RESET_TIME: Duration = Duration::from_millis(3);
-/// A stop that takes longer ends anyway: the addresses vanish with the process.
+/// A stop without a drain that takes longer ends anyway: the addresses vanish with the process.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
 impl Node {
@@ -25,20 +25,23 @@ impl Node {
         self.outputs.push_back(Output::Event(event));
         match (from, to) {
             (Role::Master, Role::Master) => self.renew_mastership(epoch, now),
-            (_, Role::Master) => self.become_master(epoch, now),
+            (_, Role::Master) => {
+                self.relay.took_over(cause, self.election.peer(), now);
+                self.become_master(epoch, now);
+            }
             (Role::Master, _) => self.leave_mastership(epoch, cause, now),
+            (_, Role::Fault) => self.cut_drain("this node is in fault", now),
             _ => {}
         }
-        if self.stopping && self.role() != Role::Master && !self.vips.wanted() {
-            self.stopped();
-        }
+        self.stopped_if_idle();
     }
 
     /// 1. The kernel mode's program may forward before the first packet arrives.
     /// 2. The addresses: everything else is ready before the first packet can arrive, since
     ///    this turn's outputs are carried out together, and the listeners are armed already.
     /// 3. What the old master knew: health where this node has no verdict of its own, and what
-    ///    operators said. Its proxied connections died with it, so they are forgotten.
+    ///    operators said. Its proxied connections died with it or stay with it, so they are
+    ///    forgotten; those that this node has itself take their place.
     /// 4. The source, and if the peer is there, a snapshot for it.
     fn become_master(&mut self, epoch: Epoch, now: Mono) {
         self.timers.stop(Timer::Release);
@@ -49,7 +52,9 @@ impl Node {
         self.vips.hold(epoch, now);
         self.command_kernel();
 
-        let replica = self.take_replica();
+        let mut replica = self.take_whole_replica();
+        self.attic.put(replica.forget_flows());
+        replica.put_flows(self.resume_flows(now));
         for (backend, record) in replica.health() {
             self.health.adopt(*backend, *record, now);
         }
@@ -85,32 +90,39 @@ impl Node {
         self.election.tell_peer();
     }
 
-    /// In order (handed over, stopping): the connections are reset while the address is still
-    /// there to reset them from, then the addresses go. Otherwise (a rival, a pause, a fault) the
-    /// addresses go first: this node must not send one more packet from them.
+    /// How connections and addresses go:
+    ///
+    /// * in order (handed over, stopping), and both nodes relay: the addresses go at once, the
+    ///   connections stay until they end (`drain`);
+    /// * in order otherwise: the connections are reset while the address is still there to reset
+    ///   them from, then the addresses go;
+    /// * else (a rival, a pause, a fault) the addresses go first, then the connections are reset:
+    ///   this node must not send one more packet from them.
     fn leave_mastership(&mut self, epoch: Epoch, cause: Cause, now: Mono) {
         self.decided_at = None;
         self.handover = None;
+        self.relay.left();
         let in_order = matches!(cause, Cause::Handover | Cause::Preempt | Cause::Stop);
+        let drains = in_order && self.can_drain(now);
         // Not one more packet: the other master may already have sent one.
         self.tell_nat(NatCommand::Yield);
-        if !in_order {
+        if drains || !in_order {
             self.vips.release();
             self.command_kernel();
         }
+        let mut replica = self.take_whole_replica();
+        let flows = replica.forget_flows();
+        self.replication = Replication::Sink(Sink::new(replica));
+        if drains {
+            self.begin_drain(epoch, flows, now);
+            return;
+        }
+        self.attic.put(flows);
+        self.flows.clear();
         self.outputs.push_back(Output::DropFlows { epoch });
         if in_order {
             self.timers.set(Timer::Release, now + RESET_TIME);
         }
-        self.replication = Replication::Sink(Sink::new(self.take_replica()));
-    }
-
-    /// What this node knows, without connections: those of the other mastership are gone.
-    fn take_replica(&mut self) -> Replica {
-        self.flows.clear();
-        let mut replica = self.take_whole_replica();
-        self.attic.put(replica.forget_flows());
-        replica
     }
 
     fn take_whole_replica(&mut self) -> Replica {
@@ -147,6 +159,9 @@ impl Node {
             return Err(format!(
                 "{peer} does not hear this node; check the path to it"
             ));
+        }
+        if live.resigns {
+            return Err(format!("{peer} stops; start it again first"));
         }
         if self.link.session().is_none() || !self.in_sync() {
             return Err(format!("{peer} is not in sync yet; try again in a moment"));
@@ -195,18 +210,29 @@ impl Node {
         }
     }
 
-    /// Hand over if that is possible, else resign; then end.
+    /// Hand over if that is possible, else resign; drain if that is possible; then end.
     pub(super) fn stop(&mut self, now: Mono) {
         if std::mem::replace(&mut self.stopping, true) {
+            self.hurry(now);
             return;
         }
-        self.timers.set(Timer::StopAnyway, now + STOP_LIMIT);
+        if !self.drain.is_on() {
+            self.timers.set(Timer::StopAnyway, now + STOP_LIMIT);
+        }
         if self.role() == Role::Master && self.hand_over(HandoverCause::Stop, now).is_ok() {
             self.run_replication(now);
         }
         self.election.stop(now);
         if self.role() != Role::Master && !self.vips.wanted() {
             self.run_election(now);
+            self.stopped_if_idle();
+        }
+    }
+
+    /// Ends a stop once nothing is left to give back.
+    fn stopped_if_idle(&mut self) {
+        let idle = self.role() != Role::Master && !self.vips.wanted() && !self.drain.is_on();
+        if self.stopping && idle {
             self.stopped();
         }
     }

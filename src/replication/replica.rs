@@ -251,6 +251,11 @@ impl Replica {
         }
     }
 
+    /// Takes these proxied connections in, and forgets those that it had.
+    pub fn put_flows(&mut self, of: Self) {
+        self.flows = of.flows;
+    }
+
     /// Gives back so many entries of each table of connections.
     pub(super) fn shed(&mut self, most: usize) {
         for _ in 0..most {

@@ -25,7 +25,8 @@ pub enum Request {
     Events,
     /// Planned switchover; accepted on either node. Answer: `Done` once the switchover began.
     Failover,
-    /// Live connections, a page at a time; on the backup those that it knows by replication.
+    /// Live connections, a page at a time; on the backup those that it knows by replication, and of
+    /// proxied ones those that it drains, while it does.
     /// Answer: `Flows`.
     Flows(FlowQuery),
     /// Drain or enable a backend; on the master. Answer: `Done`.

@@ -83,6 +83,31 @@ pub fn advert_answer(vip: Ipv6Addr, mac: Mac, asker: Ipv6Addr, asker_mac: Mac) -
     neighbour_advert(vip, mac, asker, asker_mac, NeighborAdvertFlags::Solicited)
 }
 
+/// "`vip` is at `at`", to one neighbour (`to`), from another host than `at` (`from`): as a question
+/// for `sender`, who answers to `at`. Without a sender the neighbour is a router, which would not take
+/// a question for another host to heart at once: then as a gratuitous request.
+pub fn reminder(vip: Ipv4Addr, at: Mac, sender: Option<Ipv4Addr>, to: Mac, from: Mac) -> ArpFrame {
+    let (target_mac, target) = sender.map_or((BROADCAST, vip), |ip| (Mac::default(), ip));
+    let request = ArpOperations::Request;
+    let mut frame = arp(request, to, at, vip, target_mac, target);
+    ethernet(&mut frame[..ETHERNET], to, from, EtherTypes::Arp);
+    frame
+}
+
+/// The same in IPv6: an advertisement with the override flag. Without a sender, who then is not on
+/// this link, it goes to all nodes in a frame for `to` only.
+pub fn advert_reminder(
+    vip: Ipv6Addr,
+    at: Mac,
+    sender: Option<Ipv6Addr>,
+    to: Mac,
+    from: Mac,
+) -> AdvertFrame {
+    let mut frame = neighbour_advert(vip, at, sender.unwrap_or(ALL_NODES), to, 0);
+    ethernet(&mut frame[..ETHERNET], to, from, EtherTypes::Ipv6);
+    frame
+}
+
 /// Where solicitations for this address are sent (RFC 4291, 2.7.1).
 pub fn solicited_node(vip: Ipv6Addr) -> Ipv6Addr {
     let [.., high, low] = vip.segments();

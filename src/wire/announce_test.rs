@@ -49,6 +49,34 @@ fn the_other_arp_forms() {
     assert_eq!(arp_answer(VIP, MAC, gateway, ASKER).as_slice(), hex(answer));
 }
 
+/// Our own address is in the Ethernet header only: what is claimed is the master's.
+#[test]
+fn a_reminder_speaks_for_another_host() {
+    const US: Mac = Mac([2, 0, 0, 0, 0, 7]);
+    let question = "364a4c62cd8e 020000000007 0806 0001 0800 06 04 0001 \
+         72fff840716e 0a630064 000000000000 0a630001";
+    let sender = Ipv4Addr::new(10, 99, 0, 1);
+    let said = reminder(VIP, MAC, Some(sender), ASKER, US);
+    assert_eq!(said.as_slice(), hex(question));
+    let gratuitous = "364a4c62cd8e 020000000007 0806 0001 0800 06 04 0001 \
+         72fff840716e 0a630064 ffffffffffff 0a630064";
+    let said = reminder(VIP, MAC, None, ASKER, US);
+    assert_eq!(said.as_slice(), hex(gratuitous));
+
+    // To all nodes it is the announcement, but for the Ethernet header.
+    let said = advert_reminder(vip6(), MAC, None, ASKER, US);
+    assert_eq!(said[..12], [ASKER.0, US.0].concat());
+    assert_eq!(said[12..], advert(vip6(), MAC)[12..]);
+    let sender: Ipv6Addr = "fd99::1".parse().unwrap();
+    let said = advert_reminder(vip6(), MAC, Some(sender), ASKER, US);
+    let claim = Claim {
+        ip: vip6().into(),
+        mac: MAC,
+    };
+    assert_eq!(said[ETHERNET + 24..ETHERNET + 40], sender.octets());
+    assert_eq!(hear(&said).unwrap().claim, Some(claim), "the checksum fits");
+}
+
 #[test]
 fn an_answer_to_a_solicitation_agrees_with_another_parser() {
     let asker: Ipv6Addr = "fe80::1".parse().unwrap();

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::wire::heartbeat::Heartbeat;
 use crate::wire::replication::{Frame, PROTOCOL, TOO_MANY_ITEMS};
 
-/// Longest encoded heartbeat, in bytes. The longest possible one has 101.
+/// Longest encoded heartbeat, in bytes. The longest possible one has 107.
 pub const MAX_HEARTBEAT: usize = 256;
 /// Longest encoded frame, in bytes.
 pub const MAX_FRAME: usize = 1024 * 1024;

@@ -26,6 +26,8 @@ fn heartbeat() -> Heartbeat {
         ownerships: 2,
         in_sync: true,
         resigns: false,
+        relays: true,
+        left: 300,
         answer: false,
         sent_at: 1_000_000_000,
         echo: Some(Echo {
@@ -48,6 +50,8 @@ fn greatest_heartbeat() -> Heartbeat {
         ownerships: u32::MAX,
         in_sync: true,
         resigns: true,
+        relays: true,
+        left: u32::MAX,
         answer: true,
         sent_at: u64::MAX,
         echo: Some(Echo {
@@ -81,24 +85,24 @@ fn golden() -> Vec<(Frame, &'static str)> {
                 incarnation: Incarnation(0xabcd),
                 config_hash: ConfigHash(5),
             }),
-            "020002000101fbcdab05",
+            "030002000101fbcdab05",
         ),
-        (Frame::Ack(position), "0200020107fbfb00"),
+        (Frame::Ack(position), "0300020107fbfb00"),
         (
             Frame::HandoverRequest(HandoverCause::Operator),
-            "0200020200",
+            "0300020200",
         ),
         (
             Frame::Handover {
                 epoch: Epoch(8),
                 cause: HandoverCause::Stop,
             },
-            "020002030802",
+            "030002030802",
         ),
-        (Frame::ResyncRequest, "02000204"),
+        (Frame::ResyncRequest, "03000204"),
         (
             Frame::SnapshotBegin { position, items: 2 },
-            "0200020507fbfb0002",
+            "0300020507fbfb0002",
         ),
         (
             Frame::SnapshotChunk(vec![
@@ -131,9 +135,9 @@ fn golden() -> Vec<(Frame, &'static str)> {
                 },
                 Item::NatClose { key: nat_key() },
             ]),
-            "020002060600020101090a0b02090500c0000207fb409c00c000026450030400c0000264fb204e00c6336415fb901f0500060600c0000207fb409c00c00002645007080700c0000207fb409c00c000026450",
+            "030002060600020101090a0b02090500c0000207fb409c00c000026450030400c0000264fb204e00c6336415fb901f0500060600c0000207fb409c00c00002645007080700c0000207fb409c00c000026450",
         ),
-        (Frame::SnapshotEnd, "02000207"),
+        (Frame::SnapshotEnd, "03000207"),
         (
             Frame::Update {
                 after: position,
@@ -157,7 +161,7 @@ fn golden() -> Vec<(Frame, &'static str)> {
                     },
                 ],
             },
-            "0200020807fbfb0003030900c0000207fb409c0102fd00505c18a30100000304030a0120010db8000000000000000000000007fb409c0102fd00505c18a30100000304040201010203",
+            "0300020807fbfb0003030900c0000207fb409c0102fd00505c18a30100000304030a0120010db8000000000000000000000007fb409c0102fd00505c18a30100000304040201010203",
         ),
     ]
 }
@@ -167,7 +171,7 @@ fn the_bytes_of_a_heartbeat_are_these_until_the_protocol_version_rises() {
     let bytes = encode_heartbeat(&heartbeat());
     assert_eq!(
         hex(&bytes),
-        "02000101fb2c0102079600fc00e1f505fd887766554433221101fbcdab02010000fc00ca9a3b0105fc70110100"
+        "03000101fb2c0102079600fc00e1f505fd887766554433221101fbcdab02010001fb2c0100fc00ca9a3b0105fc70110100"
     );
     assert_eq!(decode_heartbeat(&bytes), Ok(heartbeat()));
 }
@@ -181,7 +185,7 @@ fn nat_key() -> NatKey {
 
 #[test]
 fn the_bytes_of_each_frame_are_these_until_the_protocol_version_rises() {
-    assert_eq!(PROTOCOL, 2);
+    assert_eq!(PROTOCOL, 3);
     let (found, expected): (Vec<_>, Vec<_>) = golden()
         .into_iter()
         .map(|(frame, bytes)| (hex(&encode_frame(&frame)), bytes.to_owned()))
@@ -195,7 +199,7 @@ fn the_bytes_of_each_frame_are_these_until_the_protocol_version_rises() {
 #[test]
 fn the_greatest_heartbeat_is_as_long_as_documented_and_comes_back() {
     let bytes = encode_heartbeat(&greatest_heartbeat());
-    assert_eq!(bytes.len(), 101);
+    assert_eq!(bytes.len(), 107);
     assert_eq!(decode_heartbeat(&bytes), Ok(greatest_heartbeat()));
 }
 
@@ -250,12 +254,12 @@ fn the_greatest_batch_comes_back_and_one_item_more_is_refused() {
 #[test]
 fn a_claim_of_a_huge_list_is_refused_before_anything_is_allocated() {
     // Variant 6 (SnapshotChunk), then a length of 2^63 as bincode writes it.
-    let mut bytes = vec![2, 0, FRAME, 6, 253];
+    let mut bytes = vec![3, 0, FRAME, 6, 253];
     bytes.extend_from_slice(&(1_u64 << 63).to_le_bytes());
     assert_eq!(decode_frame(&bytes), Err(DecodeError::Items));
     // Within the batch, but the items are missing.
     assert_eq!(
-        decode_frame(&[2, 0, FRAME, 6, 200]),
+        decode_frame(&[3, 0, FRAME, 6, 200]),
         Err(DecodeError::Truncated)
     );
 }
@@ -272,8 +276,8 @@ fn each_mistake_has_its_name() {
         Err(DecodeError::Trailing { bytes: 1 })
     );
     let mut newer = good.clone();
-    newer[0] = 3;
-    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 3 }));
+    newer[0] = 4;
+    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 4 }));
     assert_eq!(
         decode_heartbeat(&good),
         Err(DecodeError::Kind { found: FRAME })
@@ -399,8 +403,8 @@ proptest! {
         nanos in 0_u32..1_000_000_000,
         hears: Option<u128>,
         echo: Option<(u64, u64)>,
-        flags: [bool; 3],
-        small: (u8, u8, u32),
+        flags: [bool; 4],
+        small: (u8, u8, u32, u32),
     ) {
         let heartbeat = Heartbeat {
             path: PathId(small.0),
@@ -414,6 +418,8 @@ proptest! {
             ownerships: small.2,
             in_sync: flags[0],
             resigns: flags[1],
+            relays: flags[3],
+            left: small.3,
             answer: flags[2],
             sent_at: numbers[4],
             echo: echo.map(|(sent_at, held)| Echo { sent_at, held }),

@@ -36,6 +36,10 @@ pub struct Heartbeat {
     pub in_sync: bool,
     /// The sender gives up its mastership, or stops: take over now (VRRP's priority 0).
     pub resigns: bool,
+    /// The sender's relay works: it hands to the receiver what belongs there.
+    pub relays: bool,
+    /// Proxied connections that the sender, which is not master, still serves.
+    pub left: u32,
     /// Please answer at once on this path.
     pub answer: bool,
     /// The sender's clock, in nanoseconds of its own life, to be echoed.

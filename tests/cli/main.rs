@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use tandem::model::{AdminState, Role};
-use tandem::status::{Cause, Event, PeerStatus, Status, VipStatus, What};
+use tandem::status::{Cause, DrainStatus, Event, PeerStatus, Status, VipStatus, What};
 use tandem::wire::admin::{Request, Response};
 use tempfile::TempDir;
 
@@ -401,6 +401,66 @@ fn failover_waits_until_the_roles_have_changed() {
     let said: Vec<&str> = ended.out.lines().collect();
     assert_eq!(said[0], "handing over to lb2");
     assert!(said[1].starts_with("lb2 is master now, lb1 is backup (epoch 7, "));
+}
+
+fn drains(left: u64, cut_in_ms: Option<u64>, cut: u64) -> Response {
+    let mut status = status(Role::Backup, Role::Master);
+    status.drain = Some(DrainStatus {
+        left,
+        of: 112,
+        cut_in_ms,
+        took_ms: 1_500,
+        cut,
+    });
+    Response::Status {
+        status: Box::new(status),
+    }
+}
+
+/// As much as a node says during a switchover, up to this.
+fn switchover(end: impl IntoIterator<Item = Response>) -> Node {
+    let begin = [
+        answer(Role::Master, Role::Backup),
+        done("handing over to lb2"),
+        drains(112, Some(300_000), 0),
+    ];
+    Node::with(begin.into_iter().chain(end).collect())
+}
+
+#[test]
+fn failover_waits_for_the_last_connection_if_asked_to() {
+    let node = switchover([drains(37, Some(272_000), 0), drains(0, None, 0)]);
+    let (ended, asked) = node.ask(&["failover", "--wait"]);
+    assert_eq!((ended.code, asked.len()), (0, 5), "{}", ended.err);
+    let said: Vec<&str> = ended.out.lines().collect();
+    assert_eq!(said[2], "lb1 had 112 connections left; all ended, in 1 s");
+    // Not on a terminal: a line, and the next one 10 s later.
+    let progress = "connections left on lb1: 112 of 112, at most 5 min more";
+    assert_eq!(ended.err, format!("tandem: {progress}\n"));
+}
+
+#[test]
+fn failover_says_in_its_exit_code_that_connections_were_cut() {
+    let node = switchover([drains(0, None, 37)]);
+    let (ended, _) = node.ask(&["failover", "--wait", "--json"]);
+    assert_eq!(ended.code, 3, "{}", ended.err);
+    assert!(ended.err.contains("reset 37 of 112 connections on lb1"));
+    let mut told: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert!(told["switched_ms"].take().is_u64());
+    let expected = serde_json::json!({
+        "result": "cut", "master": "lb2", "backup": "lb1", "epoch": 7, "switched_ms": null,
+        "drain": { "left": 0, "of": 112, "cut_in_ms": null, "took_ms": 1500, "cut": 37 },
+    });
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn failover_that_is_taken_back_is_none() {
+    let node = switchover([answer(Role::Master, Role::Backup)]);
+    let (ended, _) = node.ask(&["failover", "--wait", "--json"]);
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("taken back: lb1 is master"));
+    assert!(ended.out.contains("\"result\":\"not_switched\""));
 }
 
 #[test]

@@ -14,6 +14,7 @@
 //! `show` names the kinds of output that `out.jsonl` holds: `Heartbeat` is a sent datagram, opened;
 //! commands and events have their own names (`Hold`, `Announce`, `Release`; `Transition`,
 //! `TakenOver`, `Note`, `Backend`). `Hold` is the first of a mastership, `Renew` the later ones.
+//! A heartbeat tells `left` only if its node relays. `Relay` is the command of that name.
 //! `Counters`, at the end, are those that are not zero.
 //!
 //! `TANDEM_BLESS=1 cargo test --test conformance` writes `out.jsonl` anew: read the difference.
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tandem::balance::nat::NatCommand;
 use tandem::config::Config;
 use tandem::model::{Epoch, Incarnation, NodeId, PathId, Priority, Role, Secret};
 use tandem::node::io::{Input, Output};
@@ -85,6 +87,8 @@ struct Hear {
     ownerships: u32,
     in_sync: bool,
     resigns: bool,
+    relays: bool,
+    left: u32,
     answer: bool,
 }
 
@@ -99,6 +103,8 @@ impl Default for Hear {
             ownerships: 0,
             in_sync: true,
             resigns: false,
+            relays: false,
+            left: 0,
             answer: false,
         }
     }
@@ -267,11 +273,14 @@ impl Bench {
                 let (Opened::Current { plain, .. } | Opened::Candidate { plain, .. }) = opened;
                 let beat = codec::decode_heartbeat(&plain).expect("our own codec");
                 self.stamp = Some((beat.sent_at, now));
-                let value = json!({
+                let mut value = json!({
                     "path": path.0, "role": beat.role, "epoch": beat.epoch, "answer": beat.answer,
                     "hears": beat.hears.map(|life| life.0 as u64), "resigns": beat.resigns,
                     "ownerships": beat.ownerships, "in_sync": beat.in_sync,
                 });
+                if beat.relays {
+                    value["left"] = beat.left.into();
+                }
                 ("Heartbeat".into(), value)
             }
             Output::Kernel(KernelCommand::Announce { epoch, .. }) => {
@@ -287,6 +296,7 @@ impl Bench {
                 ("Release".into(), json!(epoch))
             }
             Output::Event(event) => describe_event(&event.what),
+            Output::Nat(NatCommand::Relay(relay)) => ("Relay".into(), json!(relay)),
             other => match serde_json::to_value(other).expect("outputs are plain data") {
                 Value::String(kind) => (kind, Value::Null),
                 Value::Object(fields) => fields.into_iter().next().expect("externally tagged"),
@@ -318,6 +328,8 @@ impl Bench {
             ownerships: hear.ownerships,
             in_sync: hear.in_sync,
             resigns: hear.resigns,
+            relays: hear.relays,
+            left: hear.left,
             answer: hear.answer,
             sent_at: now.as_nanos(),
             // A peer that hears us echoes the newest stamp that it got.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tandem::balance::nat::{NatCommand, NatEvent, NatReport};
 use tandem::config::{Acknowledge, Config, Fallback, Forward, KernelMode, OnDown, Stray};
-use tandem::datapath::nat::{Lease, NatHandle, NatOptions, start};
+use tandem::datapath::nat::{Lease, NatHandle, NatOptions, Running, start};
 use tandem::model::{ConnectFailure, NodeId, Vip};
 use tandem::wire::replication::NatKey;
 use tokio::net::TcpStream;
@@ -45,7 +45,7 @@ fn config(line: &Line, six: bool, ports: &[u16], mode: Acknowledge) -> Result<Co
         format!("[[service.backend]]\nname = \"b{n}\"\naddress = \"{at}\"\n")
     });
     let text = format!(
-        "[cluster]\nname = \"test\"\nkey_file = \"/nowhere\"\n\
+        "[cluster]\nname = \"test\"\nkey_file = \"/nowhere\"\nrelay = false\n\
          [[node]]\nname = \"one\"\npriority = 150\naddresses = [\"203.0.113.1\"]\n\
          [[node]]\nname = \"two\"\npriority = 100\naddresses = [\"203.0.113.2\"]\n\
          [[vip]]\naddress = \"{}/{prefix}\"\ninterface = \"{NODE_LEFT}\"\n\
@@ -195,7 +195,7 @@ async fn begin(
     let (sender, reports) = mpsc::channel(room);
     let (config, options) = (config.clone(), options.clone());
     let work = async move { start(&config, NodeId::First, &options, sender) };
-    let (handle, lease) = line.node().run(work).await.map_err(text)?;
+    let Running { handle, lease, .. } = line.node().run(work).await.map_err(text)?;
     Ok((handle, lease, reports))
 }
 

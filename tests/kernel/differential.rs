@@ -11,6 +11,7 @@ use tandem::datapath::nat::{Counter, Nat, NatError, Sizes};
 use tokio::time::Instant;
 
 use crate::checks;
+use crate::pair::Pair;
 use crate::world;
 
 /// How many worlds, and how many frames each sees.
@@ -70,14 +71,24 @@ fn world(nat: &mut Nat, seed: u64, series: u32, seen: &mut Seen) -> Result<(), S
     // Some frames meet a node that may decide nothing.
     let frozen = rng.u8(..4) == 0;
     let before = counters(nat).map_err(say)?;
+    let mut pair = Pair::new(&mut rng, series);
+    nat.enliven().map_err(say)?;
+    pair.meet(nat, &mut reference).map_err(say)?;
     for step in 0..FRAMES {
+        if rng.u8(..20) == 0 {
+            pair.change(&mut rng, nat, &mut reference).map_err(say)?;
+        }
         if frozen && step == FRAMES / 2 {
             nat.lease()
-                .and_then(|mut it| it.freeze(lease))
+                .and_then(|mut it| it.freeze(reference.lease))
                 .map_err(say)?;
             reference.frozen = true;
         }
-        let frame = world::frame(&mut rng, &reference);
+        let mut frame = match rng.u8(..12) {
+            0 => pair.frame(&mut rng),
+            _ => world::frame(&mut rng, &reference),
+        };
+        pair.send(&mut rng, &mut frame);
         one(nat, &mut reference, &frame, seen)
             .map_err(|error| format!("seed {seed}, frame {step}: {error}\n{frame:02x?}"))?;
     }
@@ -127,6 +138,7 @@ fn clear(nat: &mut Nat) -> Result<(), NatError> {
         nat.tables.remove_flow(key)?;
     }
     while nat.tables.next_event().is_some() || nat.tables.next_refusal().is_some() {}
+    while nat.tables.next_stale().is_some() {}
     Ok(())
 }
 
@@ -148,7 +160,7 @@ fn one(
     let expected = match &verdict {
         Verdict::Pass => (PASS, frame),
         Verdict::Drop(_) => (DROP, &out[..]),
-        Verdict::Redirect { frame, .. } => (REDIRECT, &frame[..]),
+        Verdict::Redirect { frame, .. } | Verdict::Relay(frame) => (REDIRECT, &frame[..]),
     };
     if (returned, &out[..]) != expected {
         return Err(format!(
@@ -178,6 +190,12 @@ fn one(
         ));
     }
     reference.refusals.clear();
+    let kernel: Vec<_> = std::iter::from_fn(|| nat.tables.next_stale()).collect();
+    if kernel != reference.stales {
+        let expected = &reference.stales;
+        return Err(format!("stale: kernel {kernel:?}\nreference {expected:?}"));
+    }
+    reference.stales.clear();
     Ok(())
 }
 
@@ -221,4 +239,5 @@ const RARE: &[Counter] = &[
     Counter::Write,
     Counter::LostEvent,
     Counter::LostRefusal,
+    Counter::LostStale,
 ];

@@ -181,7 +181,7 @@ pub(crate) fn many_listeners() -> Result<(), String> {
     const LISTENERS: u16 = 64;
     let config = |shift: u16| {
         let mut text = String::from(
-            "[cluster]\nname = \"test\"\nkey_file = \"/nowhere\"\n\
+            "[cluster]\nname = \"test\"\nkey_file = \"/nowhere\"\nrelay = false\n\
              [[node]]\nname = \"one\"\npriority = 150\naddresses = [\"203.0.113.1\"]\n\
              [[node]]\nname = \"two\"\npriority = 100\naddresses = [\"203.0.113.2\"]\n\
              [[vip]]\naddress = \"192.0.2.100/24\"\ninterface = \"front\"\n",

@@ -15,6 +15,7 @@ mod frames;
 mod inject;
 mod limits;
 mod line;
+mod pair;
 mod pins;
 mod rig;
 mod sync;

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use tandem::datapath::nat::layout::{
-    Backend, Endpoint, OWNED_REJECT, OWNED_SOURCE, Owned, Service, Settings,
+    Backend, Endpoint, OWNED_NAT, OWNED_REJECT, OWNED_SOURCE, Owned, Service, Settings,
 };
 use tandem::datapath::nat::tables::Told;
 use tandem::datapath::nat::{Counter, EventKind, Hook, Nat, NatError, Scheduler, Sizes};
@@ -122,9 +122,12 @@ impl Rig {
         }
         let slots: Vec<u32> = (0..2 * u32::from(BACKENDS)).collect();
         tables.set_slots(0, &slots)?;
-        let flags = OWNED_SOURCE | OWNED_REJECT;
+        let flags = OWNED_NAT | OWNED_SOURCE | OWNED_REJECT;
         tables.set_address(Endpoint::from(line.source(six)), Owned { flags })?;
-        tables.set_address(Endpoint::from(line.vip(six, 0).ip()), Owned { flags: 0 })?;
+        tables.set_address(
+            Endpoint::from(line.vip(six, 0).ip()),
+            Owned { flags: OWNED_NAT },
+        )?;
         self.nat.lease()?.renew(u64::MAX)
     }
 

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use fastrand::Rng;
 use tandem::datapath::nat::layout::{
-    Backend, Endpoint, FLOW_CLIENT, Flow, FlowKey, NO_BACKEND, OWNED_REJECT, OWNED_SOURCE, Owned,
-    SERVICE_DNAT, SERVICE_REJECT, SERVICE_RETRY, SERVICE_SYNC, Service, Settings,
+    Backend, Endpoint, FLOW_CLIENT, Flow, FlowKey, NO_BACKEND, OWNED_NAT, OWNED_REJECT,
+    OWNED_SOURCE, OWNED_VIP, Owned, SERVICE_DNAT, SERVICE_REJECT, SERVICE_RETRY, SERVICE_SYNC,
+    Service, Settings,
 };
 use tandem::datapath::nat::reference::Reference;
 use tandem::datapath::nat::{Nat, NatError, Scheduler};
@@ -21,15 +22,24 @@ const IDS: u32 = 16;
 const OWN_PORTS: std::ops::RangeInclusive<u16> = 20_000..=20_003;
 const ALL_PORTS: std::ops::RangeInclusive<u16> = 20_000..=20_023;
 
-fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn vip(six: bool) -> IpAddr {
+pub(crate) fn vip(six: bool) -> IpAddr {
     ip(if six {
         "2001:db8:1::100"
     } else {
         "192.0.2.100"
+    })
+}
+
+/// One that is proxied.
+pub(crate) fn other(six: bool) -> IpAddr {
+    ip(if six {
+        "2001:db8:1::101"
+    } else {
+        "192.0.2.101"
     })
 }
 
@@ -41,7 +51,7 @@ fn source(six: bool) -> IpAddr {
     })
 }
 
-fn client(rng: &mut Rng, six: bool) -> SocketAddr {
+pub(crate) fn client(rng: &mut Rng, six: bool) -> SocketAddr {
     let ips = if six {
         ["2001:db8:9::1", "2001:db8:9::2", "2001:db8:2::21"]
     } else {
@@ -129,7 +139,10 @@ fn services(six: bool) -> Vec<(u16, Service)> {
 /// Fills both. The flows must be empty. `series`: a number of services' ids that was not used
 /// before, so that nobody has opened flows of them yet.
 pub(crate) fn fill(nat: &mut Nat, lease: u64, series: u32) -> Result<Reference, NatError> {
-    nat.lease()?.renew(lease)?;
+    let mut right = nat.lease()?;
+    right.renew(lease)?;
+    right.accept(0)?;
+    right.second_chance(0)?;
     let tables = &mut nat.tables;
     let settings = Settings {
         range_first: *ALL_PORTS.start(),
@@ -171,8 +184,12 @@ pub(crate) fn fill(nat: &mut Nat, lease: u64, series: u32) -> Result<Reference, 
             reference.services.insert(at, service);
         }
         for (address, flags) in [
-            (vip(six), OWNED_SOURCE),
-            (source(six), OWNED_SOURCE | OWNED_REJECT),
+            (vip(six), OWNED_NAT | OWNED_SOURCE | OWNED_VIP),
+            (
+                source(six),
+                OWNED_NAT | OWNED_SOURCE | OWNED_REJECT | OWNED_VIP,
+            ),
+            (other(six), OWNED_VIP),
         ] {
             let at = Endpoint::from(address);
             tables.set_address(at, Owned { flags })?;

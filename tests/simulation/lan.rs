@@ -71,7 +71,7 @@ impl World {
         let told = before != (tables.events.len(), tables.refusals.len());
         match verdict {
             Verdict::Pass => self.flow_passed(machine, frame),
-            Verdict::Drop(_) => {}
+            Verdict::Drop(_) | Verdict::Relay(_) => {}
             Verdict::Redirect { frame: goes, .. } => {
                 self.flow_forwarded(machine, frame, &goes);
                 self.leaves(machine, goes);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use tandem::balance::nat::Relay;
 use tandem::model::{BackendId, Epoch, Incarnation, Role};
 use tandem::node::Node;
 use tandem::node::io::Input;
@@ -61,6 +62,10 @@ pub struct Process {
     pub armed: Option<u64>,
     /// To which backends new connections go.
     pub published: BTreeSet<BackendId>,
+    /// Its relay works.
+    pub relays: bool,
+    /// What it takes from its peer and hands to it.
+    pub relay: Relay,
     /// Connections opened in this life.
     pub opened: u64,
     /// Batches of flow events on their way to the node.
@@ -113,6 +118,8 @@ impl Process {
             last_turn: born,
             armed: None,
             published: BTreeSet::new(),
+            relays: false,
+            relay: Relay::default(),
             opened: 0,
             untold: 0,
             told_until: 0,

@@ -11,6 +11,7 @@
 #![expect(unreachable_pub, reason = "a test program has no public face")]
 
 mod checkers;
+mod drains;
 mod ends;
 mod faults;
 mod host;
@@ -20,6 +21,7 @@ mod machine;
 mod nature;
 mod network;
 mod process;
+mod proxied;
 mod rng;
 mod scenarios;
 mod segment;

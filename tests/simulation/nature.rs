@@ -42,6 +42,8 @@ pub enum Act {
     RemoveAddress(usize),
     Replay,
     Start(usize),
+    /// In order; and started again a second after its end.
+    Stop(usize),
 }
 
 impl World {
@@ -160,6 +162,9 @@ impl World {
             // These work through the network, the LAN and the clocks.
             Kind::Loss | Kind::Reorder | Kind::LostAnnouncements | Kind::Drift => {}
         }
+        if kind == Kind::Operator && self.relays[0] && self.rng.chance(30) {
+            acts.push((end, Act::Stop(machine)));
+        }
         for (at, act) in acts {
             self.at(at, Event::Nature(act));
         }
@@ -259,6 +264,10 @@ impl World {
                 }
             }
             Act::Start(machine) => self.start(machine),
+            Act::Stop(machine) => {
+                self.proxied.starts_again = true;
+                self.give(machine, Input::Stop);
+            }
         }
     }
 

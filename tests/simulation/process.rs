@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem::balance::flow::{FlowEnd, FlowEvent};
+use tandem::balance::nat::NatCommand;
 use tandem::health::probe::{ProbeOutcome, ProbeResult};
-use tandem::model::{ConnectFailure, FlowId, Incarnation, NodeId, Secret};
+use tandem::model::{ConnectFailure, Incarnation, NodeId, Secret};
 use tandem::node::io::{Input, Output};
 use tandem::node::{Identity, Node, SESSION_CREDIT};
 use tandem::vip::kernel::KernelReport;
@@ -15,7 +15,7 @@ use super::faults::Kind;
 use super::kernel_mode::Kept;
 use super::machine::{Process, VANISH};
 use super::nature::Act;
-use super::world::{Event, MS, World};
+use super::world::{Event, MS, SECOND, World};
 
 /// The dead-man timer: 0.8 x 3 heartbeats.
 const DEAD_MAN: u64 = 240 * MS;
@@ -53,6 +53,12 @@ impl World {
         self.log(["A", "B"][machine], "starts");
         let up = !self.machines[machine].kernel.link_down;
         self.give(machine, Input::Kernel(link(up)));
+        if self.relays[machine] {
+            if let Some(process) = &mut self.machines[machine].process {
+                process.relays = true;
+            }
+            self.give(machine, Input::Relaying(true));
+        }
     }
 
     /// The process is gone at once; its kernel lives on.
@@ -162,6 +168,12 @@ impl World {
                 self.checkers.session_fault(&reason);
                 self.close_stream(true);
             }
+            Output::Nat(NatCommand::Relay(relay)) => {
+                self.log(["A", "B"][machine], &format!("{relay:?}"));
+                if let Some(process) = &mut self.machines[machine].process {
+                    process.relay = relay;
+                }
+            }
             Output::Nat(command) => self.command_thread(machine, command),
             Output::Kernel(command) => {
                 let slow = self.faults.has(Kind::Kernel) && self.rng.chance(5) && !self.calm;
@@ -217,13 +229,7 @@ impl World {
                     },
                 );
             }
-            Output::DropFlows { .. } => {
-                let dropped = std::mem::take(&mut self.flows[machine]);
-                let events = dropped
-                    .into_iter()
-                    .map(|flow| closed(flow, FlowEnd::Dropped));
-                self.tell_flows(machine, life, events.collect());
-            }
+            Output::DropFlows { .. } => self.drop_flows(machine, life),
             Output::Event(event) => {
                 let text = format!("{:?}", event.what);
                 self.log(["A", "B"][machine], &text);
@@ -241,7 +247,11 @@ impl World {
                 self.machines[machine].kernel.held = None;
                 self.machines[machine].kept = Kept::anew(self.now);
                 self.flows_lost(machine, true);
+                self.proxied.resets += self.flows[machine].len() as u64;
                 self.kill(machine, "stopped");
+                if self.proxied.starts_again {
+                    self.at(self.now + SECOND, Event::Nature(Act::Start(machine)));
+                }
             }
         }
     }
@@ -317,89 +327,11 @@ impl World {
         self.thread_wakes(machine);
     }
 
-    fn tell_flows(&mut self, machine: usize, life: Incarnation, events: Vec<FlowEvent>) {
-        if let (false, Some(process)) = (events.is_empty(), &mut self.machines[machine].process) {
-            process.untold += 1;
-            let before = process.told_until;
-            let at = self.soon(50, 1_000).max(before);
-            if let Some(process) = &mut self.machines[machine].process {
-                process.told_until = at;
-            }
-            let event = Event::Flows {
-                machine,
-                life,
-                events,
-            };
-            self.at(at, event);
-        }
-    }
-
-    pub fn flow_events(&mut self, machine: usize, life: Incarnation, events: Vec<FlowEvent>) {
-        match &mut self.machines[machine].process {
-            Some(process) if process.incarnation == life => process.untold -= 1,
-            _ => return,
-        }
-        self.give(machine, Input::Flows(events));
-    }
-
-    /// Clients open and close connections at whoever the LAN leads them to.
-    pub fn work(&mut self) {
-        self.at(self.now + 50 * MS, Event::Work);
-        let Some((owner, _)) = self.lan else { return };
-        let host = &self.machines[owner];
-        let Some(process) = host.awake() else { return };
-        if !host.kernel.holds(self.now) || !host.is_master() || self.calm {
-            return;
-        }
-        let (life, eligible) = (process.incarnation, &process.published);
-        let service = self.config.services[0].id;
-        let Some(backend) = eligible
-            .iter()
-            .nth(self.next_flow as usize % eligible.len().max(1))
-        else {
-            return;
-        };
-        let backend = *backend;
-        self.next_flow += 1;
-        if !self.backends_up[&backend] {
-            let failure = ConnectFailure::Refused;
-            let event = FlowEvent::ConnectFailed { backend, failure };
-            self.tell_flows(owner, life, vec![event]);
-            return;
-        }
-        let flow = self.next_flow;
-        self.flows[owner].insert(flow);
-        let mut events = vec![FlowEvent::Opened {
-            flow: FlowId(flow),
-            service,
-            backend,
-            client: "192.0.2.1:40000".parse().expect("an address"),
-            connect: Duration::from_millis(1),
-        }];
-        if self.flows[owner].len() > 20 {
-            let oldest = self.flows[owner].pop_first();
-            events.extend(oldest.map(|flow| closed(flow, FlowEnd::Complete)));
-        }
-        if let Some(process) = &mut self.machines[owner].process {
-            process.opened += 1;
-        }
-        self.tell_flows(owner, life, events);
-    }
-
     pub fn ask(&mut self, machine: usize, request: Request) {
         self.tickets += 1;
         let ticket = self.tickets;
         self.log(["A", "B"][machine], &format!("is asked: {request:?}"));
         self.give(machine, Input::Admin { ticket, request });
-    }
-}
-
-const fn closed(flow: u64, end: FlowEnd) -> FlowEvent {
-    FlowEvent::Closed {
-        flow: FlowId(flow),
-        up: 10,
-        down: 20,
-        end,
     }
 }
 

@@ -9,10 +9,10 @@ use super::faults::Faults;
 use super::nature::Act;
 use super::world::{MS, SECOND, World};
 
-const A: usize = 0;
-const B: usize = 1;
+pub const A: usize = 0;
+pub const B: usize = 1;
 
-struct Scenario(World);
+pub struct Scenario(pub World);
 
 impl Scenario {
     /// A pair that has been well for a while; A is master.
@@ -27,7 +27,7 @@ impl Scenario {
         s
     }
 
-    fn settled_from(first: u64) -> Self {
+    pub fn settled_from(first: u64) -> Self {
         let mut seed = first;
         loop {
             let mut world = World::new(seed, Faults::NONE);
@@ -39,12 +39,12 @@ impl Scenario {
         }
     }
 
-    fn run_for(&mut self, ms: u64) {
+    pub fn run_for(&mut self, ms: u64) {
         let end = self.0.now + ms * MS;
         self.0.run_until(end).unwrap();
     }
 
-    fn masters(&self) -> Vec<usize> {
+    pub fn masters(&self) -> Vec<usize> {
         [A, B]
             .into_iter()
             .filter(|m| self.0.machines[*m].is_master())
@@ -52,7 +52,7 @@ impl Scenario {
     }
 
     /// Milliseconds until this machine is the only one that holds the address and the LAN knows.
-    fn until_owner(&mut self, machine: usize) -> u64 {
+    pub fn until_owner(&mut self, machine: usize) -> u64 {
         for ms in 0..5_000 {
             let holds = [A, B].map(|m| self.0.machines[m].kernel.holds(self.0.now));
             let lan = self.0.lan.map(|(owner, _)| owner);
@@ -85,7 +85,7 @@ impl Scenario {
         assert!(waiting.is_empty(), "{waiting:?}\n{}", self.0.trace_tail(20));
     }
 
-    fn cause(&self, machine: usize) -> Cause {
+    pub fn cause(&self, machine: usize) -> Cause {
         let process = self.0.machines[machine].process.as_ref().unwrap();
         let status = process.node.status(process.clock(self.0.now));
         match status.last_transition.unwrap().what {

@@ -17,6 +17,7 @@ use super::faults::Faults;
 use super::machine::Machine;
 use super::nature::Act;
 use super::network::Network;
+use super::proxied::Proxied;
 use super::rng::Rng;
 use super::traffic::{Step, Traffic};
 
@@ -29,6 +30,12 @@ const CALM: u64 = 16 * SECOND;
 /// Every other eight seeds have services in kernel mode, with clients and backends of their own.
 const fn has_kernel_mode(seed: u64) -> bool {
     seed & 8 != 0
+}
+
+/// In every other sixteen seeds A relays, and in most of these B does, too.
+const fn relays(seed: u64) -> [bool; 2] {
+    let first = seed & 16 != 0;
+    [first, first && seed & 96 != 96]
 }
 
 pub enum Event {
@@ -100,6 +107,9 @@ pub struct World {
     pub backends_up: BTreeMap<BackendId, bool>,
     pub flows: [BTreeSet<u64>; 2],
     pub next_flow: u64,
+    /// Whose relay works.
+    pub relays: [bool; 2],
+    pub proxied: Proxied,
     pub tickets: u64,
     pub replies: VecDeque<Response>,
     pub calm: bool,
@@ -133,6 +143,8 @@ impl World {
             lan: None,
             flows: Default::default(),
             next_flow: 0,
+            relays: relays(seed),
+            proxied: Proxied::default(),
             tickets: 0,
             replies: VecDeque::new(),
             calm: false,
@@ -312,6 +324,8 @@ fn config(preempt: bool, kernel_mode: bool) -> Config {
         heartbeat = "100ms"
         misses = 3
         preempt = {preempt}
+        [proxy]
+        drain_timeout = "6s"
         [[vip]]
         address = "192.0.2.100/24"
         interface = "eth0"

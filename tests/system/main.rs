@@ -5,6 +5,7 @@
 
 mod balance;
 mod crowd;
+mod drain;
 mod garbage;
 mod http;
 mod kernel;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         pair::tests(),
         balance::tests(),
         traffic::tests(),
+        drain::tests(),
         garbage::tests(),
         mistakes::tests(),
         survive::tests(),

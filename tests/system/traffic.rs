@@ -255,7 +255,7 @@ async fn crowd() -> Result<(), LabError> {
 }
 
 /// One page on a connection that stays open; the last letter of the backend's name.
-async fn exchange(stream: &mut TcpStream) -> io::Result<u8> {
+pub(crate) async fn exchange(stream: &mut TcpStream) -> io::Result<u8> {
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         .await?;

@@ -8,6 +8,7 @@
 mod events;
 mod flows;
 mod nat;
+mod relay;
 mod status;
 mod verdict;
 mod words;
@@ -32,7 +33,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 pub use events::events;
 pub use flows::FlowTable;
 pub use status::status;
-pub(super) use words::span;
+pub(super) use words::{count, plural, span};
 
 /// Widest line of a page (the timeline and the list of connections are not cut: one event or
 /// connection, one line).

@@ -3,8 +3,8 @@
 use super::WIDTH;
 use crate::model::Role;
 use crate::status::{
-    BackendStatus, Cause, Counters, Event, PathStatus, PeerStatus, ReplicationRole,
-    ReplicationStatus, ServiceStatus, Status, VipStatus, What,
+    BackendStatus, Cause, Counters, Event, PathStatus, PeerStatus, RelayLink, RelayStatus,
+    ReplicationRole, ReplicationStatus, ServiceStatus, Status, VipStatus, What,
 };
 
 pub(super) const NOW: u64 = 1_795_674_284_120;
@@ -87,7 +87,19 @@ pub(super) fn master() -> Status {
         version: "0.1.0".into(),
         incarnation: "1a2b3c4d".into(),
         uptime_ms: 447_000_000,
+        relay: RelayStatus {
+            wanted: true,
+            works: true,
+            links: vec![RelayLink {
+                interface: "eth0".into(),
+                own: "02:00:00:00:00:01".into(),
+                peer: Some("02:00:00:00:00:02".into()),
+            }],
+            ..RelayStatus::default()
+        },
         nat: None,
+        stopping: false,
+        drain: None,
         role: Role::Master,
         epoch: 7,
         priority: 150,
@@ -112,6 +124,8 @@ pub(super) fn master() -> Status {
             hears_us: true,
             last_heard_ms: Some(40),
             same_config: Some(true),
+            relays: true,
+            drain: None,
         },
         paths: vec![path("192.0.2", 214), path("203.0.113", 1_190)],
         replication: ReplicationStatus {

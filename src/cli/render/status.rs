@@ -6,10 +6,10 @@
 use super::events::why;
 use super::verdict::findings;
 use super::words::{count, millis, plural, span, utc};
-use super::{ATTENTION, Page, Tone, nat};
+use super::{ATTENTION, Page, Tone, nat, relay};
 use crate::model::{AdminState, Role};
 use crate::status::{
-    BackendStatus, Counters, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
+    BackendStatus, Counters, Mode, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
     ServiceStatus, Status, VipStatus,
 };
 
@@ -34,7 +34,17 @@ pub fn status(status: &Status, now_unix_ms: u64) -> Page {
     let heading = ["", "path from", "to", "state", "loss", "round trip"];
     page.table(&heading, &[4, 5], paths);
 
-    if let Some(known) = &status.nat {
+    let relayed = relay::facts(status);
+    if !relayed.is_empty() {
+        page.gap();
+        page.text(Tone::Heading, "relay");
+        page.facts(&relayed);
+    }
+
+    let kernel = |service: &ServiceStatus| service.mode == Mode::Kernel;
+    if let Some(known) = &status.nat
+        && status.services.iter().any(kernel)
+    {
         page.gap();
         page.text(Tone::Heading, &nat::title(known));
         page.facts(&nat::facts(known));
@@ -90,7 +100,31 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
     ));
     facts.push(("peer", peer(&status.peer)));
     facts.push(("sync", sync(&status.replication)));
+    facts.extend(relay::fact(status).map(|text| ("relay", text)));
+    let drains = [own_drain(status), peers_drain(&status.peer)];
+    facts.extend(drains.into_iter().flatten().map(|text| ("draining", text)));
     facts
+}
+
+/// What this node has left since it is not master any more.
+fn own_drain(status: &Status) -> Option<String> {
+    let drain = status.drain.as_ref()?;
+    let cut = span(drain.cut_in_ms? / 1_000 * 1_000);
+    let (left, of) = (plural(drain.left, "connection"), count(drain.of));
+    let then = if status.stopping {
+        "; then this node ends"
+    } else {
+        ""
+    };
+    Some(format!("{left} left of {of}, cut in {cut}{then}"))
+}
+
+/// What the old master has left.
+fn peers_drain(peer: &PeerStatus) -> Option<String> {
+    let drain = peer.drain.as_ref().filter(|drain| drain.left > 0)?;
+    drain.cut_in_ms?;
+    let left = plural(drain.left, "connection");
+    Some(format!("{} drains {left}", peer.name))
 }
 
 fn peer(peer: &PeerStatus) -> String {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::samples_test::{backend, backup, head, master, page};
 use crate::model::{AdminState, Role};
-use crate::status::{Event, PathStatus, PeerStatus, Status, VipStatus, What};
+use crate::status::{DrainStatus, Event, PathStatus, PeerStatus, Status, VipStatus, What};
 
 #[test]
 fn a_healthy_master() {
@@ -246,4 +246,42 @@ fn the_timeline_has_one_line_an_event() {
             "2026-11-26T03:12:46.001Z  note    operator: web/b1 takes no new connections",
         ]
     );
+}
+
+/// Both nodes tell of it; neither is any worse for it.
+#[test]
+fn a_drain_is_a_fact() {
+    let drain = DrainStatus {
+        left: 37,
+        of: 1_112,
+        cut_in_ms: Some(272_900),
+        ..DrainStatus::default()
+    };
+    let fact = |status: &Status| {
+        let page = page(status);
+        let line = page.lines().find(|line| line.starts_with("draining"));
+        line.map(str::to_owned)
+    };
+    let (mut old, mut new) = (backup(), master());
+    assert_eq!((fact(&old), fact(&new)), (None, None));
+    old.drain = Some(drain.clone());
+    new.peer.drain = Some(drain);
+    let own = "draining  37 connections left of 1,112, cut in 4 min 32 s";
+    assert_eq!(fact(&old).as_deref(), Some(own));
+    assert_eq!(
+        fact(&new).as_deref(),
+        Some("draining  lb2 drains 37 connections")
+    );
+    for status in [&old, &new] {
+        assert!(page(status).lines().nth(1).unwrap().starts_with("OK: "));
+    }
+    (old.stopping, old.role) = (true, Role::Initialize);
+    let stops = format!("{own}; then this node ends");
+    assert_eq!(fact(&old), Some(stops));
+    let verdict = "WAIT: stopping; ends with its last connection";
+    assert!(page(&old).lines().any(|line| line == verdict));
+    for drain in [&mut old.drain, &mut new.peer.drain] {
+        drain.as_mut().unwrap().cut_in_ms = None;
+    }
+    assert_eq!((fact(&old), fact(&new)), (None, None), "it is over");
 }

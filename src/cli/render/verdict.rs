@@ -2,7 +2,7 @@
 //! first, and what to do about it.
 
 use super::words::{plural, span};
-use super::{Tone, nat};
+use super::{Tone, nat, relay};
 use crate::model::{AdminState, Role};
 use crate::status::{PathStatus, PeerStatus, ReplicationRole, ServiceStatus, Status};
 
@@ -55,6 +55,7 @@ pub(super) fn findings(status: &Status) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut say = |level, text| found.push(Finding { level, text });
     match status.role {
+        _ if status.stopping => say(Level::Wait, stopping(status)),
         Role::Initialize => say(Level::Wait, starting(&status.peer)),
         Role::Fault => fault(status, &mut say),
         Role::Backup => backup(&status.peer, &mut say),
@@ -64,6 +65,7 @@ pub(super) fn findings(status: &Status) -> Vec<Finding> {
         link(status, &mut say);
     }
     nat::findings(status, &mut say);
+    relay::findings(status, &mut say);
     for service in &status.services {
         backends(service, &mut say);
     }
@@ -77,6 +79,13 @@ pub(super) fn findings(status: &Status) -> Vec<Finding> {
     }
     found.sort_by_key(|finding| finding.level);
     found
+}
+
+fn stopping(status: &Status) -> String {
+    match status.drain.as_ref().and_then(|drain| drain.cut_in_ms) {
+        Some(_) => "stopping; ends with its last connection".into(),
+        None => "stopping".into(),
+    }
 }
 
 fn starting(peer: &PeerStatus) -> String {

@@ -69,7 +69,7 @@ pub(super) fn millis(ms: f64) -> String {
 }
 
 /// Thousands apart: `10,234`.
-pub(super) fn count(n: u64) -> String {
+pub(in crate::cli) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -82,7 +82,7 @@ pub(super) fn count(n: u64) -> String {
 }
 
 /// `1 connection`, `2 connections`.
-pub(super) fn plural(n: u64, one: &str) -> String {
+pub(in crate::cli) fn plural(n: u64, one: &str) -> String {
     let mut text = count(n);
     let _ = write!(text, " {one}{}", if n == 1 { "" } else { "s" });
     text

@@ -30,13 +30,14 @@ use super::engine::{Engine, Packet};
 use super::error::NatError;
 use super::host;
 use super::inject::Injector;
-use super::layout::FlowKey;
+use super::kick::Kicker;
+use super::layout::{self, FlowKey};
 use super::lease::Lease;
 use super::orders::{self, Inbox, NatHandle, Order};
 use super::program::Nat;
 use crate::balance::nat::{NatCommand, NatReport};
 use crate::config::{Acknowledge, Config};
-use crate::model::NodeId;
+use crate::model::{Neighbour, NodeId};
 use crate::status::{Mode, NatStatus};
 use crate::wire::admin::FlowStatus;
 
@@ -70,6 +71,17 @@ pub struct NatOptions {
     pub seed: u64,
 }
 
+/// What [`start`] gives.
+#[derive(Debug)]
+pub struct Running {
+    /// The thread.
+    pub handle: NatHandle,
+    /// The right to forward.
+    pub lease: Lease,
+    /// Why the program notices the death of this process later than it could, if so.
+    pub unwatched: Option<String>,
+}
+
 /// `CLOCK_MONOTONIC`, nanoseconds: the program's clock.
 fn now() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
@@ -91,7 +103,7 @@ pub fn start(
     node: NodeId,
     options: &NatOptions,
     reports: reports::Sender<NatReport>,
-) -> Result<(NatHandle, Lease), NatError> {
+) -> Result<Running, NatError> {
     let injector = Injector::open()?;
     let links = host::links(&config.interfaces())?;
     let mut engine = Engine::new(config, node, &links, options.seed);
@@ -123,6 +135,7 @@ pub fn start(
     let (outbox, inbox) = opened.map_err(system("wake the kernel mode's thread"))?;
     let status = Arc::new(ArcSwap::from_pointee(NatStatus::default()));
     let lease = nat.lease()?;
+    let unwatched = nat.unwatched.clone();
     let worker = Worker {
         lease: nat.lease()?,
         polled: polled(config),
@@ -130,6 +143,7 @@ pub fn start(
         nat,
         engine,
         injector,
+        kicker: Kicker::open(config),
         inbox,
         reports,
         waiting: None,
@@ -145,7 +159,12 @@ pub fn start(
         .name("tandem-nat".into())
         .spawn(move || worker.run())
         .map_err(system("start the kernel mode's thread"))?;
-    Ok((NatHandle::new(outbox, status, thread), lease))
+    let handle = NatHandle::new(outbox, status, thread);
+    Ok(Running {
+        handle,
+        lease,
+        unwatched,
+    })
 }
 
 /// The tables are filled before the program is at any interface where it was not.
@@ -170,6 +189,7 @@ struct Worker {
     nat: Nat,
     engine: Engine,
     injector: Injector,
+    kicker: Kicker,
     lease: Lease,
     inbox: Inbox,
     reports: reports::Sender<NatReport>,
@@ -238,6 +258,7 @@ impl Worker {
         let ticked = self.engine.tick(&mut self.nat.tables, now());
         self.check(ticked);
         self.send();
+        self.kicker.kick(now());
         self.report();
         self.look();
         let busy = if self.leading { BUSY } else { 1 };
@@ -252,7 +273,15 @@ impl Worker {
         let weight = weight(&command);
         match command {
             NatCommand::Lead => self.leading = true,
-            NatCommand::Yield => self.leading = false,
+            NatCommand::Yield => {
+                self.leading = false;
+                self.kicker.end();
+            }
+            NatCommand::Probe => self.kicker.begin(now()),
+            NatCommand::Neighbour {
+                ref interface,
+                neighbour,
+            } => self.meet(interface.clone(), neighbour),
             // Nothing that a client may have seen is to be told after the answer.
             NatCommand::Pause => while self.events() >= EVENTS {},
             _ => {}
@@ -260,6 +289,18 @@ impl Worker {
         let done = self.engine.command(command, &mut self.nat.tables, now());
         self.inbox.done(weight);
         self.check(done);
+    }
+
+    /// Where the peer is, for the program, and for whoever has handshakes repeated.
+    fn meet(&mut self, interface: String, at: Neighbour) {
+        let known = at.peer.map(|peer| layout::Neighbour {
+            own: at.own.0,
+            peer: peer.0,
+            zero: 0,
+        });
+        let set = self.nat.tables.set_neighbour(at.index, known);
+        self.check(set);
+        self.kicker.meet(interface, at);
     }
 
     fn measured(&self, mut flows: Vec<FlowStatus>) -> Vec<FlowStatus> {
@@ -294,6 +335,9 @@ impl Worker {
             };
             self.engine.refused(&refusal, time);
             work += 1;
+        }
+        while let Some(stale) = self.nat.tables.next_stale() {
+            self.engine.stale(&stale);
         }
         work
     }
@@ -372,7 +416,8 @@ impl Worker {
             (None, true) => LOOK,
             (None, false) => IDLE,
         };
-        let due = self.engine.poll_timeout().unwrap_or(u64::MAX);
+        let due = [self.engine.poll_timeout(), self.kicker.timeout()];
+        let due = due.into_iter().flatten().min().unwrap_or(u64::MAX);
         let most = most.min(Duration::from_nanos(due.saturating_sub(time)));
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let tables = &self.nat.tables;

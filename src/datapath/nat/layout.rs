@@ -314,15 +314,68 @@ pub struct Owned {
 pub const OWNED_SOURCE: u32 = 1;
 /// User space is told of packets that match no flow.
 pub const OWNED_REJECT: u32 = 2;
+/// A service of the kernel mode or a source: TCP that cannot be translated is refused.
+pub const OWNED_NAT: u32 = 4;
+/// All that comes for it is the master's: relayed by a node that is not.
+pub const OWNED_VIP: u32 = 8;
 
-/// What this node may do.
+/// What this node may do; times are `CLOCK_MONOTONIC`, nanoseconds. Each word is for itself: they
+/// are not written in one step.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Right {
-    /// Forward until then: `CLOCK_MONOTONIC`, nanoseconds.
+    /// Decide and forward until then.
     pub until: u64,
     /// Not 0: only the flows that are there.
     pub frozen: u64,
+    /// As standby: until then, what the peer hands over is ours.
+    pub accept: u64,
+    /// As master: until then, the peer gets what belongs to no flow and no socket.
+    pub second: u64,
+}
+
+/// Where the two nodes are on an interface.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Neighbour {
+    /// This node.
+    pub own: [u8; 6],
+    /// Its peer.
+    pub peer: [u8; 6],
+    /// Zero.
+    pub zero: u32,
+}
+
+/// The process that leads the program, as stat(2) of its `/proc/self/ns/pid` and getpid(2) say.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Life {
+    /// Device of its PID namespace.
+    pub dev: u64,
+    /// Inode of it.
+    pub ino: u64,
+    /// Its number there.
+    pub pid: u32,
+    /// Not 0: its main thread has ended.
+    pub dead: u32,
+}
+
+/// A neighbour that still sends a VIP's packets to this node, which is not master.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[repr(C)]
+pub struct Stale {
+    /// The VIP.
+    pub vip: Address,
+    /// The packet's sender.
+    pub sender: Address,
+    /// [`V4`] or [`V6`].
+    pub family: u32,
+    /// The interface by which it came.
+    pub ifindex: u32,
+    /// Who sent the frame.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub zero: u16,
 }
 
 /// Ports towards the backends, inclusive.
@@ -405,7 +458,7 @@ macro_rules! plain {
     )*};
 }
 
-plain!(FlowKey Flow Endpoint Service Source Window Backend Owned Right Settings Event Carried Refusal);
+plain!(FlowKey Flow Endpoint Service Source Window Backend Owned Right Neighbour Life Stale Settings Event Carried Refusal);
 
 /// A record of a ring, if it has the size of this type.
 pub(super) fn record<T: aya::Pod>(bytes: &[u8]) -> Option<T> {

@@ -25,7 +25,10 @@ fn expected() -> Vec<usize> {
         Window { start syns }
         Backend { address source port id ifindex }
         Owned { flags }
-        Right { until frozen }
+        Right { until frozen accept second }
+        Neighbour { own peer }
+        Life { dev ino pid dead }
+        Stale { vip sender family ifindex mac }
         Settings { range_first range_last own_first own_last }
         Event { kind cause key flow back_packets back_bytes }
         Carried { event length packet }
@@ -101,7 +104,7 @@ fn flags_have_the_same_numbers() {
         FLOW_CLIENT FLOW_SYNC FLOW_RETRY FLOW_DNAT
         MARK_CLIENT_FIN MARK_BACKEND_FIN MARK_CLIENT_RST MARK_BACKEND_RST
         SERVICE_REJECT SERVICE_SYNC SERVICE_RETRY SERVICE_DNAT
-        OWNED_SOURCE OWNED_REJECT NO_BACKEND SYN_MAX
+        OWNED_SOURCE OWNED_REJECT OWNED_NAT OWNED_VIP NO_BACKEND SYN_MAX
     }
 }
 
@@ -118,7 +121,10 @@ fn no_padding() {
     assert_eq!(size_of::<Source>(), 8 + 2 * 4);
     assert_eq!(size_of::<Window>(), 2 * 8);
     assert_eq!(size_of::<Backend>(), 2 * address + 2 + 2 + 3 * 4);
-    assert_eq!(size_of::<Right>(), 2 * 8);
+    assert_eq!(size_of::<Right>(), 4 * 8);
+    assert_eq!(size_of::<Neighbour>(), 6 + 6 + 4);
+    assert_eq!(size_of::<Life>(), 2 * 8 + 2 * 4);
+    assert_eq!(size_of::<Stale>(), 2 * address + 2 * 4 + 6 + 2);
     assert_eq!(size_of::<Settings>(), 4 * 2);
     let event = 2 * 4 + size_of::<FlowKey>() + size_of::<Flow>() + 2 * 8;
     assert_eq!(size_of::<Event>(), event);

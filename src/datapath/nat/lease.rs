@@ -12,7 +12,9 @@ use super::tables::map_error;
 /// The right to forward. It is a value of its own, since the thread that decides about mastership
 /// renews it, and another one owns the tables.
 pub struct Lease {
-    right: Array<MapData, Right>,
+    map: Array<MapData, Right>,
+    /// As it was written last.
+    right: Right,
 }
 
 impl std::fmt::Debug for Lease {
@@ -30,9 +32,10 @@ impl Lease {
         };
         let fd = map.fd().as_fd().try_clone_to_owned();
         let fd = fd.map_err(|error| failed(error.to_string()))?;
-        let right = MapData::from_fd(fd).and_then(|map| Map::from_map_data(map)?.try_into());
-        let right = right.map_err(|error: MapError| failed(error.to_string()))?;
-        Ok(Self { right })
+        let map = MapData::from_fd(fd).and_then(|map| Map::from_map_data(map)?.try_into());
+        let map: Array<_, Right> = map.map_err(|error: MapError| failed(error.to_string()))?;
+        let right = map.get(&0, 0).map_err(map_error("read the lease"))?;
+        Ok(Self { map, right })
     }
 
     /// Freezes the lease that is pinned here until then, if one was given and not taken back.
@@ -53,13 +56,15 @@ impl Lease {
     ///
     /// What the kernel said; so everywhere below.
     pub fn renew(&mut self, until: u64) -> Result<(), NatError> {
-        self.set(Right { until, frozen: 0 })
+        (self.right.until, self.right.frozen) = (until, 0);
+        self.write()
     }
 
     /// Until then this node may forward the flows that are there, and decide nothing: none begins,
     /// none is replaced, nobody is refused.
     pub fn freeze(&mut self, until: u64) -> Result<(), NatError> {
-        self.set(Right { until, frozen: 1 })
+        (self.right.until, self.right.frozen) = (until, 1);
+        self.write()
     }
 
     /// This node may not forward any more: what belongs to a service or to a flow is dropped.
@@ -67,15 +72,26 @@ impl Lease {
         self.renew(0)
     }
 
-    fn set(&mut self, right: Right) -> Result<(), NatError> {
-        let set = self.right.set(0, right, 0);
+    /// As standby of a master: until then, what the peer hands over is served here.
+    pub fn accept(&mut self, until: u64) -> Result<(), NatError> {
+        self.right.accept = until;
+        self.write()
+    }
+
+    /// As master: until then, a packet of a connection that nobody here knows goes to the peer.
+    pub fn second_chance(&mut self, until: u64) -> Result<(), NatError> {
+        self.right.second = until;
+        self.write()
+    }
+
+    fn write(&mut self) -> Result<(), NatError> {
+        let set = self.map.set(0, self.right, 0);
         set.map_err(map_error("renew the lease"))
     }
 
     /// Until when.
     pub fn until(&self) -> Result<u64, NatError> {
-        let right = self.right.get(&0, 0);
-        let right = right.map_err(map_error("read the lease"))?;
+        let right = self.map.get(&0, 0).map_err(map_error("read the lease"))?;
         Ok(right.until)
     }
 }

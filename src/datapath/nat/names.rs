@@ -125,8 +125,22 @@ shared_enum! {
         Opened = "COUNT_OPENED",
         /// Flows that a new SYN ended.
         Replaced = "COUNT_REPLACED",
-        /// Dropped: this node may not forward now.
+        /// Packets handed to the peer: this node is not master.
+        Relayed = "COUNT_RELAYED",
+        /// Packets served as standby, since the master handed them over.
+        Accepted = "COUNT_ACCEPTED",
+        /// Packets handed to the peer: nobody here knows their connection.
+        Handed = "COUNT_HANDED",
+        /// Packets translated for a process that is dead.
+        Frozen = "COUNT_FROZEN",
+        /// SYNs repeated for a process that is dead.
+        Kicked = "COUNT_KICKED",
+        /// Dropped: this node may not forward now, and knows no peer that might.
         Lease = "DROP_LEASE",
+        /// Dropped: handed over by the peer, and not ours either.
+        Loop = "DROP_LOOP",
+        /// A question for a VIP: user space answers, or nobody.
+        Arp = "DROP_ARP",
         /// Dropped: to a service, no flow, and no SYN.
         Unknown = "DROP_UNKNOWN",
         /// Dropped: to a source address, no flow.
@@ -163,6 +177,8 @@ shared_enum! {
         LostEvent = "LOST_EVENT",
         /// A refusal was lost.
         LostRefusal = "LOST_REFUSAL",
+        /// A record of a stale neighbour was lost.
+        LostStale = "LOST_STALE",
         /// Bytes of the packets sent to backends, IP headers included.
         BytesToBackend = "BYTES_TO_BACKEND",
         /// Bytes of the packets sent to clients.

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::layout::{Flow, Refusal};
 use super::reference;
 
+const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 const RST: u8 = 0x04;
@@ -102,6 +103,22 @@ pub fn probe(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> Packet {
             flags: ACK | PSH,
             window: WINDOW,
             payload: &[0],
+        },
+    )
+}
+
+/// Asks the program of a node whose process has died for the SYN of a handshake that waits there:
+/// the `number`-th youngest. It makes the packet that SYN.
+pub fn kick(from: IpAddr, to: IpAddr, number: u32) -> Packet {
+    make(
+        SocketAddr::new(from, 0),
+        SocketAddr::new(to, 0),
+        &Segment {
+            seq: number,
+            ack: 0,
+            flags: SYN,
+            window: WINDOW,
+            payload: &[],
         },
     )
 }

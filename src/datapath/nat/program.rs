@@ -11,6 +11,7 @@ use aya::{Ebpf, EbpfLoader, TestRun, TestRunOptions};
 use super::attach::Attached;
 use super::error::{load_error, program_error};
 use super::lease::Lease;
+use super::life::{self, Pulse};
 use super::pins::{Adopted, Pins};
 use super::tables::Tables;
 
@@ -23,19 +24,27 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("bpf/nat.bpf.o");
 pub(super) const PROGRAM: &str = "tandem_nat";
 
 /// The names of its maps.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 22] = [
     "addresses",
     "backends",
+    "begun",
     "counters",
     "events",
     "flows",
     "lease",
+    "life",
+    "neighbours",
+    "opened",
     "ports",
+    "pulse",
+    "recent",
     "refusals",
+    "reminded",
     "services",
     "settings",
     "slots",
     "sources",
+    "stales",
     "turns",
     "woken",
 ];
@@ -84,6 +93,10 @@ pub struct Nat {
     pub tables: Tables,
     pub(super) attached: Vec<Attached>,
     pub(super) pins: Option<Pins>,
+    /// Closed with this value, if not before.
+    pulse: Option<Pulse>,
+    /// Why the program will notice this process's death late, if so.
+    pub(super) unwatched: Option<String>,
 }
 
 impl fmt::Debug for Nat {
@@ -99,7 +112,9 @@ impl Nat {
     ///
     /// What is missing, and what to do.
     pub fn load(sizes: &Sizes) -> Result<Self, NatError> {
-        Self::build(sizes, |_| None)
+        let mut nat = Self::build(sizes, |_| None)?;
+        nat.enliven()?;
+        Ok(nat)
     }
 
     /// The same with maps that are pinned in this directory, which is made if it is missing. Maps
@@ -144,6 +159,7 @@ impl Nat {
         };
         nat.pins = Some(pins);
         let links = nat.adopt_links()?;
+        nat.enliven()?;
         let adopted = Adopted {
             tables,
             links,
@@ -189,11 +205,30 @@ impl Nat {
             tables,
             attached: Vec::new(),
             pins: None,
+            pulse: None,
+            unwatched: None,
         };
         nat.program()?
             .load()
             .map_err(|error| program_error("load the program", error))?;
         Ok(nat)
+    }
+
+    /// From now on the program takes this process for the one that leads it, and knows when it has
+    /// died. Done by [`load`](Self::load) and [`open`](Self::open).
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused even the lesser sign.
+    pub fn enliven(&mut self) -> Result<(), NatError> {
+        self.pulse = Some(Pulse::start(&mut self.ebpf)?);
+        self.unwatched = life::watch(&mut self.ebpf).err();
+        Ok(())
+    }
+
+    /// What a process leaves behind that was killed: no sign of life. For tests.
+    pub fn die(&mut self) {
+        self.pulse = None;
     }
 
     /// A handle of the lease, for whoever decides about mastership.

@@ -13,7 +13,8 @@ use aya::sys::SyscallError;
 use super::batch::Batches;
 use super::error::NatError;
 use super::layout::{
-    Backend, Carried, Endpoint, Event, Flow, FlowKey, Owned, Refusal, Service, Settings, record,
+    Backend, Carried, Endpoint, Event, Flow, FlowKey, Neighbour, Owned, Refusal, Service, Settings,
+    Stale, record,
 };
 use super::names::Counter;
 
@@ -46,6 +47,8 @@ pub struct Tables {
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     refusals: RingBuf<MapData>,
+    neighbours: HashMap<MapData, u32, Neighbour>,
+    stales: RingBuf<MapData>,
     /// Where something was written since the program was loaded.
     written: BTreeSet<Endpoint>,
 }
@@ -143,6 +146,8 @@ impl Tables {
             counters: take(ebpf, "counters")?,
             events: take(ebpf, "events")?,
             refusals: take(ebpf, "refusals")?,
+            neighbours: take(ebpf, "neighbours")?,
+            stales: take(ebpf, "stales")?,
             written: BTreeSet::new(),
         })
     }
@@ -198,6 +203,22 @@ impl Tables {
             self.remove_address(*at)?;
         }
         Ok(services.len() + addresses.len())
+    }
+
+    /// Where the two nodes are on this interface; none: no peer is known there.
+    pub fn set_neighbour(
+        &mut self,
+        ifindex: u32,
+        neighbour: Option<Neighbour>,
+    ) -> Result<(), NatError> {
+        let what = "write where the peer is";
+        match neighbour {
+            Some(at) => {
+                let set = self.neighbours.insert(ifindex, at, ANY);
+                set.map_err(map_error(what))
+            }
+            None => remove(&mut self.neighbours, &ifindex, what).map(drop),
+        }
     }
 
     /// Writes indices of backends into slots from `first` on. Not in one step: write where no
@@ -321,6 +342,12 @@ impl Tables {
     /// Readable while there are refusals.
     pub(super) fn refusals_fd(&self) -> BorrowedFd<'_> {
         self.refusals.as_fd()
+    }
+
+    /// The next stale neighbour.
+    pub fn next_stale(&mut self) -> Option<Stale> {
+        let item = self.stales.next()?;
+        record(&item)
     }
 
     /// The next packet that deserves a RST.

@@ -4,13 +4,16 @@
 //! kernel has with what is wanted. The kernel's own lease ends every address by itself if we stop
 //! renewing; we trust it for a little less than it lasts, so that its end is never taken for
 //! somebody's removal.
+//!
+//! Once they are told to stand, the addresses are there without a lease, held or not, and a `Hold` only
+//! says for how long we may speak for them.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::netlink::Netlink;
+use super::netlink::{Netlink, Stay};
 use super::outbox::Outbox;
 use super::tun::Tun;
 use crate::model::{Epoch, Vip};
@@ -24,6 +27,8 @@ const LEASE: Duration = Duration::from_secs(1);
 pub(super) const TRUST: Duration = Duration::from_millis(900);
 /// Distance between attempts to remove an address that would not go.
 const RETRY: Duration = Duration::from_millis(50);
+/// Distance between attempts to have an address stand that nobody holds. Nothing waits for it.
+const STAND_RETRY: Duration = Duration::from_secs(1);
 
 /// The addresses and their device.
 #[derive(Debug)]
@@ -32,17 +37,28 @@ pub(super) struct Addresses {
     ipv6: bool,
     /// `None` while it could not be made anew after somebody removed it.
     tun: Option<Tun>,
+    /// What was put on the device, and not seen to be gone.
+    present: BTreeSet<IpAddr>,
     holding: Option<Holding>,
     releasing: Option<(Epoch, Mono)>,
+    standing: Option<Standing>,
 }
 
 #[derive(Debug)]
 struct Holding {
     epoch: Epoch,
     wanted: Vec<IpAddr>,
-    present: BTreeSet<IpAddr>,
     until: Mono,
     told: bool,
+    failure: String,
+}
+
+/// The addresses are on the device whether this node holds them or not.
+#[derive(Debug)]
+struct Standing {
+    wanted: Vec<IpAddr>,
+    /// When to try again what failed.
+    retry: Option<Mono>,
     failure: String,
 }
 
@@ -52,8 +68,10 @@ impl Addresses {
             device,
             ipv6,
             tun: Some(tun),
+            present: BTreeSet::new(),
             holding: None,
             releasing: None,
+            standing: None,
         }
     }
 
@@ -61,21 +79,49 @@ impl Addresses {
         self.tun.as_ref()
     }
 
-    /// The address is on the device, and the lease runs.
+    /// The address is ours to speak for: it is on the device, and the lease runs.
     pub(super) fn holds(&self, ip: IpAddr, now: Mono) -> bool {
-        let holding = self.holding.as_ref().filter(|holding| now < holding.until);
-        holding.is_some_and(|holding| holding.present.contains(&ip))
+        let holding = self.current(now);
+        holding.is_some_and(|holding| holding.wanted.contains(&ip)) && self.present.contains(&ip)
     }
 
     /// Every address of this mastership is there, and the lease runs.
     pub(super) fn holds_all(&self, epoch: Epoch, now: Mono) -> bool {
-        let holding = self.holding.as_ref().filter(|holding| now < holding.until);
+        let holding = self.current(now);
         holding.is_some_and(|holding| holding.epoch == epoch && holding.told)
     }
 
-    /// When to try again to remove what would not go.
+    fn current(&self, now: Mono) -> Option<&Holding> {
+        self.holding.as_ref().filter(|holding| now < holding.until)
+    }
+
+    /// When to try again what failed.
     pub(super) fn deadline(&self) -> Option<Mono> {
-        self.releasing.map(|(_, at)| at)
+        let release = self.releasing.map(|(_, at)| at);
+        let stand = self.standing.as_ref().and_then(|standing| standing.retry);
+        release.into_iter().chain(stand).min()
+    }
+
+    /// From now on the addresses stay on the device: these, until a `Hold` names others.
+    pub(super) fn stand(
+        &mut self,
+        netlink: &mut Netlink,
+        outbox: &mut Outbox,
+        vips: &[Vip],
+        now: Mono,
+    ) {
+        let held = self.current(now).map(|holding| holding.wanted.clone());
+        let wanted = held.unwrap_or_else(|| vips.iter().map(Vip::ip).collect());
+        self.standing = Some(Standing {
+            wanted: wanted.clone(),
+            retry: None,
+            failure: String::new(),
+        });
+        self.put(netlink, outbox, &wanted, now);
+        // What would not go may stay now.
+        if let Some((epoch, _)) = self.releasing.take() {
+            outbox.tell(KernelReport::Released { epoch });
+        }
     }
 
     /// Has exactly these addresses for one lease from now.
@@ -89,35 +135,48 @@ impl Addresses {
     ) {
         self.releasing = None;
         let wanted: Vec<IpAddr> = vips.iter().map(Vip::ip).collect();
-        let holding = match self.holding.take() {
-            Some(holding) if holding.epoch == epoch && now < holding.until => holding,
-            // A new mastership, or one whose lease ran out: it is told again that it holds.
-            _ => Holding {
-                epoch,
-                wanted: Vec::new(),
-                present: BTreeSet::new(),
-                until: Mono::ZERO,
-                told: false,
-                failure: String::new(),
-            },
-        };
-        let renewal = holding.told;
-        let holding = self.holding.insert(Holding {
+        let renewed = self
+            .holding
+            .take()
+            .filter(|holding| holding.epoch == epoch && now < holding.until);
+        if renewed.is_none() && self.standing.is_none() {
+            self.present.clear();
+        }
+        // A new mastership, or one whose lease ran out: it is told again that it holds.
+        let (told, failure) = renewed.map_or((false, String::new()), |holding| {
+            (holding.told, holding.failure)
+        });
+        self.holding = Some(Holding {
+            epoch,
             wanted: wanted.clone(),
             until: now + TRUST,
-            ..holding
+            told,
+            failure,
         });
-        holding.present.retain(|ip| wanted.contains(ip));
-        // A first `Hold` is in a hurry and looks later.
-        let before = renewal.then(|| self.there(netlink)).flatten();
-        let missing = before.as_ref().map(|there| self.missing(there));
-        self.put(netlink, outbox, &wanted);
-        self.tell_restored(outbox, &missing.unwrap_or_default());
-        let Some(there) = before.or_else(|| self.there(netlink)) else {
-            return;
+        self.present.retain(|ip| wanted.contains(ip));
+        if let Some(standing) = &mut self.standing {
+            standing.wanted.clone_from(&wanted);
+        }
+        let stand = self.standing.is_some() && self.missing(&self.present).is_empty();
+        let there = if stand {
+            // At once; whether somebody has removed one a moment ago is looked up afterwards.
+            self.judge(outbox, &[], now);
+            let there = self.there(netlink, now);
+            if let Some(there) = &there {
+                self.put_back(netlink, outbox, there, now);
+            }
+            there
+        } else {
+            // A first `Hold` is in a hurry and looks later.
+            let before = told.then(|| self.there(netlink, now)).flatten();
+            let lost = before.as_ref().map(|there| self.lost(there));
+            self.put(netlink, outbox, &wanted, now);
+            self.tell_restored(outbox, &lost.unwrap_or_default(), now);
+            before.or_else(|| self.there(netlink, now))
         };
         let strays: Vec<IpAddr> = there
             .into_iter()
+            .flatten()
             .filter(|ip| !wanted.contains(ip))
             .collect();
         if let Some(tun) = self.tun.as_ref().filter(|_| !strays.is_empty())
@@ -127,7 +186,7 @@ impl Addresses {
         }
     }
 
-    /// Has none of them.
+    /// Speaks for none of them, and has none of them unless they stand.
     pub(super) fn release(
         &mut self,
         netlink: &mut Netlink,
@@ -137,6 +196,10 @@ impl Addresses {
     ) {
         self.holding = None;
         self.releasing = None;
+        if self.standing.is_some() {
+            outbox.tell(KernelReport::Released { epoch });
+            return;
+        }
         let removed = self.tun.as_ref().map_or(Ok(()), |tun| {
             let there = netlink.addresses(tun.index())?;
             netlink.remove(tun.index(), &there)
@@ -164,24 +227,22 @@ impl Addresses {
         {
             self.release(netlink, outbox, epoch, now);
         }
+        if let Some(standing) = &mut self.standing
+            && standing.retry.is_some_and(|at| at <= now)
+        {
+            standing.retry = None;
+            self.check(netlink, outbox, now);
+        }
     }
 
     /// Somebody may have touched the device: put back what is missing.
     pub(super) fn check(&mut self, netlink: &mut Netlink, outbox: &mut Outbox, now: Mono) {
-        let told = self.holding.as_ref().is_some_and(|holding| holding.told);
-        if !told
-            || self
-                .holding
-                .as_ref()
-                .is_some_and(|holding| holding.until <= now)
-        {
+        let held = self.current(now).is_some_and(|holding| holding.told);
+        if !held && self.standing.is_none() {
             return;
         }
-        if let Some(there) = self.there(netlink) {
-            let missing = self.missing(&there);
-            if !missing.is_empty() {
-                self.put_back(netlink, outbox, &missing);
-            }
+        if let Some(there) = self.there(netlink, now) {
+            self.put_back(netlink, outbox, &there, now);
         }
     }
 
@@ -220,40 +281,76 @@ impl Addresses {
     }
 
     /// What is on the device; `None` if the kernel does not say.
-    fn there(&self, netlink: &mut Netlink) -> Option<Vec<IpAddr>> {
+    fn there(&mut self, netlink: &mut Netlink, now: Mono) -> Option<BTreeSet<IpAddr>> {
         let Some(tun) = &self.tun else {
-            return Some(Vec::new());
+            return Some(BTreeSet::new());
         };
         match netlink.addresses(tun.index()) {
-            Ok(there) => Some(there),
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Some(Vec::new()),
+            Ok(there) => Some(there.into_iter().collect()),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Some(BTreeSet::new()),
             Err(error) => {
                 tracing::warn!(device = self.device, %error, "cannot read the addresses");
+                if let Some(standing) = &mut self.standing {
+                    standing.retry = Some(now + STAND_RETRY);
+                }
                 None
             }
         }
     }
 
-    fn missing(&self, there: &[IpAddr]) -> Vec<IpAddr> {
-        let present = self.holding.iter().flat_map(|holding| &holding.present);
-        present.filter(|ip| !there.contains(ip)).copied().collect()
+    /// What is to be on the device.
+    fn wanted(&self) -> &[IpAddr] {
+        match (&self.standing, &self.holding) {
+            (Some(standing), _) => &standing.wanted,
+            (None, Some(holding)) => &holding.wanted,
+            (None, None) => &[],
+        }
     }
 
-    /// Puts these back. If the device turns out to be gone, all of them go on a new one.
-    fn put_back(&mut self, netlink: &mut Netlink, outbox: &mut Outbox, missing: &[IpAddr]) {
+    fn missing(&self, there: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let wanted = self.wanted().iter().copied();
+        wanted.filter(|ip| !there.contains(ip)).collect()
+    }
+
+    /// What somebody removed.
+    fn lost(&self, there: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        self.present.difference(there).copied().collect()
+    }
+
+    /// Puts back what is missing. If the device turns out to be gone, all of them go on a new one.
+    fn put_back(
+        &mut self,
+        netlink: &mut Netlink,
+        outbox: &mut Outbox,
+        there: &BTreeSet<IpAddr>,
+        now: Mono,
+    ) {
+        let missing = self.missing(there);
+        if missing.is_empty() {
+            return;
+        }
+        let mut lost = self.lost(there);
+        let before: Vec<IpAddr> = self.present.iter().copied().collect();
         let device = self.tun.as_ref().map(Tun::index);
-        self.put(netlink, outbox, missing);
-        if self.tun.as_ref().map(Tun::index) == device {
-            self.tell_restored(outbox, missing);
-        } else if let Some(holding) = &self.holding {
-            let wanted = holding.wanted.clone();
-            self.put(netlink, outbox, &wanted);
-            self.tell_restored(outbox, &wanted);
+        self.put(netlink, outbox, &missing, now);
+        if self.tun.as_ref().map(Tun::index) != device {
+            let wanted = self.wanted().to_vec();
+            self.put(netlink, outbox, &wanted, now);
+            lost = before;
+        }
+        if self.current(now).is_some() {
+            self.tell_restored(outbox, &lost, now);
+        } else if !lost.is_empty() {
+            tracing::warn!(
+                device = self.device,
+                ?lost,
+                "addresses were removed; put back"
+            );
         }
     }
 
     /// Adds or renews these, and says how it went.
-    fn put(&mut self, netlink: &mut Netlink, outbox: &mut Outbox, ips: &[IpAddr]) {
+    fn put(&mut self, netlink: &mut Netlink, outbox: &mut Outbox, ips: &[IpAddr], now: Mono) {
         let mut results = self.try_put(netlink, ips);
         // Somebody removed the device; once more, with a new one.
         let gone = |result: &io::Result<()>| matches!(result, Err(error) if error.raw_os_error() == Some(libc::ENODEV));
@@ -261,43 +358,59 @@ impl Addresses {
             self.tun = None;
             results = self.try_put(netlink, ips);
         }
-        let Some(holding) = &mut self.holding else {
-            return;
-        };
         let mut failures = Vec::new();
         match results {
             Ok(results) => {
                 for (&ip, result) in ips.iter().zip(results) {
                     match result {
                         Ok(()) => {
-                            holding.present.insert(ip);
+                            self.present.insert(ip);
                         }
                         Err(error) => {
-                            holding.present.remove(&ip);
+                            self.present.remove(&ip);
                             failures.push(failure(ip, &self.device, &error));
                         }
                     }
                 }
             }
             Err(text) => {
-                holding.present.clear();
+                self.present.clear();
                 failures.push(text);
             }
         }
-        let epoch = holding.epoch;
-        let all = holding.wanted.iter().all(|ip| holding.present.contains(ip));
-        if all && !holding.told {
-            holding.told = true;
-            holding.failure.clear();
-            outbox.tell(KernelReport::Held { epoch });
-        } else if !failures.is_empty() {
-            holding.told = false;
-            let what = failures.join("; ");
-            // Said once, not with every attempt.
-            if holding.failure != what {
-                holding.failure.clone_from(&what);
-                outbox.tell(KernelReport::Failed { epoch, what });
+        self.judge(outbox, &failures, now);
+    }
+
+    /// Tells what became of an attempt: to who holds, else to the log.
+    fn judge(&mut self, outbox: &mut Outbox, failures: &[String], now: Mono) {
+        let failed = !failures.is_empty();
+        let what = failures.join("; ");
+        let all = |wanted: &[IpAddr]| wanted.iter().all(|ip| self.present.contains(ip));
+        let holding = self.holding.as_mut();
+        let holding = holding.filter(|holding| now < holding.until);
+        let held = holding.is_some();
+        if let Some(holding) = holding {
+            let epoch = holding.epoch;
+            if all(&holding.wanted) && !holding.told {
+                holding.told = true;
+                holding.failure.clear();
+                outbox.tell(KernelReport::Held { epoch });
+            } else if failed {
+                holding.told = false;
+                // Said once, not with every attempt.
+                if holding.failure != what {
+                    holding.failure.clone_from(&what);
+                    let what = what.clone();
+                    outbox.tell(KernelReport::Failed { epoch, what });
+                }
             }
+        }
+        if let Some(standing) = &mut self.standing {
+            standing.retry = failed.then(|| now + STAND_RETRY);
+            if failed && !held && standing.failure != what {
+                tracing::warn!("the floating addresses cannot stand yet: {what}");
+            }
+            standing.failure = what;
         }
     }
 
@@ -307,15 +420,15 @@ impl Addresses {
         ips: &[IpAddr],
     ) -> Result<Vec<io::Result<()>>, String> {
         let device = self.device(netlink)?;
-        Ok(netlink.put(device, ips, LEASE))
+        let stay = match self.standing {
+            Some(_) => Stay::Forever,
+            None => Stay::Lease(LEASE),
+        };
+        Ok(netlink.put(device, ips, stay))
     }
 
-    fn tell_restored(&self, outbox: &mut Outbox, missing: &[IpAddr]) {
-        let back = |ip: &&IpAddr| {
-            let holding = self.holding.as_ref();
-            holding.is_some_and(|holding| holding.present.contains(*ip))
-        };
-        for &vip in missing.iter().filter(back) {
+    fn tell_restored(&self, outbox: &mut Outbox, lost: &[IpAddr], now: Mono) {
+        for &vip in lost.iter().filter(|ip| self.holds(**ip, now)) {
             outbox.tell(KernelReport::Restored { vip });
         }
     }

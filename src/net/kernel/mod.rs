@@ -8,11 +8,30 @@
 //! Invariants:
 //! * The addresses live on a device that dies with the process, and on a lease of one second that
 //!   only a repeated `Hold` renews. A crash ends them by the first, a hang by the second (and by the
-//!   dead-man timer, which makes it a crash).
-//! * A question is answered only while the address is there and the lease runs.
+//!   dead-man timer, which makes it a crash). [`Kernel::stand`] is the exception; see below.
+//! * A question is answered only while the address is there, the node holds it, and 900 ms have not
+//!   passed since the last `Hold`.
 //! * Commands of an epoch older than one seen are not carried out.
-//! * No `ip` program, no sysctl, nothing left on the host afterwards, nothing removed that is not
-//!   ours.
+//! * No `ip` program, nothing left on the host afterwards, nothing removed that is not ours. No sysctl,
+//!   but for `arp_announce` of the interfaces that carry an address where the addresses stand.
+//!
+//! # Addresses that stand
+//!
+//! After [`Kernel::stand`] the addresses are on the device for as long as it lives, held or not, so that
+//! a packet that the peer hands over finds a listener at once. That two nodes have one address is safe,
+//! because having it is no longer what makes a node its owner:
+//!
+//! * *Who gets packets.* The program at ingress of every interface that carries an address sees each
+//!   packet to it before the kernel does, and lets it through by the node's lease, not by the address.
+//! * *Who is asked.* The program drops ARP questions for the address, so the kernel never answers them;
+//!   for IPv6 it never does on another device's behalf. We hear the questions before the program does, and
+//!   answer while we hold. An interface without an address has no program; we warn if the kernel would
+//!   answer there (`arp_ignore`).
+//! * *Who speaks in its name.* IPv4 addresses have link scope there, which the kernel passes over when it
+//!   chooses a source; IPv6 addresses are deprecated, so they come last, after every address of the host
+//!   that fits. `arp_announce` 2 keeps them out of the kernel's own ARP questions; without it one question
+//!   for a client of a connection that goes on here would bring the client's packets back here.
+//! * *The end.* The device dies with the process, and all that stood on it.
 //!
 //! # Order of closing
 //!
@@ -23,16 +42,20 @@
 //! since closing a packet socket takes milliseconds, for which the address would stay.
 
 mod addresses;
+pub mod arp;
 mod inbox;
+mod interface;
 mod monitor;
 mod neighbours;
 mod netlink;
 mod outbox;
 mod packet;
+mod peer;
 mod tun;
 mod worker;
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +64,7 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
-use crate::model::Vip;
+use crate::model::{NodeId, Vip};
 use crate::vip::kernel::{KernelCommand, KernelReport};
 use inbox::Inbox;
 use outbox::Outbox;
@@ -119,7 +142,8 @@ pub struct Kernel {
 
 impl Kernel {
     /// Opens the device, netlink and the raw sockets, and tells the state of every interface that
-    /// carries an address ([`KernelReport::Link`]). No address is added yet.
+    /// carries an address ([`KernelReport::Link`]) and where the peer of `me` is on it
+    /// ([`KernelReport::Neighbour`]). No address is added yet.
     ///
     /// The thread takes a real-time priority below the turn loop's, where the host permits it.
     ///
@@ -129,14 +153,17 @@ impl Kernel {
     /// reported as down, and served when it comes.
     pub async fn start(
         config: &Config,
+        me: NodeId,
         reports: mpsc::Sender<KernelReport>,
     ) -> Result<Self, KernelError> {
-        Self::start_on(&config.cluster.device, &config.vips, reports).await
+        let peer = &config.node(me.peer()).addresses;
+        Self::start_on(&config.cluster.device, &config.vips, peer, reports).await
     }
 
     async fn start_on(
         device: &str,
         vips: &[Vip],
+        peer: &[IpAddr],
         reports: mpsc::Sender<KernelReport>,
     ) -> Result<Self, KernelError> {
         let inbox = Arc::new(Inbox::default());
@@ -150,6 +177,7 @@ impl Kernel {
         let start = worker::Start {
             device: device.to_owned(),
             vips: vips.into(),
+            peer: peer.to_vec(),
             inbox: Arc::clone(&inbox),
             wake: woken,
             outbox: Outbox::new(reports, Arc::clone(&dropped)),
@@ -170,16 +198,32 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Carries out a command, soon; never waits. Of each kind the latest counts.
-    pub fn command(&self, command: KernelCommand) {
-        if self.inbox.push(command) {
-            // If it is full, there is a wake under way.
-            let _ = (&self.wake).write(&[1]);
+    /// Has the addresses stay on the device from now on, soon, whether this node holds them or not;
+    /// never waits. Call it where a program at ingress decides which packets get to them, before the
+    /// first `Hold`; there is no way back.
+    ///
+    /// What cannot be added is said in the log and tried again.
+    pub fn stand(&self) {
+        if self.inbox.stand() {
+            self.wake_up();
         }
     }
 
-    /// Commands that a later one replaced before they were carried out, or that were of an older
-    /// epoch, and reports that the turn loop had no room for.
+    /// Carries out a command, soon; never waits. Of each kind the latest counts, and of reminders
+    /// each.
+    pub fn command(&self, command: KernelCommand) {
+        if self.inbox.push(command) {
+            self.wake_up();
+        }
+    }
+
+    fn wake_up(&self) {
+        // If it is full, there is a wake under way.
+        let _ = (&self.wake).write(&[1]);
+    }
+
+    /// Commands that a later one replaced before they were carried out, that were of an older epoch or
+    /// had no room, and reports that the turn loop had no room for.
     pub fn dropped(&self) -> u64 {
         self.inbox.superseded() + self.dropped.load(Ordering::Relaxed)
     }

@@ -1,20 +1,23 @@
 //! The interfaces whose neighbours are to know the floating addresses: their state, announcements,
-//! answers, and who else claims an address.
+//! answers, who else claims an address, and where the peer is.
 //!
 //! We answer ourselves, since the kernel does not for an address of another device: never for IPv6,
 //! and for ARP not under `arp_ignore` 1, 2 and 8. Where it does too, both answers are the same.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::BorrowedFd;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 
+use super::arp::{self, Arp};
+use super::interface::{Interface, Link, ask_as_itself};
 use super::netlink::Netlink;
 use super::outbox::Outbox;
 use super::packet::Port;
-use crate::model::{Mac, Vip};
+use super::peer::{Peer, is_host};
+use crate::model::{Mac, Stale, Vip};
 use crate::time::Mono;
 use crate::vip::kernel::KernelReport;
 use crate::wire::announce::{self, Claim, Heard, Question};
@@ -23,38 +26,36 @@ use crate::wire::announce::{self, Claim, Heard, Question};
 const RIVAL_GAP: Duration = Duration::from_millis(10);
 
 /// All links of the host, and what we do on some of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Neighbours {
     links: BTreeMap<u32, Link>,
     interfaces: BTreeMap<String, Interface>,
     rivals: BTreeMap<IpAddr, Mono>,
-}
-
-#[derive(Clone, Debug)]
-struct Link {
-    name: String,
-    mac: Mac,
-    ethernet: bool,
-    up: bool,
-}
-
-/// An interface that carries floating addresses. It need not exist.
-#[derive(Debug, Default)]
-struct Interface {
-    vips: Vec<IpAddr>,
-    /// Index and address of the link on which `port` was opened.
-    on: Option<(u32, Mac)>,
-    port: Option<Port>,
-    /// What was said of it.
-    up: Option<bool>,
+    peer: Peer,
+    /// The addresses are on the device of every node, whoever is master.
+    standing: bool,
+    /// Interfaces without floating addresses that were warned of.
+    warned: BTreeSet<String>,
 }
 
 impl Neighbours {
+    pub(super) const fn new(peer: Peer) -> Self {
+        Self {
+            links: BTreeMap::new(),
+            interfaces: BTreeMap::new(),
+            rivals: BTreeMap::new(),
+            peer,
+            standing: false,
+            warned: BTreeSet::new(),
+        }
+    }
+
     /// These are the addresses from now on.
-    pub(super) fn serve(&mut self, vips: &[Vip], outbox: &mut Outbox) {
-        let mut wanted: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+    pub(super) fn serve(&mut self, netlink: &mut Netlink, vips: &[Vip], outbox: &mut Outbox) {
+        let mut wanted: BTreeMap<&str, Vec<Vip>> = BTreeMap::new();
         for vip in vips {
-            wanted.entry(&vip.interface).or_default().push(vip.ip());
+            let vips = wanted.entry(&vip.interface).or_default();
+            vips.push(vip.clone());
         }
         let same = wanted.len() == self.interfaces.len()
             && wanted.iter().all(|(name, vips)| {
@@ -70,14 +71,12 @@ impl Neighbours {
             let interface = self.interfaces.entry(name.to_owned()).or_default();
             if interface.vips != vips {
                 // Opened again, with the groups of the new addresses.
-                *interface = Interface {
-                    vips,
-                    up: interface.up,
-                    ..Interface::default()
-                };
+                interface.vips = vips;
+                interface.on = None;
+                interface.quiet = None;
             }
         }
-        self.refresh(outbox);
+        self.refresh(netlink, outbox);
     }
 
     /// Forgets all links and reads them anew.
@@ -87,7 +86,8 @@ impl Neighbours {
             tracing::warn!(%error, "cannot read the links of the host");
             self.links = before;
         }
-        self.refresh(outbox);
+        self.look_again();
+        self.refresh(netlink, outbox);
     }
 
     /// A link is there, or is otherwise than it was. Call [`refresh`](Self::refresh) afterwards.
@@ -103,11 +103,17 @@ impl Neighbours {
                 mac: Mac::default(),
                 ethernet: false,
                 up: false,
+                port: false,
             })
         };
         for attribute in &message.attributes {
             match attribute {
-                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::IfName(name) => {
+                    link.name.clone_from(name);
+                    // This message names everything.
+                    let controller = |other| matches!(other, &LinkAttribute::Controller(_));
+                    link.port = message.attributes.iter().any(controller);
+                }
                 LinkAttribute::Address(mac) => {
                     link.mac = mac.as_slice().try_into().map(Mac).unwrap_or_default();
                 }
@@ -123,7 +129,7 @@ impl Neighbours {
     }
 
     /// Opens, closes and reports what the links now call for.
-    pub(super) fn refresh(&mut self, outbox: &mut Outbox) {
+    pub(super) fn refresh(&mut self, netlink: &mut Netlink, outbox: &mut Outbox) {
         for (name, interface) in &mut self.interfaces {
             let link = self.links.iter().find(|(_, link)| link.name == *name);
             interface.follow(name, link);
@@ -133,6 +139,86 @@ impl Neighbours {
                 let interface = name.clone();
                 outbox.tell(KernelReport::Link { interface, up });
             }
+            let Some((&index, link)) = link.filter(|(_, link)| link.ethernet) else {
+                continue;
+            };
+            if interface.looked != Some(index) {
+                interface.looked = Some(index);
+                for seen in self.peer.look(netlink, index) {
+                    interface.see(seen, &self.links);
+                }
+            }
+            interface.tell(name, index, link.mac, outbox);
+            if self.standing && interface.quiet != Some(index) && interface.has_ipv4() {
+                interface.quiet = Some(index);
+                ask_as_itself(name);
+            }
+        }
+        if self.standing {
+            self.warn_of_answers();
+        }
+    }
+
+    /// The addresses stay on the device from now on: what the kernel says of them by itself matters.
+    pub(super) fn stand(&mut self, netlink: &mut Netlink, outbox: &mut Outbox) {
+        self.standing = true;
+        self.refresh(netlink, outbox);
+    }
+
+    fn warn_of_answers(&mut self) {
+        let found = self.others_that_answer().map(str::to_owned);
+        let new: Vec<String> = found.filter(|name| !self.warned.contains(name)).collect();
+        for name in new {
+            let remedy = arp::remedy(&name, "arp_ignore", 1);
+            tracing::warn!(
+                interface = name,
+                "the kernel would answer ARP for the floating \
+                 addresses there, also while the peer is master; if clients or routers are on that \
+                 network, set {remedy}"
+            );
+            self.warned.insert(name);
+        }
+    }
+
+    /// The interfaces without floating addresses on which the kernel answers ARP for them where they
+    /// stand. On those with some the program at ingress keeps it from that; here nothing does.
+    pub(super) fn others_that_answer(&self) -> impl Iterator<Item = &str> {
+        let ipv4 = self.interfaces.values().any(Interface::has_ipv4);
+        let others = self.links.values().filter(move |link| {
+            let hears = link.ethernet && link.up && !link.port;
+            ipv4 && hears && !self.interfaces.contains_key(&link.name)
+        });
+        others
+            .map(|link| link.name.as_str())
+            .filter(|name| Arp::read(name).is_ok_and(Arp::answers_for_others))
+    }
+
+    /// Takes what the kernel says of the peer.
+    pub(super) fn watch(&mut self, netlink: &mut Netlink, outbox: &mut Outbox) {
+        let (interfaces, links) = (&mut self.interfaces, &self.links);
+        let whole = self.peer.drain(|seen| {
+            let on = |interface: &&mut Interface| interface.looked == Some(seen.index);
+            if let Some(interface) = interfaces.values_mut().find(on) {
+                interface.see(seen, links);
+            }
+        });
+        if !whole {
+            tracing::debug!("changes of neighbours were lost; looking anew");
+            self.look_again();
+            return self.refresh(netlink, outbox);
+        }
+        for (name, interface) in &mut self.interfaces {
+            if let Some((index, mac)) = interface.on
+                && interface.looked == Some(index)
+            {
+                interface.tell(name, index, mac, outbox);
+            }
+        }
+    }
+
+    fn look_again(&mut self) {
+        for interface in self.interfaces.values_mut() {
+            interface.looked = None;
         }
     }
 
@@ -142,7 +228,8 @@ impl Neighbours {
             .interfaces
             .values()
             .flat_map(|interface| &interface.port);
-        ports.flat_map(Port::fds)
+        let peer = std::iter::once(self.peer.as_fd());
+        ports.flat_map(Port::fds).chain(peer)
     }
 
     /// Tells the neighbours, once, where these addresses live.
@@ -170,6 +257,41 @@ impl Neighbours {
         }
     }
 
+    /// Tells one neighbour that the address lives at `at`, another host.
+    pub(super) fn remind(&self, stale: &Stale, at: Mac) {
+        let mut interfaces = self.interfaces.values();
+        let there = |interface: &&Interface| interface.index() == Some(stale.index);
+        let Some(interface) = interfaces.find(there) else {
+            return;
+        };
+        let vip = interface.vips.iter().find(|vip| vip.ip() == stale.vip);
+        let (Some(vip), Some((_, own)), Some(port)) = (vip, interface.on, &interface.port) else {
+            return;
+        };
+        // Never to a group, and never in our own name: we do not hold it.
+        let ours = |mac: Mac| self.links.values().any(|link| link.mac == mac);
+        if !is_host(&stale.mac) || !is_host(&at) || ours(at) {
+            return;
+        }
+        let sent = match (stale.vip, stale.sender) {
+            (IpAddr::V4(ip), IpAddr::V4(sender)) => {
+                let on_link = vip.address.contains(&stale.sender);
+                let sender = on_link.then_some(sender);
+                port.send(&announce::reminder(ip, at, sender, stale.mac, own))
+            }
+            (IpAddr::V6(ip), IpAddr::V6(sender)) => {
+                let on_link = vip.address.contains(&stale.sender) || sender.is_unicast_link_local();
+                let sender = on_link.then_some(sender);
+                port.send(&announce::advert_reminder(ip, at, sender, stale.mac, own))
+            }
+            // Nobody sends across families.
+            _ => Ok(()),
+        };
+        if let Err(error) = sent {
+            tracing::debug!(%vip, %error, "reminder not sent; its packets will call for another");
+        }
+    }
+
     fn places(&self, vips: &[Vip]) -> impl Iterator<Item = (IpAddr, &Port, Mac, u32)> {
         vips.iter().filter_map(|vip| {
             let interface = self.interfaces.get(&vip.interface)?;
@@ -191,7 +313,7 @@ impl Neighbours {
             else {
                 continue;
             };
-            let ours = |ip: IpAddr| vips.contains(&ip) && holds(ip);
+            let ours = |ip: IpAddr| vips.iter().any(|vip| vip.ip() == ip) && holds(ip);
             port.drain(|frame| {
                 let Some(Heard { claim, question }) = announce::hear(frame) else {
                     return;
@@ -213,43 +335,6 @@ impl Neighbours {
                 }
             });
         }
-    }
-}
-
-impl Interface {
-    /// Has the sockets on this link, whichever it is now.
-    fn follow(&mut self, name: &str, link: Option<(&u32, &Link)>) {
-        let index = self.on.map(|(index, _)| index);
-        let Some((&new, link)) = link else {
-            self.on = None;
-            self.port = None;
-            return;
-        };
-        if index != Some(new) {
-            self.port = None;
-            if link.ethernet {
-                self.port = Port::open(new, &self.groups())
-                    .inspect_err(|error| {
-                        tracing::warn!(interface = name, %error, "cannot open packet sockets; \
-                             neighbours are not told");
-                    })
-                    .ok();
-            } else {
-                tracing::warn!(
-                    interface = name,
-                    "not an Ethernet; there are no neighbours to tell"
-                );
-            }
-        }
-        self.on = Some((new, link.mac));
-    }
-
-    fn groups(&self) -> Vec<Ipv6Addr> {
-        let groups = self.vips.iter().filter_map(|vip| match vip {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(vip) => Some(announce::solicited_node(*vip)),
-        });
-        groups.collect()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Route netlink (rtnetlink(7)) over plain sockets: addresses, links, one route.
+//! Route netlink (rtnetlink(7)) over plain sockets: addresses, links, one route; what else is asked
+//! (`peer.rs`) goes through [`Netlink::request`].
 //!
 //! Requests wait for their answer on a socket of their own; the kernel carries them out within the
 //! send, so the answer is there at once.
@@ -15,7 +16,7 @@ use rtnetlink::packet_core::{
     NetlinkPayload,
 };
 use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
@@ -30,10 +31,22 @@ use rtnetlink::sys::{Socket, SocketAddr};
 pub(super) const DATAGRAM: usize = 64 * 1024;
 /// The answer of the kernel; it waits for nothing but a lock.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// `INFINITY_LIFE_TIME`.
+const INFINITY: u32 = u32::MAX;
 /// `ip route get` to here names the default gateway. Nothing is sent to it.
 const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(1, 0, 0, 0);
 
 pub(super) type Message = NetlinkMessage<RouteNetlinkMessage>;
+
+/// How long an address is to be there.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stay {
+    /// For so long, unless it is renewed.
+    Lease(Duration),
+    /// As long as the device. Then it may be there while another node owns it, so it is none that the
+    /// kernel would choose as the source of what this host sends.
+    Forever,
+}
 
 /// Asks and tells the kernel.
 #[derive(Debug)]
@@ -58,20 +71,29 @@ impl Netlink {
         })
     }
 
-    /// Adds these addresses to a device, or renews them, for `lease`. All are tried.
+    /// Adds these addresses to a device, or renews them. All are tried.
     pub(super) fn put(
         &mut self,
         device: u32,
         addresses: &[IpAddr],
-        lease: Duration,
+        stay: Stay,
     ) -> Vec<io::Result<()>> {
         let flags = NLM_F_REPLACE | NLM_F_CREATE;
         self.all(flags, addresses, |ip| {
             let mut message = address(device, ip);
-            let seconds = lease.as_secs() as u32;
             let mut lifetime = CacheInfo::default();
-            lifetime.ifa_valid = seconds;
-            lifetime.ifa_preferred = seconds;
+            (lifetime.ifa_valid, lifetime.ifa_preferred) = match (stay, ip) {
+                (Stay::Lease(lease), _) => (lease.as_secs() as u32, lease.as_secs() as u32),
+                (Stay::Forever, IpAddr::V4(_)) => (INFINITY, INFINITY),
+                // Deprecated: a source only for who asks for it (RFC 6724, section 5, rule 3).
+                (Stay::Forever, IpAddr::V6(_)) => (INFINITY, 0),
+            };
+            if let (Stay::Forever, IpAddr::V4(_)) = (stay, ip) {
+                // IPv4 knows no such thing. But where the interface on the way out has no address, it
+                // takes one of another device, and never one of this scope
+                // (`in_dev_select_addr()` of the kernel's net/ipv4/devinet.c).
+                message.header.scope = AddressScope::Link;
+            }
             message.attributes.extend([
                 // No detection of duplicates, which would delay it by a second or for ever; no
                 // route, since there is nothing behind the device.
@@ -216,7 +238,8 @@ impl Netlink {
         results
     }
 
-    fn request(
+    /// One request; `each` gets the messages of the answer.
+    pub(super) fn request(
         &mut self,
         flags: u16,
         request: RouteNetlinkMessage,

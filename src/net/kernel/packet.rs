@@ -76,7 +76,11 @@ impl Port {
 }
 
 /// Filtered before it is bound, so that nothing slips through.
-fn listen(interface: u32, protocol: libc::c_int, filter: &[SockFilter]) -> io::Result<Socket> {
+pub(super) fn listen(
+    interface: u32,
+    protocol: libc::c_int,
+    filter: &[SockFilter],
+) -> io::Result<Socket> {
     // Close-on-exec; protocol 0 receives nothing yet (packet(7)).
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
     socket.set_nonblocking(true)?;

@@ -1,6 +1,9 @@
 //! The adapter in a real kernel, with a neighbour at the other end of the cable.
 
 mod lan;
+mod peer;
+mod remind;
+mod standing;
 mod trouble;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -34,8 +37,12 @@ fn ips() -> [IpAddr; 2] {
 fn solicitation(asker: Ipv6Addr) -> Vec<u8> {
     let to = announce::solicited_node(VIP6);
     let [.., a, b, c, d] = to.octets();
+    solicitation_to(Mac([0x33, 0x33, a, b, c, d]), to, asker)
+}
+
+fn solicitation_to(mac: Mac, to: Ipv6Addr, asker: Ipv6Addr) -> Vec<u8> {
     let mut frame = Vec::new();
-    etherparse::PacketBuilder::ethernet2(STRANGER.0, [0x33, 0x33, a, b, c, d])
+    etherparse::PacketBuilder::ethernet2(STRANGER.0, mac.0)
         .ipv6(asker.octets(), to.octets(), 255)
         .icmpv6(etherparse::Icmpv6Type::NeighborSolicitation)
         .write(&mut frame, &VIP6.octets())

@@ -5,6 +5,7 @@
 //! was said before a `Hold` (by the old master, say) is not taken for a rival of the new one.
 
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -16,12 +17,13 @@ use tokio::sync::oneshot;
 
 use super::KernelError;
 use super::addresses::Addresses;
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Work};
 use super::monitor::{Change, Monitor};
 use super::neighbours::Neighbours;
 use super::netlink::Netlink;
 use super::outbox::Outbox;
 use super::packet;
+use super::peer::Peer;
 use super::tun::Tun;
 use crate::model::Vip;
 use crate::net::clock::Clock;
@@ -40,6 +42,8 @@ const OUTBOX_RETRY: Duration = Duration::from_millis(5);
 pub(super) struct Start {
     pub(super) device: String,
     pub(super) vips: Arc<[Vip]>,
+    /// The peer's node addresses.
+    pub(super) peer: Vec<IpAddr>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) wake: UnixStream,
     pub(super) outbox: Outbox,
@@ -69,6 +73,7 @@ struct Worker {
     neighbours: Neighbours,
     netlink: Netlink,
     monitor: Monitor,
+    vips: Arc<[Vip]>,
     changes: Vec<Change>,
     inbox: Arc<Inbox>,
     outbox: Outbox,
@@ -81,6 +86,7 @@ impl Worker {
         let Start {
             device,
             vips,
+            peer,
             inbox,
             wake,
             mut outbox,
@@ -89,11 +95,13 @@ impl Worker {
             Netlink::open().map_err(|error| KernelError::io("open netlink", error))?;
         let monitor =
             Monitor::open().map_err(|error| KernelError::io("listen on netlink", error))?;
+        let peer = Peer::open(peer)
+            .map_err(|error| KernelError::io("listen for neighbours on netlink", error))?;
         packet::permitted()?;
-        // After the monitor listens, so that no change falls between.
-        let mut neighbours = Neighbours::default();
+        // After both listen, so that no change falls between.
+        let mut neighbours = Neighbours::new(peer);
         neighbours.reread(&mut netlink, &mut outbox);
-        neighbours.serve(&vips, &mut outbox);
+        neighbours.serve(&mut netlink, &vips, &mut outbox);
         // Last, so that its descriptor is the highest of ours and closes first; see `mod.rs`.
         let ipv6 = vips.iter().any(|vip| vip.ip().is_ipv6());
         let tun = Tun::create_patiently(&mut netlink, &device, ipv6)?;
@@ -102,6 +110,7 @@ impl Worker {
             neighbours,
             netlink,
             monitor,
+            vips,
             changes: Vec::new(),
             inbox,
             outbox,
@@ -116,12 +125,17 @@ impl Worker {
             let addresses = &self.addresses;
             let holds = |ip| addresses.holds(ip, now);
             self.neighbours.hear(holds, now, &mut self.outbox);
-            for command in self.inbox.take() {
+            let Work { stand, commands } = self.inbox.take();
+            if stand {
+                self.stand();
+            }
+            for command in commands {
                 self.carry_out(command);
             }
             let now = self.clock.now();
             self.monitor.drain(&mut self.changes);
             self.handle_changes(now);
+            self.neighbours.watch(&mut self.netlink, &mut self.outbox);
             self.addresses
                 .drain(&mut self.netlink, &mut self.outbox, now);
             self.addresses
@@ -156,6 +170,14 @@ impl Worker {
         }
     }
 
+    fn stand(&mut self) {
+        let now = self.clock.now();
+        let (netlink, outbox) = (&mut self.netlink, &mut self.outbox);
+        // The settings first: from the first moment on the kernel is to be silent.
+        self.neighbours.stand(netlink, outbox);
+        self.addresses.stand(netlink, outbox, &self.vips, now);
+    }
+
     fn carry_out(&mut self, command: KernelCommand) {
         let now = self.clock.now();
         let Self {
@@ -168,7 +190,7 @@ impl Worker {
         match command {
             KernelCommand::Hold { epoch, vips } => {
                 addresses.hold(netlink, outbox, epoch, &vips, now);
-                neighbours.serve(&vips, outbox);
+                neighbours.serve(netlink, &vips, outbox);
             }
             KernelCommand::Announce { epoch, vips } => {
                 if addresses.holds_all(epoch, now) {
@@ -176,7 +198,11 @@ impl Worker {
                 }
             }
             KernelCommand::Release { epoch } => addresses.release(netlink, outbox, epoch, now),
-            KernelCommand::Remind { .. } => {}
+            KernelCommand::Remind { stale, at, .. } => {
+                if !addresses.holds(stale.vip, now) {
+                    neighbours.remind(&stale, at);
+                }
+            }
         }
     }
 
@@ -204,7 +230,7 @@ impl Worker {
             tracing::warn!("netlink changes were lost; reading links and addresses anew");
             self.neighbours.reread(netlink, outbox);
         } else if links {
-            self.neighbours.refresh(outbox);
+            self.neighbours.refresh(netlink, outbox);
         }
         if down || reread {
             self.addresses.device_down(netlink, outbox, now);

@@ -22,9 +22,16 @@ use crate::wire::replication::{FlowRecord, NatKey, NatRecord};
 /// Entries that one question looks at. (A full page takes 2 ms in a build without optimisation.)
 const LOOKED_AT: usize = 4_096;
 
+/// Where the connections of each mode stand.
+#[derive(Clone, Copy)]
+pub(super) struct Tables<'r> {
+    pub(super) proxied: &'r Replica,
+    pub(super) kernel: &'r Replica,
+}
+
 /// The page behind the question's cursor; `unix_ms` is the time of day.
 pub(super) fn page(
-    replica: &Replica,
+    tables: Tables<'_>,
     config: &Config,
     query: &FlowQuery,
     unix_ms: u64,
@@ -36,10 +43,10 @@ pub(super) fn page(
     if limit == 0 && query.after.is_none() && wanted.all() {
         let (mut matching, mode) = (0, query.mode);
         if mode != Some(Mode::Kernel) {
-            matching += replica.flows().len() as u64;
+            matching += tables.proxied.flows().len() as u64;
         }
         if mode != Some(Mode::Proxy) {
-            matching += replica.nat().len() as u64;
+            matching += tables.kernel.nat().len() as u64;
         }
         return Ok(Response::Flows {
             matching,
@@ -47,7 +54,7 @@ pub(super) fn page(
             next: None,
         });
     }
-    let mut entries = entries(replica, query);
+    let mut entries = entries(tables, query);
     let mut names = Names::new(config);
     let (mut matching, mut flows, mut last) = (0, Vec::new(), None);
     let mut looked_at = 0;
@@ -76,10 +83,7 @@ pub(super) fn page(
 
 /// The entries behind the question's cursor, in their order; of those of the kernel mode, which are
 /// ordered by client, only the range that the question can mean.
-fn entries<'r>(
-    replica: &'r Replica,
-    query: &FlowQuery,
-) -> impl Iterator<Item = Entry<'r>> + use<'r> {
+fn entries<'r>(tables: Tables<'r>, query: &FlowQuery) -> impl Iterator<Item = Entry<'r>> + use<'r> {
     let proxied = match query.after {
         _ if query.mode == Some(Mode::Kernel) => None,
         None => Some(Unbounded),
@@ -99,8 +103,8 @@ fn entries<'r>(
         Some(FlowCursor::Kernel(key)) if key >= first => Some(Excluded(key)),
         _ => Some(Included(first)),
     };
-    let proxied = proxied.map(|from| replica.flows().range((from, Unbounded)));
-    let kernel = kernel.map(|from| replica.nat().range((from, Unbounded)));
+    let proxied = proxied.map(|from| tables.proxied.flows().range((from, Unbounded)));
+    let kernel = kernel.map(|from| tables.kernel.nat().range((from, Unbounded)));
     let proxied = proxied.into_iter().flatten();
     let kernel = kernel.into_iter().flatten();
     proxied

@@ -107,6 +107,11 @@ fn sample() -> Replica {
     ])
 }
 
+const fn both(replica: &Replica) -> Tables<'_> {
+    let (proxied, kernel) = (replica, replica);
+    Tables { proxied, kernel }
+}
+
 struct Page {
     matching: u64,
     flows: Vec<FlowStatus>,
@@ -114,7 +119,7 @@ struct Page {
 }
 
 fn ask(replica: &Replica, query: &FlowQuery) -> Page {
-    match page(replica, &config(), query, NOW) {
+    match page(both(replica), &config(), query, NOW) {
         Ok(Response::Flows {
             matching,
             flows,
@@ -256,7 +261,7 @@ fn names_that_do_not_exist_are_refused() {
             backend: backend.map(Into::into),
             ..FlowQuery::default()
         };
-        page(&sample(), &config(), &query, NOW).unwrap_err()
+        page(both(&sample()), &config(), &query, NOW).unwrap_err()
     };
     assert_eq!(
         named(Some("wbe"), None),
@@ -408,5 +413,33 @@ fn foreign_cursors_are_harmless() {
                 assert!(flows.len() <= expected.len(), "{query:?}");
             }
         }
+    }
+}
+
+/// A node that drains lists what it has, not what the master told of its own.
+#[test]
+fn proxied_connections_may_stand_elsewhere() {
+    let (own, told) = (replica(&[proxied(9, "203.0.113.20:1000")]), sample());
+    let tables = Tables {
+        proxied: &own,
+        kernel: &told,
+    };
+    for (limit, listed) in [(None, 5), (Some(0), 0)] {
+        let query = FlowQuery {
+            limit,
+            ..FlowQuery::default()
+        };
+        let Ok(Response::Flows {
+            matching, flows, ..
+        }) = page(tables, &config(), &query, NOW)
+        else {
+            panic!("a page")
+        };
+        assert_eq!((matching, flows.len()), (5, listed));
+        let clients = flows.iter().map(|flow| flow.client.to_string());
+        assert_eq!(
+            clients.take(1).collect::<Vec<_>>(),
+            ["203.0.113.20:1000"; 1][..listed.min(1)]
+        );
     }
 }

@@ -58,7 +58,8 @@ impl Checkers {
             if before.admin() != after.admin() {
                 return Err("a takeover changed what operators said".into());
             }
-            if !after.flows().is_empty() {
+            // Those that it drained are its own; the books compare them with the living ones.
+            if !after.flows().is_empty() && !process.relays {
                 return Err("a takeover in proxy mode kept connections".into());
             }
             if before

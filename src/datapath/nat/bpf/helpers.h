@@ -6,6 +6,8 @@
 
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
+/* With a stack of its own: 512 bytes are all that one has. */
+#define APART static __attribute__((noinline))
 
 /* A map, described by types: the loader reads them from BTF. */
 #define NUMBER(name, value) int(*name)[value]
@@ -25,6 +27,13 @@ static long (*const store_bytes)(struct __sk_buff *skb, __u32 offset, const void
                                  __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
 static long (*const redirect_neigh)(__u32 ifindex, void *params, int size,
                                     __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static long (*const redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
+static struct bpf_sock *(*const skc_lookup_tcp)(void *ctx, struct bpf_sock_tuple *tuple,
+                                                __u32 size, __u64 netns,
+                                                __u64 flags) = (void *)BPF_FUNC_skc_lookup_tcp;
+static long (*const sk_release)(void *sock) = (void *)BPF_FUNC_sk_release;
+static long (*const current_in_ns)(__u64 dev, __u64 ino, struct bpf_pidns_info *info,
+                                   __u32 size) = (void *)BPF_FUNC_get_ns_current_pid_tgid;
 static void *(*const ring_reserve)(void *ring, __u64 size,
                                    __u64 flags) = (void *)BPF_FUNC_ringbuf_reserve;
 static void (*const ring_submit)(void *data, __u64 flags) = (void *)BPF_FUNC_ringbuf_submit;

@@ -127,11 +127,41 @@ struct owned {
 
 #define OWNED_SOURCE 1 /* ports of the range belong to flows */
 #define OWNED_REJECT 2 /* tell user space of packets that match no flow */
+#define OWNED_NAT 4    /* a service of ours or a source: TCP that cannot be translated is refused */
+#define OWNED_VIP 8    /* all that comes for it is the master's: relayed by a node that is not */
 
-/* What this node may do. */
+/* What this node may do; times are CLOCK_MONOTONIC, ns. Each word is for itself: they are not
+ * written in one step. */
 struct right {
-    __u64 until;  /* forward until then: CLOCK_MONOTONIC, ns */
+    __u64 until;  /* decide and forward until then */
     __u64 frozen; /* not 0: only the flows that are there */
+    __u64 accept; /* as standby: until then, what the peer hands over is ours */
+    __u64 second; /* as master: until then, the peer gets what belongs to no flow and no socket */
+};
+
+/* Where the two nodes are on an interface. */
+struct neighbour {
+    __u8 own[6];
+    __u8 peer[6];
+    __u32 zero;
+};
+
+/* The process that leads the program, as stat(2) of its /proc/self/ns/pid and getpid(2) say. */
+struct life {
+    __u64 dev;
+    __u64 ino;
+    __u32 pid;
+    __u32 dead; /* its main thread has ended */
+};
+
+/* A neighbour that still sends a VIP's packets to this node, which is not master. */
+struct stale {
+    struct address vip;
+    struct address sender; /* as key of `reminded`: zero */
+    __u32 family;
+    __u32 ifindex;
+    __u8 mac[6];
+    __u16 zero;
 };
 
 struct settings {
@@ -196,7 +226,14 @@ enum counter {
     COUNT_ICMP,       /* ICMP errors translated */
     COUNT_OPENED,     /* flows */
     COUNT_REPLACED,   /* flows that a new SYN ended */
-    DROP_LEASE,       /* this node may not forward now */
+    COUNT_RELAYED,    /* handed to the peer: this node is not master */
+    COUNT_ACCEPTED,   /* served as standby: the master handed them over */
+    COUNT_HANDED,     /* handed to the peer: nobody here knows the connection */
+    COUNT_FROZEN,     /* translated for a process that is dead; also in COUNT_TO_* */
+    COUNT_KICKED,     /* SYNs repeated for a process that is dead */
+    DROP_LEASE,       /* this node may not forward now, and knows no peer that might */
+    DROP_LOOP,        /* handed over by the peer, and not ours either */
+    DROP_ARP,         /* a question for a VIP: user space answers, or nobody */
     DROP_UNKNOWN,     /* to a service: no flow, and no SYN */
     DROP_STRAY,       /* to a source address: no flow */
     DROP_NO_BACKEND,  /* no backend for a SYN */
@@ -215,6 +252,7 @@ enum counter {
     DROP_WRITE,       /* the packet could not be changed */
     LOST_EVENT,       /* `events` was full: rescan `flows` */
     LOST_REFUSAL,     /* `refusals` was full */
+    LOST_STALE,       /* `stales` was full */
     BYTES_TO_BACKEND, /* in the packets above, from the IP header on */
     BYTES_TO_CLIENT,
     COUNTERS,

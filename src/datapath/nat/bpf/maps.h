@@ -5,6 +5,12 @@
 #include "helpers.h"
 #include "layout.h"
 
+#define RECENT 1024 /* a power of two */
+
+struct begun {
+    struct flow to, back;
+};
+
 /* Two entries a flow. */
 struct {
     NUMBER(type, BPF_MAP_TYPE_HASH);
@@ -106,6 +112,66 @@ struct {
     NUMBER(type, BPF_MAP_TYPE_RINGBUF);
     NUMBER(max_entries, 65536);
 } refusals SEC(".maps");
+
+/* Both entries of a flow that begins: the stack has no room for them. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    NUMBER(max_entries, 1);
+    TYPE(key, __u32);
+    TYPE(value, struct begun);
+} begun SEC(".maps");
+
+/* By interface index. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_HASH);
+    NUMBER(max_entries, 64);
+    TYPE(key, __u32);
+    TYPE(value, struct neighbour);
+} neighbours SEC(".maps");
+
+/* A socket of the process that leads the program: it is gone as soon as that process is. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_SOCKMAP);
+    NUMBER(max_entries, 1);
+    TYPE(key, __u32);
+    TYPE(value, __u32);
+} pulse SEC(".maps");
+
+struct {
+    NUMBER(type, BPF_MAP_TYPE_ARRAY);
+    NUMBER(max_entries, 1);
+    TYPE(key, __u32);
+    TYPE(value, struct life);
+} life SEC(".maps");
+
+/* The client's keys of the flows that were opened last and wait for user space, in a circle. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_ARRAY);
+    NUMBER(max_entries, RECENT);
+    TYPE(key, __u32);
+    TYPE(value, struct flow_key);
+} recent SEC(".maps");
+
+/* How many there were. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_ARRAY);
+    NUMBER(max_entries, 1);
+    TYPE(key, __u32);
+    TYPE(value, __u64);
+} opened SEC(".maps");
+
+/* When each was told of in `stales`. */
+struct {
+    NUMBER(type, BPF_MAP_TYPE_LRU_HASH);
+    NUMBER(max_entries, 1024);
+    TYPE(key, struct stale);
+    TYPE(value, __u64);
+} reminded SEC(".maps");
+
+struct {
+    NUMBER(type, BPF_MAP_TYPE_RINGBUF);
+    NUMBER(max_entries, 16384);
+} stales SEC(".maps");
 
 INLINE void count_by(__u32 counter, __u64 amount) {
     __u64 *value = map_lookup(&counters, &counter);

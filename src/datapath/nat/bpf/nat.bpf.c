@@ -3,12 +3,15 @@
  * A client's packet to a service goes on to a backend, from an address and port of ours; a
  * backend's answer goes back to the client, from the service's address. Whatever belongs to a
  * service or to a flow is translated or dropped, and counted; it never reaches the local stack.
+ * On a node that is not master all that comes for a VIP goes on to the master (relay.h).
  * Everything else passes untouched.
  *
  * A packet with a VLAN tag passes: it comes again, untagged, on the VLAN's own device. */
 #include <linux/pkt_cls.h>
 
 #include "offsets.h"
+#include "relay.h"
+#include "sign.h"
 #include "state.h"
 #include "translate.h"
 
@@ -19,27 +22,28 @@
 /* The kernel lends some helpers to GPL compatible programs only. */
 const char licence[] SEC("license") = "Dual MIT/GPL";
 
-INLINE int lapsed(__u64 now) {
-    __u32 zero = 0;
-    struct right *right = map_lookup(&lease, &zero);
-    return !right || now >= right->until;
-}
-
-/* Nothing may be decided here: no flow may begin or be replaced, and nobody is refused. */
-INLINE int frozen(__u64 now) {
-    __u32 zero = 0;
-    struct right *right = map_lookup(&lease, &zero);
-    return !right || right->frozen || now >= right->until;
-}
-
 INLINE struct owned *owner(const struct address *address, __u32 family) {
     struct endpoint endpoint = {.address = *address, .family = family};
     return map_lookup(&addresses, &endpoint);
 }
 
 /* TCP that cannot be translated: refused if it is for us, else not ours. */
-INLINE int strange(const struct packet *p, __u32 reason) {
-    return owner(&p->key.dst, p->key.family) ? drop(reason) : TC_ACT_UNSPEC;
+APART int strange(struct __sk_buff *ctx, const struct packet *p, __u32 reason) {
+    struct owned *owned = owner(&p->key.dst, p->key.family);
+    if (!owned) return TC_ACT_UNSPEC;
+    struct stand s = {};
+    look(ctx, coarse_clock(), &s);
+    if (s.leave != MAY_DECIDE && owned->flags & OWNED_VIP) return relay(ctx, p, &s);
+    return owned->flags & OWNED_NAT ? drop(reason) : TC_ACT_UNSPEC;
+}
+
+/* What is not TCP. */
+APART int other(struct __sk_buff *ctx, const struct packet *p) {
+    struct owned *owned = p->key.family ? owner(&p->key.dst, p->key.family) : 0;
+    if (!owned || !(owned->flags & OWNED_VIP)) return TC_ACT_UNSPEC;
+    struct stand s = {};
+    look(ctx, coarse_clock(), &s);
+    return local(ctx, p, &s, 0);
 }
 
 /* Addresses that no client has: ours, and those that mean no single host. */
@@ -133,51 +137,67 @@ INLINE __u32 allocate(struct flow *to, struct flow_key *back_key, struct flow *b
     return DROP_NO_PORT;
 }
 
+/* For user space's successors: a process that dies leaves handshakes behind that wait for it. */
+INLINE void note_opened(const struct flow_key *key) {
+    __u32 zero = 0;
+    __u64 *count = map_lookup(&opened, &zero);
+    if (!count) return;
+    __u32 place = __sync_fetch_and_add(count, 1) & (RECENT - 1);
+    map_update(&recent, &place, key, BPF_ANY);
+}
+
 /* A SYN to a service, and no flow: makes one. 0, or a reason to drop. */
-INLINE __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct service *service,
-                  __u64 now) {
+APART __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct service *service,
+                  const struct stand *s) {
+    __u64 now = s->now;
+    /* Who is not master has no standby that could know of it first. */
+    int sync = service->flags & SERVICE_SYNC && !s->accepted;
     if (bad_source(&p->key)) return DROP_BAD_SOURCE;
     if (too_fast(&p->key, service, now)) return DROP_SOURCE_RATE;
     __u32 index = pick(&p->key, service);
     struct backend *backend = map_lookup(&backends, &index);
     if (!backend || !backend->port) return DROP_NO_BACKEND;
     int dnat = service->flags & SERVICE_DNAT;
-    struct flow to = {
-        .to_src = dnat ? p->key.src : backend->source,
-        .to_dst = backend->address,
-        .to_sport = p->key.sport,
-        .to_dport = backend->port,
-        .service = service->id,
-        .backend = backend->id,
-        .ifindex = backend->ifindex,
-        .client_isn = p->seq,
-        .seq = p->seq + taken(p),
-        .mss = service->mss,
-        .state = STATE_OPENING,
-        .flags = (dnat ? FLOW_DNAT : 0) | (service->flags & SERVICE_SYNC ? FLOW_SYNC : 0) |
-                 (service->flags & SERVICE_RETRY ? FLOW_RETRY : 0),
-        .opened = now,
-        .seen = now,
-    };
-    if (dnat && same(&to.to_src, &to.to_dst)) return DROP_HAIRPIN;
-    struct flow_key back_key = opposite(&to, p->key.family);
-    struct flow back = to;
-    back.to_src = p->key.dst;
-    back.to_dst = p->key.src;
-    back.to_sport = p->key.dport;
-    back.to_dport = p->key.sport;
-    back.ifindex = ctx->ifindex;
-    back.seq = 0;
-    to.flags |= FLOW_CLIENT;
-    __u32 refused = allocate(&to, &back_key, &back, index);
+    __u32 zero = 0;
+    struct begun *both = map_lookup(&begun, &zero);
+    if (!both) return DROP_WRITE;
+    struct flow *to = &both->to, *back = &both->back;
+    __builtin_memset(to, 0, sizeof(*to));
+    to->to_src = dnat ? p->key.src : backend->source;
+    to->to_dst = backend->address;
+    to->to_sport = p->key.sport;
+    to->to_dport = backend->port;
+    to->service = service->id;
+    to->backend = backend->id;
+    to->ifindex = backend->ifindex;
+    to->client_isn = p->seq;
+    to->seq = p->seq + taken(p);
+    to->mss = service->mss;
+    to->state = STATE_OPENING;
+    to->flags = (dnat ? FLOW_DNAT : 0) | (sync ? FLOW_SYNC : 0) |
+                 (service->flags & SERVICE_RETRY ? FLOW_RETRY : 0);
+    to->opened = now;
+    to->seen = now;
+    if (dnat && same(&to->to_src, &to->to_dst)) return DROP_HAIRPIN;
+    struct flow_key back_key = opposite(to, p->key.family);
+    *back = *to;
+    back->to_src = p->key.dst;
+    back->to_dst = p->key.src;
+    back->to_sport = p->key.dport;
+    back->to_dport = p->key.sport;
+    back->ifindex = ctx->ifindex;
+    back->seq = 0;
+    to->flags |= FLOW_CLIENT;
+    __u32 refused = allocate(to, &back_key, back, index);
     if (refused) return refused;
-    long failed = map_update(&flows, &p->key, &to, BPF_NOEXIST);
+    long failed = map_update(&flows, &p->key, to, BPF_NOEXIST);
     if (failed) {
         map_delete(&flows, &back_key);
         return failed == -17 ? DROP_RACE : DROP_TABLE_FULL;
     }
     count(COUNT_OPENED);
-    carry(ctx, p, EVENT_OPENED, &p->key, &to, 0);
+    if (sync) note_opened(&p->key);
+    carry(ctx, p, EVENT_OPENED, &p->key, to, 0);
     return 0;
 }
 
@@ -192,7 +212,7 @@ INLINE void touch(struct flow *f, const struct packet *p, __u64 now) {
 }
 
 /* Follows what the packet says. Why it stays here, or 0. */
-INLINE __u32 hold(struct __sk_buff *ctx, const struct packet *p, struct flow *f) {
+INLINE __u32 hold(struct __sk_buff *ctx, const struct packet *p, struct flow *f, int alive) {
     struct flow_key other = opposite(f, p->key.family);
     struct flow *pair = map_lookup(&flows, &other);
     int client = f->flags & FLOW_CLIENT;
@@ -209,16 +229,20 @@ INLINE __u32 hold(struct __sk_buff *ctx, const struct packet *p, struct flow *f)
         carry(ctx, p, step.event, key, front, back);
     else if (step.event)
         tell(step.event, step.cause, key, front, back);
+    /* Nobody would send it later, or try another backend. */
+    if (!alive && (step.held == DROP_WAITING || step.event == EVENT_REFUSED)) return 0;
     return step.held;
 }
 
-INLINE int forward(struct __sk_buff *ctx, const struct packet *p, struct flow *f, __u64 now) {
+APART int forward(struct __sk_buff *ctx, const struct packet *p, struct flow *f,
+                   const struct stand *s) {
     if (p->hops < 2) return drop(DROP_HOPS);
-    touch(f, p, now);
+    touch(f, p, s->now);
     if (f->state != STATE_ESTABLISHED || p->flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
-        __u32 reason = hold(ctx, p, f);
+        __u32 reason = hold(ctx, p, f, s->alive);
         if (reason) return drop(reason);
     }
+    if (!s->alive) count(COUNT_FROZEN);
     return translate_tcp(ctx, p, f);
 }
 
@@ -234,19 +258,52 @@ INLINE void replace(const struct packet *p, struct flow *f) {
     map_delete(&flows, &p->key);
 }
 
-INLINE int tcp(struct __sk_buff *ctx, const struct packet *p) {
+/* The peer, which is master now, asks for the SYN of the n-th youngest handshake that waits for the
+ * process that died here: its backend repeats the answer, which nobody holds back any more. The
+ * number is the packet's sequence number; its other numbers are zero. */
+APART int kick(struct __sk_buff *ctx, const struct packet *p) {
+    __u32 zero = 0, check = p->l4 + CHECK_OFFSET;
+    __u64 *count_opened = map_lookup(&opened, &zero);
+    if (!count_opened || p->seq >= *count_opened || p->seq >= RECENT || p->hops < 2)
+        return drop(DROP_LOOP);
+    __u32 place = (*count_opened - 1 - p->seq) & (RECENT - 1);
+    struct flow_key *key = map_lookup(&recent, &place);
+    struct flow *f = key ? map_lookup(&flows, key) : 0;
+    if (!f || key->family != p->key.family || f->state >= STATE_ESTABLISHED)
+        return drop(DROP_LOOP);
+    __be32 from = BE32(p->seq), to = BE32(f->client_isn);
+    if (l4_csum_replace(ctx, check, from, to, 4) || PUT(ctx, p->l4 + 4, &to))
+        return drop(DROP_WRITE);
+    count(COUNT_KICKED);
+    return translate_tcp(ctx, p, f);
+}
+
+/* A packet of a flow. */
+INLINE int known(struct __sk_buff *ctx, const struct packet *p, struct flow *f, struct stand *s,
+                 int *gone) {
+    if (s->leave == MAY_NOTHING) return relay(ctx, p, s);
+    /* On the ports of a connection that goes on, its backend decides: it asks the client,
+     * whose RST ends the flow if the client has forgotten it (RFC 5961, section 4.2). */
+    int over = f->state == STATE_CLOSED ||
+               (f->state < STATE_ESTABLISHED && f->client_isn != p->seq);
+    if (!(bare_syn(p->flags) && f->flags & FLOW_CLIENT && over)) return forward(ctx, p, f, s);
+    if (s->leave != MAY_DECIDE && s->alive) return relay(ctx, p, s);
+    replace(p, f);
+    if (s->leave != MAY_DECIDE) return relay(ctx, p, s);
+    *gone = 1;
+    return 0;
+}
+
+APART int tcp(struct __sk_buff *ctx, const struct packet *p) {
     __u64 now = coarse_clock();
+    struct stand s = {};
     struct flow *f = map_lookup(&flows, &p->key);
     int syn = bare_syn(p->flags);
     if (f) {
-        if (lapsed(now)) return drop(DROP_LEASE);
-        /* On the ports of a connection that goes on, its backend decides: it asks the client,
-         * whose RST ends the flow if the client has forgotten it (RFC 5961, section 4.2). */
-        int over = f->state == STATE_CLOSED ||
-                   (f->state < STATE_ESTABLISHED && f->client_isn != p->seq);
-        if (!(syn && f->flags & FLOW_CLIENT && over)) return forward(ctx, p, f, now);
-        if (frozen(now)) return drop(DROP_LEASE);
-        replace(p, f);
+        int gone = 0;
+        look(ctx, now, &s);
+        int done = known(ctx, p, f, &s, &gone);
+        if (!gone) return done;
     }
     struct endpoint endpoint = {
         .address = p->key.dst,
@@ -254,32 +311,44 @@ INLINE int tcp(struct __sk_buff *ctx, const struct packet *p) {
         .family = p->key.family,
     };
     struct service *service = map_lookup(&services, &endpoint);
+    struct owned *owned = service ? 0 : owner(&p->key.dst, p->key.family);
+    if (!service && !owned) return TC_ACT_UNSPEC;
+    if (!f) look(ctx, now, &s);
     if (service) {
         int reject = service->flags & SERVICE_REJECT;
-        if (frozen(now)) return drop(DROP_LEASE);
+        if (s.leave != MAY_DECIDE) return relay(ctx, p, &s);
+        if (!syn && s.second) return hand(ctx, &s, COUNT_HANDED);
         if (!syn) return refuse(p, DROP_UNKNOWN, reject);
         if (p->hops < 2) return drop(DROP_HOPS);
-        __u32 refused = open(ctx, p, service, now);
+        __u32 refused = open(ctx, p, service, &s);
         if (refused) return refuse(p, refused, reject && refused == DROP_NO_BACKEND);
         f = map_lookup(&flows, &p->key);
-        return f ? forward(ctx, p, f, now) : drop(DROP_RACE);
+        return f ? forward(ctx, p, f, &s) : drop(DROP_RACE);
     }
-    struct owned *owned = owner(&p->key.dst, p->key.family);
-    if (!owned || !(owned->flags & OWNED_SOURCE)) return TC_ACT_UNSPEC;
     __u32 zero = 0;
     struct settings *range = map_lookup(&settings, &zero);
     __u16 port = BE16(p->key.dport);
-    if (!range || port < range->range_first || port > range->range_last) return TC_ACT_UNSPEC;
-    if (frozen(now)) return drop(DROP_LEASE);
-    return refuse(p, DROP_STRAY, owned->flags & OWNED_REJECT);
+    if (owned->flags & OWNED_SOURCE && range && port >= range->range_first &&
+        port <= range->range_last) {
+        if (s.leave != MAY_DECIDE) return relay(ctx, p, &s);
+        if (s.second) return hand(ctx, &s, COUNT_HANDED);
+        return refuse(p, DROP_STRAY, owned->flags & OWNED_REJECT);
+    }
+    if (!(owned->flags & OWNED_VIP)) return TC_ACT_UNSPEC;
+    if (s.from_peer && !s.alive && s.leave == MAY_FORWARD && syn && !p->key.sport &&
+        !p->key.dport)
+        return kick(ctx, p);
+    return local(ctx, p, &s, 1);
 }
 
-INLINE int icmp(struct __sk_buff *ctx, const struct packet *p) {
+APART int icmp(struct __sk_buff *ctx, const struct packet *p) {
     struct quote quote = {};
-    if (!read_quote(ctx, p, &quote)) return TC_ACT_UNSPEC;
+    if (!read_quote(ctx, p, &quote)) return other(ctx, p);
     struct flow *f = map_lookup(&flows, &quote.key);
-    if (!f) return TC_ACT_UNSPEC;
-    if (lapsed(coarse_clock())) return drop(DROP_LEASE);
+    if (!f) return other(ctx, p);
+    struct stand s = {};
+    look(ctx, coarse_clock(), &s);
+    if (s.leave == MAY_NOTHING) return relay(ctx, p, &s);
     if (p->hops < 2) return drop(DROP_HOPS);
     return translate_icmp(ctx, p, &quote, f);
 }
@@ -288,7 +357,9 @@ SEC("classifier")
 int tandem_nat(struct __sk_buff *ctx) {
     struct packet p = {};
     enum kind kind = KIND_OTHER;
-    if (ctx->pkt_type != PACKET_HOST || ctx->vlan_present) return TC_ACT_UNSPEC;
+    if (ctx->vlan_present) return TC_ACT_UNSPEC;
+    if (ctx->protocol == BE16(ETH_P_ARP)) return arp(ctx);
+    if (ctx->pkt_type != PACKET_HOST) return TC_ACT_UNSPEC;
     if (ctx->protocol == BE16(ETH_P_IP)) kind = read_ipv4(ctx, &p);
     if (ctx->protocol == BE16(ETH_P_IPV6)) kind = read_ipv6(ctx, &p);
     switch (kind) {
@@ -297,12 +368,12 @@ int tandem_nat(struct __sk_buff *ctx) {
     case KIND_ICMP:
         return icmp(ctx, &p);
     case KIND_FRAGMENT:
-        return strange(&p, DROP_FRAGMENT);
+        return strange(ctx, &p, DROP_FRAGMENT);
     case KIND_MALFORMED:
-        return strange(&p, DROP_MALFORMED);
+        return strange(ctx, &p, DROP_MALFORMED);
     case KIND_EXTENSION:
-        return strange(&p, DROP_EXTENSION);
+        return strange(ctx, &p, DROP_EXTENSION);
     default:
-        return TC_ACT_UNSPEC;
+        return other(ctx, &p);
     }
 }

@@ -47,7 +47,7 @@ enum kind {
 };
 
 struct packet {
-    struct flow_key key; /* of ICMP: without ports */
+    struct flow_key key; /* without ports unless it is TCP; family 0: no IP packet */
     __u32 l4;            /* where the TCP or ICMP header begins */
     __u32 end;           /* where the IP packet ends */
     __u32 seq;
@@ -92,11 +92,11 @@ INLINE enum kind read_tcp(struct __sk_buff *ctx, struct packet *p) {
 INLINE enum kind read_ipv4(struct __sk_buff *ctx, struct packet *p) {
     struct iphdr ip;
     if (GET(ctx, L3, &ip) || ip.version != 4) return KIND_OTHER;
-    if (ip.protocol != IPPROTO_TCP && ip.protocol != IPPROTO_ICMP) return KIND_OTHER;
-    enum kind bad = ip.protocol == IPPROTO_TCP ? KIND_MALFORMED : KIND_OTHER;
     p->key.family = 4;
     p->key.src.word[0] = ip.saddr;
     p->key.dst.word[0] = ip.daddr;
+    if (ip.protocol != IPPROTO_TCP && ip.protocol != IPPROTO_ICMP) return KIND_OTHER;
+    enum kind bad = ip.protocol == IPPROTO_TCP ? KIND_MALFORMED : KIND_OTHER;
     p->protocol = ip.protocol;
     p->hops = ip.ttl;
     p->check = ip.check;

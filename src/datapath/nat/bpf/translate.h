@@ -172,7 +172,7 @@ INLINE int read_quote(struct __sk_buff *ctx, const struct packet *p, struct quot
 
 /* The quote becomes what its receiver once sent, and the error comes from whom it was sent to:
  * routers on the other side stay unseen. */
-INLINE int translate_icmp(struct __sk_buff *ctx, const struct packet *p, const struct quote *q,
+APART int translate_icmp(struct __sk_buff *ctx, const struct packet *p, const struct quote *q,
                           const struct flow *f) {
     /* Sums do not mind that the quote's source and destination are those of the flow swapped. */
     __u32 addresses = changed_addresses(&q->key, f);

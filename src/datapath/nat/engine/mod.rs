@@ -4,8 +4,8 @@
 //! Owns: what is to be in the maps, handshakes and SYNs that wait, what is known of connections.
 //! Never: does IO, reads a clock; times are nanoseconds of `CLOCK_MONOTONIC`, as the program has
 //! them. It is generic over the maps, and a function of its inputs and its seed.
-//! Invariants: only a node that leads reports or sends anything; only one that does not leads
-//! learns; each key in the table is known, once what was there at the start has been read; no call
+//! Invariants: only a node that leads sends anything or reports of connections; only one that does
+//! not lead learns; each key in the table is known, once what was there at the start has been read; no call
 //! works on more than a batch of the table.
 //!
 //! | what happens | on the master | on its standby |
@@ -19,6 +19,7 @@ mod adopt;
 mod choice;
 mod collect;
 mod draft;
+mod early;
 mod events;
 mod gate;
 mod known;
@@ -33,16 +34,18 @@ mod retry;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::layout;
 use super::maps::Maps;
 use super::names::{Counter, EventKind, State};
 pub use super::packet::Packet;
 use super::program::{NatError, Sizes};
 use super::tables::Told;
-use crate::balance::nat::{NatCommand, NatReport};
+use crate::balance::nat::{NatCommand, NatEvent, NatReport};
 use crate::config::Config;
-use crate::model::NodeId;
+use crate::model::{Mac, NodeId, Stale};
 use crate::status::NatStatus;
 use collect::Walk;
+use early::Early;
 use gate::Gate;
 use known::{Known, Mixer};
 use learn::Learner;
@@ -121,8 +124,9 @@ pub struct Engine {
     led_at: u64,
     /// The latest time that was told.
     now: u64,
-    /// Something was told while this node did not lead.
+    /// Something was told while this node did not lead, and was not kept.
     missed: bool,
+    early: Early,
     /// Resets that may be sent, in millionths, and since when there are so many.
     allowance: (u64, u64),
     counts: Counts,
@@ -164,6 +168,7 @@ impl Engine {
             led_at: 0,
             now: 0,
             missed: false,
+            early: Early::default(),
             allowance: (events::RESETS * MS, 0),
             counts: Counts::default(),
             plan,
@@ -249,7 +254,7 @@ impl Engine {
             NatCommand::Probe => self.prober.go(now),
             NatCommand::Yield => self.yield_up(),
             // The caller's affair.
-            NatCommand::Neighbour(_) | NatCommand::Relay(_) => {}
+            NatCommand::Neighbour { .. } | NatCommand::Relay(_) => {}
         }
         self.mind_counts(maps, now)
     }
@@ -274,7 +279,20 @@ impl Engine {
         if std::mem::take(&mut self.missed) | torn {
             self.walk.start_rescan(now);
         }
+        for told in self.early.take() {
+            self.told(told, maps, now)?;
+        }
         Ok(())
+    }
+
+    /// A neighbour sends its packets to this node, which is not master.
+    pub fn stale(&mut self, stale: &layout::Stale) {
+        self.reports.push(NatEvent::Stale(Stale {
+            index: stale.ifindex,
+            vip: stale.vip.ip(stale.family),
+            sender: stale.sender.ip(stale.family),
+            mac: Mac(stale.mac),
+        }));
     }
 
     const fn pause(&mut self, pause: bool) {
@@ -313,7 +331,7 @@ impl Engine {
     pub fn told(&mut self, told: Told, maps: &mut impl Maps, now: u64) -> Result<(), NatError> {
         self.now = now;
         if !self.leading {
-            self.missed = true;
+            self.missed |= !self.early.keep(told);
             return Ok(());
         }
         let event = match &told {

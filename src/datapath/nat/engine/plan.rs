@@ -9,8 +9,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::super::layout::{
-    self, Endpoint, FLOW_DNAT, FLOW_RETRY, FLOW_SYNC, OWNED_REJECT, OWNED_SOURCE, Owned,
-    SERVICE_DNAT, SERVICE_REJECT, SERVICE_RETRY, SERVICE_SYNC, Settings,
+    self, Endpoint, FLOW_DNAT, FLOW_RETRY, FLOW_SYNC, OWNED_NAT, OWNED_REJECT, OWNED_SOURCE,
+    OWNED_VIP, Owned, SERVICE_DNAT, SERVICE_REJECT, SERVICE_RETRY, SERVICE_SYNC, Settings,
 };
 use super::super::names;
 use super::Links;
@@ -130,6 +130,9 @@ impl Plan {
             let ifindex = links.interfaces.get(interface).map_or(0, |it| it.ifindex);
             plan.devices.insert(address.addr(), ifindex);
             plan.networks.push((address.trunc(), ifindex));
+            if config.cluster.relay {
+                plan.own(address.addr(), OWNED_VIP);
+            }
         }
         for service in &config.services {
             if let Some(mode) = &service.kernel {
@@ -179,9 +182,12 @@ impl Plan {
                 None => listen.ip(),
             };
             sources.entry(source).or_default().push(*listen);
-            self.own(listen.ip(), 0);
+            self.own(listen.ip(), OWNED_NAT);
             if !dnat {
-                self.own(source, OWNED_SOURCE | flag(reject, OWNED_REJECT));
+                self.own(
+                    source,
+                    OWNED_NAT | OWNED_SOURCE | flag(reject, OWNED_REJECT),
+                );
             }
         }
         for (source, listen) in sources {

@@ -6,21 +6,25 @@
 mod alone;
 mod choose;
 mod follow;
+mod open;
 mod packet;
+mod relay;
 mod translate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::layout::{
-    Address, Backend, Carried, Endpoint, Event, FLOW_CLIENT, FLOW_DNAT, FLOW_RETRY, FLOW_SYNC,
-    Flow, FlowKey, OWNED_REJECT, OWNED_SOURCE, Owned, Port, Refusal, SERVICE_DNAT, SERVICE_REJECT,
-    SERVICE_RETRY, SERVICE_SYNC, SYN_MAX, Service, Settings, Source, Window,
+    Address, Backend, Carried, Endpoint, Event, FLOW_CLIENT, Flow, FlowKey, Neighbour, OWNED_NAT,
+    OWNED_REJECT, OWNED_SOURCE, OWNED_VIP, Owned, Port, Refusal, SERVICE_REJECT, SYN_MAX, Service,
+    Settings, Source, Stale, Window,
 };
 use super::names::{Cause, Counter, EventKind, State};
 use super::tables::Told;
 pub(super) use alone::translated;
 pub use choose::hashed;
 use packet::{ACK, FIN, Kind, L3, Packet, RST, SYN};
+pub use relay::{FROZEN, RECENT};
+use relay::{Leave, Stand};
 
 /// How a frame came.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +57,9 @@ pub enum Verdict {
         /// The translated frame.
         frame: Vec<u8>,
     },
+    /// Handed to the peer, by the device by which it came: the frame as it is, with other Ethernet
+    /// addresses.
+    Relay(Vec<u8>),
 }
 
 /// The maps.
@@ -82,6 +89,24 @@ pub struct Reference {
     pub lease: u64,
     /// Only the flows that are there.
     pub frozen: bool,
+    /// As standby: until then, what the peer hands over is ours.
+    pub accept: u64,
+    /// As master: until then, the peer gets what belongs to no flow and no socket.
+    pub second: u64,
+    /// The process that leads the program has died.
+    pub dead: bool,
+    /// Where the two nodes are, by device.
+    pub neighbours: BTreeMap<u32, Neighbour>,
+    /// Connections of the host's own, as their packets' keys.
+    pub sockets: BTreeSet<FlowKey>,
+    /// Handshakes that wait for user space, the last [`RECENT`] of them in a circle.
+    pub recent: Vec<FlowKey>,
+    /// How many there were.
+    pub opened: u64,
+    /// Stale neighbours, and when each was told of.
+    pub reminded: BTreeMap<Stale, u64>,
+    /// What user space would be told of them.
+    pub stales: Vec<Stale>,
     /// Everything counted.
     pub counters: BTreeMap<Counter, u64>,
     /// What user space would be told of flows.
@@ -93,17 +118,23 @@ pub struct Reference {
 impl Reference {
     /// What becomes of this frame; the tables change with it.
     pub fn process(&mut self, frame: &[u8], arrival: &Arrival) -> Verdict {
-        if arrival.foreign || arrival.tagged {
+        if arrival.tagged {
+            return Verdict::Pass;
+        }
+        if let Some(asked) = relay::asked_by_arp(frame) {
+            return self.arp(asked);
+        }
+        if arrival.foreign {
             return Verdict::Pass;
         }
         let (kind, packet) = packet::read(frame, arrival.long);
         match kind {
-            Kind::Other => Verdict::Pass,
+            Kind::Other => self.other(frame, &packet, arrival),
             Kind::Tcp => self.tcp(frame, &packet, arrival),
             Kind::Icmp => self.icmp(frame, &packet, arrival),
-            Kind::Fragment => self.strange(&packet, Counter::Fragment),
-            Kind::Malformed => self.strange(&packet, Counter::Malformed),
-            Kind::Extension => self.strange(&packet, Counter::Extension),
+            Kind::Fragment => self.strange(frame, &packet, arrival, Counter::Fragment),
+            Kind::Malformed => self.strange(frame, &packet, arrival, Counter::Malformed),
+            Kind::Extension => self.strange(frame, &packet, arrival, Counter::Extension),
         }
     }
 
@@ -140,32 +171,44 @@ impl Reference {
         self.addresses.get(&endpoint).copied()
     }
 
-    fn strange(&mut self, packet: &Packet, reason: Counter) -> Verdict {
+    fn strange(
+        &mut self,
+        frame: &[u8],
+        packet: &Packet,
+        arrival: &Arrival,
+        reason: Counter,
+    ) -> Verdict {
+        let Some(owned) = self.owner(packet.key.dst, packet.key.family) else {
+            return Verdict::Pass;
+        };
+        let stand = self.look(frame, arrival);
+        if stand.leave != Leave::Decide && owned.flags & OWNED_VIP != 0 {
+            return self.relay(frame, packet, arrival, &stand);
+        }
+        match owned.flags & OWNED_NAT {
+            0 => Verdict::Pass,
+            _ => self.drop(reason),
+        }
+    }
+
+    /// What is not TCP.
+    fn other(&mut self, frame: &[u8], packet: &Packet, arrival: &Arrival) -> Verdict {
         match self.owner(packet.key.dst, packet.key.family) {
-            Some(_) => self.drop(reason),
-            None => Verdict::Pass,
+            Some(owned) if owned.flags & OWNED_VIP != 0 => {
+                let stand = self.look(frame, arrival);
+                self.local(frame, packet, arrival, &stand, false)
+            }
+            _ => Verdict::Pass,
         }
     }
 
     fn tcp(&mut self, frame: &[u8], packet: &Packet, arrival: &Arrival) -> Verdict {
-        let lapsed = arrival.now >= self.lease;
-        let frozen = lapsed || self.frozen;
-        let syn = packet.flags & (SYN | ACK | RST | FIN) == SYN;
+        let mut looked = None;
         if let Some(flow) = self.flows.get(&packet.key).copied() {
-            if lapsed {
-                return self.drop(Counter::Lease);
+            let stand = *looked.insert(self.look(frame, arrival));
+            if let Some(verdict) = self.known(frame, packet, arrival, &stand, flow) {
+                return verdict;
             }
-            let client = flow.flags & FLOW_CLIENT != 0;
-            let new = flow.client_isn != packet.seq;
-            let over = flow.state == State::Closed.number()
-                || flow.state < State::Established.number() && new;
-            if !(syn && client && over) {
-                return self.forward(frame, packet, arrival);
-            }
-            if frozen {
-                return self.drop(Counter::Lease);
-            }
-            self.replace(packet, flow);
         }
         let endpoint = Endpoint {
             address: packet.key.dst,
@@ -173,52 +216,118 @@ impl Reference {
             zero: 0,
             family: packet.key.family,
         };
-        if let Some(service) = self.services.get(&endpoint).copied() {
-            let reject = service.flags & SERVICE_REJECT != 0;
-            if frozen {
-                return self.drop(Counter::Lease);
-            }
-            if !syn {
-                return self.refuse(packet, Counter::Unknown, reject);
-            }
-            if packet.hops < 2 {
-                return self.drop(Counter::Hops);
-            }
-            return match self.open(frame, packet, &service, arrival) {
-                Ok(()) => self.forward(frame, packet, arrival),
-                Err(reason) => self.refuse(packet, reason, reject && reason == Counter::NoBackend),
-            };
+        let service = self.services.get(&endpoint).copied();
+        let owned = self.owner(packet.key.dst, packet.key.family);
+        if service.is_none() && owned.is_none() {
+            return Verdict::Pass;
         }
-        let port = packet.key.dport.get();
-        match self.owner(packet.key.dst, packet.key.family) {
-            Some(owned)
-                if owned.flags & OWNED_SOURCE != 0
-                    && (self.settings.range_first..=self.settings.range_last).contains(&port) =>
-            {
-                if frozen {
-                    return self.drop(Counter::Lease);
-                }
-                self.refuse(packet, Counter::Stray, owned.flags & OWNED_REJECT != 0)
-            }
-            _ => Verdict::Pass,
+        let stand = looked.unwrap_or_else(|| self.look(frame, arrival));
+        match service {
+            Some(service) => self.begin(frame, packet, arrival, &stand, &service),
+            None => self.stray(frame, packet, arrival, &stand, owned.unwrap_or_default()),
         }
     }
 
+    /// A packet of a flow. None: it ended the flow, and begins one.
+    fn known(
+        &mut self,
+        frame: &[u8],
+        packet: &Packet,
+        arrival: &Arrival,
+        stand: &Stand,
+        flow: Flow,
+    ) -> Option<Verdict> {
+        if stand.leave == Leave::Nothing {
+            return Some(self.relay(frame, packet, arrival, stand));
+        }
+        let client = flow.flags & FLOW_CLIENT != 0;
+        let new = flow.client_isn != packet.seq;
+        let over =
+            flow.state == State::Closed.number() || flow.state < State::Established.number() && new;
+        if !(packet.is_bare_syn() && client && over) {
+            return Some(self.forward(frame, packet, arrival, stand));
+        }
+        if stand.leave != Leave::Decide && stand.alive {
+            return Some(self.relay(frame, packet, arrival, stand));
+        }
+        self.replace(packet, flow);
+        (stand.leave != Leave::Decide).then(|| self.relay(frame, packet, arrival, stand))
+    }
+
+    /// To a service, and no flow.
+    fn begin(
+        &mut self,
+        frame: &[u8],
+        packet: &Packet,
+        arrival: &Arrival,
+        stand: &Stand,
+        service: &Service,
+    ) -> Verdict {
+        let reject = service.flags & SERVICE_REJECT != 0;
+        if stand.leave != Leave::Decide {
+            return self.relay(frame, packet, arrival, stand);
+        }
+        if !packet.is_bare_syn() {
+            if stand.second {
+                return self.hand(frame, stand, Counter::Handed);
+            }
+            return self.refuse(packet, Counter::Unknown, reject);
+        }
+        if packet.hops < 2 {
+            return self.drop(Counter::Hops);
+        }
+        match self.open(frame, packet, service, arrival, stand) {
+            Ok(()) => self.forward(frame, packet, arrival, stand),
+            Err(reason) => self.refuse(packet, reason, reject && reason == Counter::NoBackend),
+        }
+    }
+
+    /// To an address of ours, no service and no flow.
+    fn stray(
+        &mut self,
+        frame: &[u8],
+        packet: &Packet,
+        arrival: &Arrival,
+        stand: &Stand,
+        owned: Owned,
+    ) -> Verdict {
+        let port = packet.key.dport.get();
+        let range = self.settings.range_first..=self.settings.range_last;
+        if owned.flags & OWNED_SOURCE != 0 && range.contains(&port) {
+            if stand.leave != Leave::Decide {
+                return self.relay(frame, packet, arrival, stand);
+            }
+            if stand.second {
+                return self.hand(frame, stand, Counter::Handed);
+            }
+            return self.refuse(packet, Counter::Stray, owned.flags & OWNED_REJECT != 0);
+        }
+        if owned.flags & OWNED_VIP == 0 {
+            return Verdict::Pass;
+        }
+        let none = (Port::default(), Port::default());
+        let kicks = packet.is_bare_syn() && (packet.key.sport, packet.key.dport) == none;
+        if kicks && stand.from_peer && !stand.alive && stand.leave == Leave::Forward {
+            return self.kick(frame, packet, arrival);
+        }
+        self.local(frame, packet, arrival, stand, true)
+    }
+
     fn icmp(&mut self, frame: &[u8], packet: &Packet, arrival: &Arrival) -> Verdict {
-        let Some(quote) = packet::quote(frame, packet) else {
-            return Verdict::Pass;
+        let quote = packet::quote(frame, packet);
+        let flow = quote.as_ref().and_then(|quote| self.flows.get(&quote.key));
+        let (Some(quote), Some(flow)) = (&quote, flow.copied()) else {
+            return self.other(frame, packet, arrival);
         };
-        let Some(flow) = self.flows.get(&quote.key).copied() else {
-            return Verdict::Pass;
-        };
-        if arrival.now >= self.lease {
-            return self.drop(Counter::Lease);
+        let stand = self.look(frame, arrival);
+        if stand.leave == Leave::Nothing {
+            return self.relay(frame, packet, arrival, &stand);
         }
         if packet.hops < 2 {
             return self.drop(Counter::Hops);
         }
         let mut frame = frame.to_vec();
-        translate::icmp(&mut frame, packet, &quote, &flow);
+        translate::icmp(&mut frame, packet, quote, &flow);
         self.send(&flow, arrival, Counter::Icmp, frame)
     }
 
@@ -232,7 +341,13 @@ impl Reference {
         Verdict::Redirect { ifindex, frame }
     }
 
-    fn forward(&mut self, frame: &[u8], packet: &Packet, arrival: &Arrival) -> Verdict {
+    fn forward(
+        &mut self,
+        frame: &[u8],
+        packet: &Packet,
+        arrival: &Arrival,
+        stand: &Stand,
+    ) -> Verdict {
         if packet.hops < 2 {
             return self.drop(Counter::Hops);
         }
@@ -251,9 +366,12 @@ impl Reference {
         let flow = *flow;
         let plain = packet.flags & (SYN | FIN | RST) == 0;
         if !(plain && flow.state == State::Established.number())
-            && let Some(reason) = self.hold(frame, packet, flow)
+            && let Some(reason) = self.hold(frame, packet, flow, stand.alive)
         {
             return self.drop(reason);
+        }
+        if !stand.alive {
+            self.count(Counter::Frozen);
         }
         let mut frame = frame.to_vec();
         translate::tcp(&mut frame, packet, &flow);
@@ -267,7 +385,7 @@ impl Reference {
     }
 
     /// Follows what the packet says. Why it stays here, if it does.
-    fn hold(&mut self, frame: &[u8], packet: &Packet, flow: Flow) -> Option<Counter> {
+    fn hold(&mut self, frame: &[u8], packet: &Packet, flow: Flow, alive: bool) -> Option<Counter> {
         let other = flow.opposite(packet.key.family);
         let pair = self.flows.get(&other).copied()?;
         let client = flow.flags & FLOW_CLIENT != 0;
@@ -295,7 +413,10 @@ impl Reference {
                 Told::Event(event)
             });
         }
-        step.held
+        let refused = matches!(step.event, Some((EventKind::Refused, _)));
+        // Nobody would send it later, or try another backend.
+        let useless = step.held == Some(Counter::Waiting) || refused;
+        step.held.filter(|_| alive || !useless)
     }
 
     fn replace(&mut self, packet: &Packet, mut flow: Flow) {
@@ -307,81 +428,6 @@ impl Reference {
         self.events.push(Told::Event(event));
         self.flows.remove(&other);
         self.flows.remove(&packet.key);
-    }
-
-    fn open(
-        &mut self,
-        frame: &[u8],
-        packet: &Packet,
-        service: &Service,
-        arrival: &Arrival,
-    ) -> Result<(), Counter> {
-        if self.bad_source(&packet.key) {
-            return Err(Counter::BadSource);
-        }
-        if self.too_fast(&packet.key, service, arrival.now) {
-            return Err(Counter::SourceRate);
-        }
-        let index = self.pick(&packet.key, service, arrival) as usize;
-        let backend = self.backends.get(index).copied().unwrap_or_default();
-        if backend.port == Port::default() {
-            return Err(Counter::NoBackend);
-        }
-        let flag = |service_flag: u32, flow_flag: u8| {
-            if service.flags & service_flag == 0 {
-                0
-            } else {
-                flow_flag
-            }
-        };
-        let dnat = service.flags & SERVICE_DNAT != 0;
-        let mut front = Flow {
-            to_src: if dnat { packet.key.src } else { backend.source },
-            to_dst: backend.address,
-            to_sport: packet.key.sport,
-            to_dport: backend.port,
-            service: service.id,
-            backend: backend.id,
-            ifindex: backend.ifindex,
-            client_isn: packet.seq,
-            seq: packet.seq.wrapping_add(packet.taken()),
-            mss: service.mss,
-            state: State::Opening.number(),
-            flags: flag(SERVICE_DNAT, FLOW_DNAT)
-                | flag(SERVICE_SYNC, FLOW_SYNC)
-                | flag(SERVICE_RETRY, FLOW_RETRY),
-            opened: arrival.now,
-            seen: arrival.now,
-            ..Flow::default()
-        };
-        if dnat && front.to_src == front.to_dst {
-            return Err(Counter::Hairpin);
-        }
-        let back = Flow {
-            to_src: packet.key.dst,
-            to_dst: packet.key.src,
-            to_sport: packet.key.dport,
-            to_dport: packet.key.sport,
-            ifindex: arrival.ifindex,
-            seq: 0,
-            ..front
-        };
-        front.flags |= FLOW_CLIENT;
-        let mut back_key = front.opposite(packet.key.family);
-        if !dnat {
-            front.to_sport = self.port(&mut back_key, index)?;
-        } else if self.flows.contains_key(&back_key) {
-            return Err(Counter::NoPort);
-        }
-        if self.flows.len() + 2 > self.capacity {
-            return Err(Counter::TableFull);
-        }
-        self.flows.insert(back_key, back);
-        self.flows.insert(packet.key, front);
-        self.count(Counter::Opened);
-        let event = event(EventKind::Opened, Cause::None, packet.key, front, None);
-        self.events.push(carried(event, frame, packet));
-        Ok(())
     }
 }
 

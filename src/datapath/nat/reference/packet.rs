@@ -52,6 +52,11 @@ impl Packet {
     pub(super) const fn taken(&self) -> u32 {
         self.payload + (self.flags & (SYN | FIN)).count_ones()
     }
+
+    /// It begins a connection.
+    pub(super) const fn is_bare_syn(&self) -> bool {
+        self.flags & (SYN | ACK | RST | FIN) == SYN
+    }
 }
 
 /// `N` bytes from there, if the frame has them.
@@ -90,14 +95,14 @@ fn ipv4(frame: &[u8], long: bool, packet: &mut Packet) -> Option<Kind> {
     if header[0] >> 4 != 4 {
         return None;
     }
+    packet.key.family = V4;
+    packet.key.src = address4(frame, L3 + 12)?;
+    packet.key.dst = address4(frame, L3 + 16)?;
     let bad = match header[9] {
         TCP => Kind::Malformed,
         ICMP => Kind::Other,
         _ => return None,
     };
-    packet.key.family = V4;
-    packet.key.src = address4(frame, L3 + 12)?;
-    packet.key.dst = address4(frame, L3 + 16)?;
     packet.hops = header[8];
     let length = match be16(frame, L3 + 2)? {
         0 if long => frame.len() - L3,

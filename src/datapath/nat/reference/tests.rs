@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{PacketBuilder, SlicedPacket, TcpSlice, TransportSlice};
 
-use super::super::layout::MARK_CLIENT_RST;
+use super::super::layout::{MARK_CLIENT_RST, SERVICE_DNAT, SERVICE_RETRY, SERVICE_SYNC};
 use super::super::names::Scheduler;
 use super::*;
 
 mod flood;
 mod forged;
+mod relay;
 mod sequence;
 mod strange;
 
@@ -47,7 +48,11 @@ fn world(flags: u32, scheduler: Scheduler) -> Reference {
     Reference {
         capacity: 1_000,
         services: [(Endpoint::from(at(VIP)), service)].into(),
-        addresses: [owned(VIP, 0), owned(SOURCE, OWNED_SOURCE | OWNED_REJECT)].into(),
+        addresses: [
+            owned(VIP, OWNED_NAT),
+            owned(SOURCE, OWNED_NAT | OWNED_SOURCE | OWNED_REJECT),
+        ]
+        .into(),
         slots: vec![0, 1, 2],
         backends: (0..3).map(one).collect(),
         ports: vec![0; 3],
@@ -110,7 +115,13 @@ fn through(world: &mut Reference, frame: &[u8]) -> (SocketAddr, SocketAddr, u32)
     let Verdict::Redirect { ifindex, frame } = world.process(frame, &arrival()) else {
         panic!("not forwarded: {:?}", world.counters);
     };
-    let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+    let (from, to) = checked(&frame);
+    (from, to, ifindex)
+}
+
+/// Who sends it to whom. Its sums must be right.
+fn checked(frame: &[u8]) -> (SocketAddr, SocketAddr) {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
     let ip = packet
         .net
         .as_ref()
@@ -125,7 +136,7 @@ fn through(world: &mut Reference, frame: &[u8]) -> (SocketAddr, SocketAddr, u32)
     right(&ip, &tcp);
     let from = SocketAddr::new(IpAddr::from(ip.source), tcp.source_port());
     let to = SocketAddr::new(IpAddr::from(ip.destination), tcp.destination_port());
-    (from, to, ifindex)
+    (from, to)
 }
 
 fn right(ip: &etherparse::Ipv4Header, tcp: &TcpSlice<'_>) {

@@ -64,6 +64,13 @@ fn ip(frame: &mut [u8], packet: &Packet, flow: &Flow) -> Change {
     change
 }
 
+/// Another sequence number.
+pub(super) fn sequence(frame: &mut [u8], packet: &Packet, number: u32) {
+    let mut change = Change::default();
+    put(frame, packet.l4 + 4, &number.to_be_bytes(), &mut change);
+    change.apply(frame, packet.l4 + TCP_CHECK);
+}
+
 /// Lowers the segment size that a SYN or SYN-ACK announces.
 fn clamp(frame: &mut [u8], packet: &Packet, limit: u32) -> Change {
     let mut change = Change::default();

@@ -1,5 +1,6 @@
 //! A node and one neighbour, each in a network namespace, with a cable between them.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -7,6 +8,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -14,7 +16,8 @@ use tokio::sync::mpsc;
 use super::super::Kernel;
 use super::super::netlink::Netlink;
 use super::super::packet::Port;
-use crate::model::{Epoch, Mac, Vip};
+use super::super::peer::Peer;
+use crate::model::{Epoch, Mac, Neighbour, Vip};
 use crate::vip::kernel::{KernelCommand, KernelReport};
 use crate::wire::announce::{Heard, hear};
 
@@ -143,7 +146,41 @@ impl Lan {
         self.rt.block_on(request.execute()).unwrap();
     }
 
-    fn handle(&self, name: &str) -> &Handle {
+    /// Another cable, both ends at the node.
+    pub(super) fn cable(&self, one: &str, other: &str) {
+        let cable = LinkVeth::new(one, other).build();
+        let added = self.at_node.link().add(cable);
+        self.rt.block_on(added.execute()).unwrap();
+    }
+
+    /// Removes the node's own addresses and has it send to their networks, and to 203.0.113.0/24, by
+    /// its cable all the same.
+    pub(super) fn unnumber(&self) {
+        use std::net::{Ipv4Addr, Ipv6Addr};
+        let index = self.index(NODE);
+        let four = AddressMessageBuilder::<Ipv4Addr>::new()
+            .address([192, 0, 2, 1].into(), 24)
+            .index(index);
+        let six = AddressMessageBuilder::<Ipv6Addr>::new()
+            .address("2001:db8::1".parse().unwrap(), 64)
+            .index(index);
+        for address in [four.build(), six.build()] {
+            let removed = self.at_node.address().del(address);
+            self.rt.block_on(removed.execute()).unwrap();
+        }
+        let four = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix([203, 0, 113, 0].into(), 24)
+            .output_interface(index);
+        let six = RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix("2001:db8::".parse().unwrap(), 64)
+            .output_interface(index);
+        for route in [four.build(), six.build()] {
+            let added = self.at_node.route().add(route);
+            self.rt.block_on(added.execute()).unwrap();
+        }
+    }
+
+    pub(super) fn handle(&self, name: &str) -> &Handle {
         if name == NEIGHBOUR {
             &self.at_neighbour
         } else {
@@ -200,6 +237,35 @@ impl Lan {
         Mac(found.unwrap())
     }
 
+    /// Another hardware address.
+    pub(super) fn readdress(&self, name: &str, mac: Mac) {
+        let link = LinkUnspec::new_with_name(name).address(mac.0.to_vec());
+        let set = self.handle(name).link().set(link.build());
+        self.rt.block_on(set.execute()).unwrap();
+    }
+
+    /// Has the host of this interface believe that `ip` is at `mac`.
+    pub(super) fn believe(&self, name: &str, ip: IpAddr, mac: Mac, state: NeighbourState) {
+        let add = self.handle(name).neighbours().add(self.index(name), ip);
+        let add = add.link_layer_address(&mac.0).state(state).replace();
+        self.rt.block_on(add.execute()).unwrap();
+    }
+
+    /// Where the host of this interface believes that `ip` is.
+    pub(super) fn belief(&self, name: &str, ip: IpAddr) -> Option<Mac> {
+        let index = self.index(name);
+        let look = || {
+            let mut netlink = Netlink::open().unwrap();
+            let peer = Peer::open(vec![ip]).unwrap();
+            peer.look(&mut netlink, index).first().map(|seen| seen.mac)
+        };
+        if name == NEIGHBOUR {
+            self.as_neighbour(look)
+        } else {
+            look()
+        }
+    }
+
     /// What is done here is done in the neighbour's namespace; sockets stay there.
     pub(super) fn as_neighbour<T>(&self, act: impl FnOnce() -> T) -> T {
         setns(&self.neighbour, CloneFlags::CLONE_NEWNET).unwrap();
@@ -215,15 +281,20 @@ impl Lan {
     }
 
     pub(super) fn start(&self, vips: &[Vip]) -> Adapter<'_> {
+        self.start_with_peer(vips, &[])
+    }
+
+    pub(super) fn start_with_peer(&self, vips: &[Vip], peer: &[IpAddr]) -> Adapter<'_> {
         let (reports, receiver) = mpsc::channel(64);
         let kernel = self
             .rt
-            .block_on(Kernel::start_on(DEVICE, vips, reports))
+            .block_on(Kernel::start_on(DEVICE, vips, peer, reports))
             .unwrap();
         Adapter {
             lan: self,
             kernel,
             receiver,
+            neighbours: VecDeque::new(),
             vips: vips.to_vec(),
         }
     }
@@ -255,6 +326,8 @@ pub(super) struct Adapter<'a> {
     lan: &'a Lan,
     pub(super) kernel: Kernel,
     receiver: mpsc::Receiver<KernelReport>,
+    /// Reports of where the peer is; they come between the others.
+    neighbours: VecDeque<Neighbour>,
     pub(super) vips: Vec<Vip>,
 }
 
@@ -300,9 +373,36 @@ impl Adapter<'_> {
     }
 
     pub(super) fn report(&mut self) -> KernelReport {
+        loop {
+            match self.any_report() {
+                KernelReport::Neighbour { neighbour, .. } => self.neighbours.push_back(neighbour),
+                report => return report,
+            }
+        }
+    }
+
+    /// The next word of where the peer is.
+    pub(super) fn neighbour(&mut self) -> Neighbour {
+        if let Some(neighbour) = self.neighbours.pop_front() {
+            return neighbour;
+        }
+        match self.any_report() {
+            KernelReport::Neighbour { neighbour, .. } => neighbour,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn any_report(&mut self) -> KernelReport {
         let next = async { tokio::time::timeout(LONG, self.receiver.recv()).await };
         let next = self.lan.rt.block_on(next);
         next.expect("no report came").expect("the adapter ended")
+    }
+
+    /// Everything that was commanded before has been carried out.
+    pub(super) fn settle(&mut self, epoch: u64) {
+        self.release(epoch);
+        let epoch = Epoch(epoch);
+        self.expect(&KernelReport::Released { epoch });
     }
 
     /// The next report is this one.
@@ -322,8 +422,18 @@ impl Adapter<'_> {
 
     /// No report is there.
     pub(super) fn expect_silence(&mut self) {
-        let report = self.receiver.try_recv();
-        assert!(report.is_err(), "{report:?}");
+        while let Ok(report) = self.receiver.try_recv() {
+            match report {
+                KernelReport::Neighbour { neighbour, .. } => self.neighbours.push_back(neighbour),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// No word of the peer is there either.
+    pub(super) fn expect_no_neighbour(&mut self) {
+        self.expect_silence();
+        assert!(self.neighbours.is_empty(), "{:?}", self.neighbours);
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::super::netlink::Netlink;
 use super::super::tun::Tun;
 use super::super::{Kernel, KernelError, remove_left_over};
-use super::lan::{Adapter, DEVICE, LONG, NODE, on_a_lan};
+use super::lan::{Adapter, DEVICE, LONG, Lan, NODE, on_a_lan};
 use super::{VIP4, VIP6, ips, vips};
 use crate::model::Epoch;
 use crate::vip::RENEWAL;
@@ -18,15 +18,18 @@ const VICTIM: &str = "TANDEM_TEST_KERNEL_VICTIM";
 
 #[test]
 fn what_a_killed_process_held_goes_with_it() {
-    if std::env::var_os(VICTIM).is_some() {
+    if let Some(how) = std::env::var_os(VICTIM) {
         // In the namespace of the thread that started us.
         let rt = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
         let (reports, _receiver) = mpsc::channel(8);
         let vips = vips();
-        let start = Kernel::start_on(DEVICE, &vips, reports);
+        let start = Kernel::start_on(DEVICE, &vips, &[], reports);
         let kernel = rt.block_on(start).unwrap();
+        if how == "stands" {
+            kernel.stand();
+        }
         loop {
             kernel.command(KernelCommand::Hold {
                 epoch: Epoch(1),
@@ -35,26 +38,30 @@ fn what_a_killed_process_held_goes_with_it() {
             std::thread::sleep(RENEWAL);
         }
     }
-    on_a_lan(|lan| {
-        let name = "net::kernel::tests::trouble::what_a_killed_process_held_goes_with_it";
-        let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name])
-            .env(VICTIM, "1")
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        lan.eventually("it holds", || lan.on_device() == ips());
-        victim.kill().unwrap();
-        victim.wait().unwrap();
-        lan.eventually("the device goes", || {
-            nix::net::if_::if_nametoindex(DEVICE).is_err()
-        });
-        // And the next life starts at once.
-        let mut adapter = lan.start(&vips());
-        adapter.expect_link(true);
-        adapter.hold(1);
-        adapter.expect_held(1);
+    for how in ["holds", "stands"] {
+        on_a_lan(move |lan| kill(&lan, how));
+    }
+}
+
+fn kill(lan: &Lan, how: &str) {
+    let name = "net::kernel::tests::trouble::what_a_killed_process_held_goes_with_it";
+    let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name])
+        .env(VICTIM, how)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    lan.eventually("it holds", || lan.on_device() == ips());
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    lan.eventually("the device goes", || {
+        nix::net::if_::if_nametoindex(DEVICE).is_err()
     });
+    // And the next life starts at once.
+    let mut adapter = lan.start(&vips());
+    adapter.expect_link(true);
+    adapter.hold(1);
+    adapter.expect_held(1);
 }
 
 #[test]
@@ -130,7 +137,8 @@ fn what_hinders_the_start_is_said() {
     on_a_lan(|lan| {
         let start = |device: &str| {
             let (reports, _receiver) = mpsc::channel(8);
-            lan.rt.block_on(Kernel::start_on(device, &vips(), reports))
+            lan.rt
+                .block_on(Kernel::start_on(device, &vips(), &[], reports))
         };
         let first = start(DEVICE).unwrap();
         assert!(matches!(

@@ -215,7 +215,7 @@ impl Host {
         };
         match self.maps.process(frame, &arrival) {
             Verdict::Redirect { frame, .. } => Some(seen(&frame[14..])),
-            Verdict::Drop(_) | Verdict::Pass => None,
+            Verdict::Drop(_) | Verdict::Pass | Verdict::Relay(_) => None,
         }
     }
 

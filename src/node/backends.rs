@@ -1,0 +1,56 @@
+//! Backends: verdicts go to the peer and to operators, and those that serve to the data path.
+
+use std::collections::BTreeSet;
+
+use super::Node;
+use super::io::Output;
+use crate::model::BackendId;
+use crate::status::What;
+use crate::time::Mono;
+use crate::wire::replication::{AdminState, Item};
+
+impl Node {
+    pub(super) fn run_health(&mut self, now: Mono) {
+        while let Some(change) = self.health.poll_change() {
+            let (backend, record) = (change.backend, change.record);
+            self.write(Item::Health { backend, record }, now);
+            if change.verdict_changed {
+                let what = What::Backend {
+                    backend: self.backend_name(backend),
+                    up: record.up,
+                    reason: change.reason,
+                };
+                self.write_event(what, now);
+            }
+        }
+        while let Some(request) = self.health.poll_probe() {
+            self.outputs.push_back(Output::Probe(request));
+        }
+    }
+
+    fn backend_name(&self, id: BackendId) -> String {
+        let mut all = self.config.services.iter().flat_map(|service| {
+            let pair = move |backend| (service, backend);
+            service.backends.iter().map(pair)
+        });
+        all.find(|(_, backend)| backend.id == id)
+            .map(|(service, backend)| format!("{}/{}", service.name, backend.name))
+            .unwrap_or_default()
+    }
+
+    /// Called at every turn, so it makes nothing while nothing has changed.
+    pub(super) fn publish(&mut self) {
+        let admin = self.replica().admin();
+        let serves = |id: &BackendId| admin.get(id) != Some(&AdminState::Drain);
+        let eligible = self.health.up().filter(serves);
+        let published = self.published.as_ref();
+        if !published.is_some_and(|known| known.iter().copied().eq(eligible)) {
+            let eligible: BTreeSet<BackendId> = self.health.up().filter(serves).collect();
+            self.published = Some(eligible.clone());
+            self.publish_nat(true);
+            self.outputs.push_back(Output::PublishRoutes { eligible });
+        } else {
+            self.publish_nat(false);
+        }
+    }
+}

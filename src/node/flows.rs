@@ -1,0 +1,41 @@
+//! Proxied connections: counted, judged, and written where they belong.
+
+use super::{Node, Replication};
+use crate::balance::flow::FlowEvent;
+use crate::time::Mono;
+use crate::wire::replication::Item;
+
+impl Node {
+    pub(super) fn handle_flows(&mut self, events: &[FlowEvent], now: Mono) {
+        let unix_ms = self.journal.unix_ms(now);
+        let mut items = Vec::new();
+        for event in events {
+            match event {
+                FlowEvent::ConnectFailed { backend, failure } => {
+                    self.health.connect_failed(*backend, *failure, now);
+                }
+                FlowEvent::Opened { backend, .. } => self.health.connected(*backend, now),
+                FlowEvent::Lost { count, .. } => {
+                    self.counters.flow_events_lost += count;
+                    self.unsettle(now);
+                }
+                _ => {}
+            }
+            self.flows.handle(event, unix_ms, &mut items);
+        }
+        for item in items {
+            self.write_flow(item, now);
+        }
+    }
+
+    /// Into the log. While this node is not master its connections are its own business, until it
+    /// becomes one.
+    fn write_flow(&mut self, item: Item, now: Mono) {
+        match &mut self.replication {
+            Replication::Source(source) => source.write(item, now),
+            Replication::Sink(_) => {
+                self.drain.kept.apply(&item);
+            }
+        }
+    }
+}
