@@ -224,13 +224,9 @@ async fn relay(
             Some(lab) => lab,
             none => none.insert(Lab::build(&plan.lab(&options.binary)).await?),
         };
-        let mut runs = Vec::new();
-        for number in 1..=options.runs.unwrap_or(RELAY_RUNS) {
-            let run = lab.relay(&plan, number).await?;
-            note(options, &relay::line(&plan, &run));
-            runs.push(run);
-        }
-        series.push(relay::Series::new(&plan, runs));
+        let runs = options.runs.unwrap_or(RELAY_RUNS);
+        let note = |what: &str| note(options, what);
+        series.push(lab.relay_series(&plan, runs, note).await?);
     }
     let election = election(&LabConfig::new(&options.binary));
     let lab = Conditions::here(rights, &election);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::faults::Death;
-use super::goals::{Met, judge};
+use super::goals::{Met, SHORT, judge};
 use super::plan::Plan;
 use super::wrk::Wrk;
 use crate::lab::survive::{Counts, Ends, How, Kind, Step, Window};
@@ -167,6 +167,11 @@ impl Run {
         run.goals = judge(plan, std::slice::from_ref(&run));
         run.ok = run.goals.iter().all(|goal| goal.ok || goal.median);
         run
+    }
+
+    /// It failed, and the machine was too busy for the lab itself before anything happened.
+    pub(super) fn is_void(&self) -> bool {
+        !self.ok && self.new_short_percent > SHORT
     }
 }
 

@@ -137,6 +137,14 @@ fn each_goal_of_a_kill_is_missed_by_what_it_is_about() {
 }
 
 #[test]
+fn a_run_is_void_if_the_lab_itself_was_too_slow_and_it_failed() {
+    let slow = |e: &mut Evidence<'_>| e.windows[0].counts.new.attempts = 2_000;
+    assert!(run(Fault::Kill9, Mode::Sync, slow).is_void());
+    let late = |e: &mut Evidence<'_>| e.windows[1].counts.new.late = 1;
+    assert!(!run(Fault::Kill9, Mode::Sync, late).is_void());
+}
+
+#[test]
 fn a_stall_counts_over_all_runs_and_not_in_each() {
     let slow = |e: &mut Evidence<'_>| e.windows[1].counts.requests.stall_ms = 50.0;
     let runs = [

@@ -11,7 +11,7 @@ const STALL_MS: f64 = 10.0;
 /// Old connections of a dead proxy are reset within this.
 const RESET_MS: f64 = 50.0;
 /// What the lab may stay below its own rate, in percent.
-const SHORT: f64 = 5.0;
+pub(super) const SHORT: f64 = 5.0;
 /// A master that hangs is not given longer: heartbeat x misses of the lab's file.
 const LEASE_MS: f64 = 300.0;
 

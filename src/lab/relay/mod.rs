@@ -19,4 +19,4 @@ pub use self::plan::{Fault, Plan, RATE};
 pub use self::report::{Report, Series};
 pub use self::wrk::Wrk;
 
-pub(super) use self::report::{line, table};
+pub(super) use self::report::table;

@@ -44,6 +44,8 @@ pub struct Series {
     pub goals: Vec<Met>,
     /// In turn.
     pub runs: Vec<Run>,
+    /// Of each run that was repeated: why.
+    pub void: Vec<String>,
     /// Every goal is met.
     pub ok: bool,
 }
@@ -89,8 +91,8 @@ const FIGURES: [(&str, Of); 15] = [
 ];
 
 impl Series {
-    /// From its runs.
-    pub fn new(plan: &Plan, runs: Vec<Run>) -> Self {
+    /// From its runs, and from the reasons why others were repeated.
+    pub fn new(plan: &Plan, runs: Vec<Run>, void: Vec<String>) -> Self {
         let figure = |(what, of): (&'static str, Of)| Figure {
             what,
             median: median(runs.iter().map(of).collect()),
@@ -106,6 +108,7 @@ impl Series {
             ok: goals.iter().all(|goal| goal.ok),
             goals,
             runs,
+            void,
         }
     }
 }
@@ -185,7 +188,7 @@ fn of_one(series: &Series) -> String {
     }
     let crowd = &series.crowd;
     format!(
-        "{}, {} mode, {}, {} runs: {}\n{table}\n{} new connections a second, {} downloads, {} \
+        "{}, {} mode, {}, {} runs ({} repeated): {}\n{table}\n{} new connections a second, {} downloads, {} \
          uploads, {} that ask, {} idle.",
         series.fault.name(),
         series.mode.name(),
@@ -194,6 +197,7 @@ fn of_one(series: &Series) -> String {
             false => "with announcements",
         },
         series.runs.len(),
+        series.void.len(),
         if series.ok {
             "all goals met"
         } else {

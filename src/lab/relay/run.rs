@@ -5,13 +5,50 @@ use tokio::time::Instant;
 use super::faults::Death;
 use super::figures::{Evidence, Run};
 use super::plan::Plan;
+use super::report::{Series, line};
 use super::wrk::Running;
 use crate::lab::config::Mode;
 use crate::lab::error::LabError;
 use crate::lab::pair::Lab;
 use crate::lab::survive::{Origins, Step, Window, window};
 
+/// Runs that are repeated at most because they say nothing of the pair.
+const MAX_VOID: usize = 2;
+
 impl Lab {
+    /// So many runs. Each is told to `note` as it ends. One that failed where the machine was too
+    /// busy to open its connections, or in which a node's dead-man timer ended it unprovoked, is
+    /// repeated, and told too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::relay`], if that happens too often.
+    pub async fn relay_series(
+        &mut self,
+        plan: &Plan,
+        runs: u32,
+        mut note: impl FnMut(&str),
+    ) -> Result<Series, LabError> {
+        let (mut counted, mut void) = (Vec::new(), Vec::new());
+        let mut number = 1;
+        while number <= runs {
+            let why = match self.relay(plan, number).await {
+                Ok(run) if run.is_void() && void.len() < MAX_VOID => line(plan, &run),
+                Ok(run) => {
+                    note(&line(plan, &run));
+                    counted.push(run);
+                    number += 1;
+                    continue;
+                }
+                Err(error) if void.len() < MAX_VOID && is_dead_man(&error) => error.to_string(),
+                Err(error) => return Err(error),
+            };
+            note(&format!("void, and repeated: {why}"));
+            void.push(why);
+        }
+        Ok(Series::new(plan, counted, void))
+    }
+
     /// One run. Build the lab from [`Plan::lab`].
     ///
     /// # Errors
@@ -76,5 +113,26 @@ impl Lab {
             ends,
             wrk,
         }))
+    }
+}
+
+/// A node stood still for so long that its timer killed it. Any other end is a fault of the node.
+fn is_dead_man(error: &LabError) -> bool {
+    matches!(error, LabError::NodeEnded { status, .. } if status == "signal 9")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_fails_is_no_busy_machine() {
+        let ended = |status: &str| LabError::NodeEnded {
+            node: "lb1".to_owned(),
+            status: status.to_owned(),
+            log: String::new(),
+        };
+        assert!(is_dead_man(&ended("signal 9")));
+        assert!(!is_dead_man(&ended("signal 6")) && !is_dead_man(&ended("exit status: 1")));
     }
 }

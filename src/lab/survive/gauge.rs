@@ -246,6 +246,13 @@ impl Board {
         lock(&self.gauges[kind as usize])
     }
 
+    /// Forgets connections of a run that was broken off.
+    pub(super) fn reset(&self) {
+        for kind in Kind::ALL {
+            *self.of(kind) = Gauge::default();
+        }
+    }
+
     /// Streams from this number on send a part, and then none for so long.
     pub(super) fn pace(&self, first: usize, pause: Duration) {
         for kind in [Kind::Download, Kind::Upload] {

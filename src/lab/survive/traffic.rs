@@ -76,6 +76,7 @@ impl Lab {
         let vip = SocketAddr::new(VIP4.into(), PORT);
         let targets = [vip, vip, vip, SocketAddr::new(VIP6.into(), PORT)];
         let board = self.board().clone();
+        board.reset();
         let clients = Clients::start([from.staying, from.unpaced], crowd, &targets, &board);
         self.standing(crowd).await?;
         let newcomers = Newcomers::start(from.new, crowd.new_rate, targets.to_vec(), board);
