@@ -3,7 +3,7 @@
 use super::WIDTH;
 use crate::model::Role;
 use crate::status::{
-    BackendStatus, Cause, Counters, Event, PathStatus, PeerStatus, ReplicationRole,
+    BackendStatus, Cause, Counters, Event, PathStatus, PeerStatus, RelayStatus, ReplicationRole,
     ReplicationStatus, ServiceStatus, Status, VipStatus, What,
 };
 
@@ -87,6 +87,7 @@ pub(super) fn master() -> Status {
         version: "0.1.0".into(),
         incarnation: "1a2b3c4d".into(),
         uptime_ms: 447_000_000,
+        relay: RelayStatus::default(),
         nat: None,
         stopping: false,
         drain: None,
