@@ -45,9 +45,11 @@ use crate::net::session::{Session, Settings};
 use crate::node::io::Input;
 use crate::node::{Identity, Node};
 use crate::probe::Prober;
+use crate::time::Mono;
 use crate::wire::replication::{Hello, PROTOCOL};
 use crate::wire::seal::Knock;
 
+use kernel_mode::Started;
 use turn::{Adapters, Arrivals, TurnLoop};
 
 /// Batches of flow events that wait for the turn loop.
@@ -262,11 +264,12 @@ async fn start(
     };
     let mut node = Node::new(Arc::clone(config), identity, secret, seed, clock.now());
     let mut fallback = BTreeSet::new();
-    if let Some(fell_back) = started.fallback {
-        fallback = fell_back.services;
-        let text = fell_back.note;
+    if let Some(fell_back) = &started.fallback {
+        fallback.clone_from(&fell_back.services);
+        let text = fell_back.note.clone();
         node.handle(Input::Note { text }, clock.now());
     }
+    relay(&mut node, &started, &kernel, clock.now());
     tracing::info!(
         node = %config.node(me).name,
         cluster = %config.cluster.name,
@@ -283,6 +286,7 @@ async fn start(
             heartbeats,
             kernel,
             kernel_mode: started.mode,
+            lacking: started.lacking,
             prober,
             proxy,
             rejected,
@@ -302,6 +306,26 @@ async fn start(
     turn_loop.run(arrivals).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Where the program is, the addresses stand on this node whether it is master or not.
+fn relay(node: &mut Node, started: &Started, kernel: &Kernel, now: Mono) {
+    if !started.config.cluster.relay {
+        return;
+    }
+    if started.mode.is_some() {
+        kernel.stand();
+        node.handle(Input::Relaying(true), now);
+    }
+    if let Some(what) = &started.lacking {
+        let text = match started.mode {
+            Some(_) => format!("the relay starts late when this process dies: {what}"),
+            None => format!(
+                "no relay: {what}; a switchover or a death of this process resets proxied connections"
+            ),
+        };
+        node.handle(Input::Note { text }, now);
+    }
 }
 
 fn paths(

@@ -17,7 +17,7 @@ fn lab(args: &cli::Lab) -> ExitCode {
     let Ok(scenario) = args.scenario.as_deref().map(str::parse).transpose() else {
         unreachable!("the parser accepts the lab's scenarios only");
     };
-    let Ok(mode) = args.mode.as_deref().unwrap_or("sync").parse() else {
+    let Ok(mode) = args.mode.as_deref().map(str::parse).transpose() else {
         unreachable!("the parser accepts the lab's modes only");
     };
     let Ok(bench) = args.bench.as_deref().map(str::parse).transpose() else {
@@ -33,12 +33,21 @@ fn lab(args: &cli::Lab) -> ExitCode {
     let options = lab::Options {
         scenario,
         mode,
+        stale: args.stale,
+        rate: args.rate,
         bench,
         runs: args.runs,
         json: args.json,
         keep: args.keep,
         binary,
     };
+    if !options.fits() {
+        cli::complain(
+            "--mode, --stale and --rate are for kill9, hang, switchover, upgrade or all; survive \
+             takes --mode alone, and --stale and --rate want a mode",
+        );
+        return Exit::Usage.into();
+    }
     match lab::main(&options) {
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(error) => {

@@ -134,6 +134,8 @@ Exits with 1 if the pair did not do what it should have, 130 if interrupted.
 Example:
   sudo tandem lab
   sudo tandem lab --scenario kill9 --runs 5
+  sudo tandem lab --scenario kill9 --mode kernel --stale --runs 20
+  sudo tandem lab --scenario switchover --mode proxy --runs 5
   sudo tandem lab --scenario survive --runs 20
   sudo tandem lab --bench proxy")]
     Lab(Lab),
@@ -319,14 +321,26 @@ impl FromStr for BackendName {
 #[derive(Args, Debug)]
 pub struct Lab {
     /// What to break, and measure. Default: a demonstration. `survive` has every fault in turn
-    /// under all kinds of connections, none of which may be lost.
+    /// under all kinds of connections, none of which may be lost. `upgrade` stops and starts both
+    /// nodes, one after the other, under the load that `--mode` brings.
     #[arg(long, value_name = "NAME", value_parser = SCENARIOS)]
     pub scenario: Option<String>,
 
-    /// How `survive` has its services: in kernel mode with new connections replicated before
-    /// (sync) or after (async) they stand, or in proxy mode, which loses them. Default: sync.
-    #[arg(long, value_name = "MODE", value_parser = ["sync", "async", "proxy"], requires = "scenario")]
+    /// How the services run: in kernel mode with new connections replicated before (kernel, sync)
+    /// or after (async) they stand, or in proxy mode. With kill9, hang, switchover, upgrade or
+    /// all: under 3,000 new connections a second, downloads, uploads and requests, whose clients
+    /// shall notice nothing. Default: sync for survive and upgrade.
+    #[arg(long, value_name = "MODE", value_parser = ["kernel", "sync", "async", "proxy"], requires = "scenario")]
     pub mode: Option<String>,
+
+    /// Clients and backends never hear that the addresses moved, as behind a router that ignores
+    /// announcements. With `--mode`.
+    #[arg(long, requires = "scenario")]
+    pub stale: bool,
+
+    /// New connections a second, with `--mode`. Default: 3000.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000), requires = "scenario")]
+    pub rate: Option<u32>,
 
     /// Measure the data path of a mode beside others, as far as they are installed: HAProxy, and
     /// for the kernel mode plain forwarding and nftables too. Takes 2 to 4 minutes.
@@ -347,7 +361,7 @@ pub struct Lab {
 }
 
 /// What `lab` can break.
-const SCENARIOS: [&str; 9] = [
+const SCENARIOS: [&str; 10] = [
     "kill9",
     "switchover",
     "hang",
@@ -355,6 +369,7 @@ const SCENARIOS: [&str; 9] = [
     "cut",
     "partition",
     "backend-down",
+    "upgrade",
     "survive",
     "all",
 ];
@@ -386,7 +401,7 @@ mod tests {
     fn the_lab_knows_its_scenarios() {
         let known = crate::lab::Scenario::ALL.map(crate::lab::Scenario::name);
         assert_eq!(SCENARIOS[..known.len()], known);
-        assert_eq!(SCENARIOS[known.len()..], ["survive", "all"]);
+        assert_eq!(SCENARIOS[known.len()..], ["upgrade", "survive", "all"]);
     }
 
     #[test]

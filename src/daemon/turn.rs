@@ -49,6 +49,8 @@ pub(super) struct Adapters {
     pub heartbeats: Heartbeats,
     pub kernel: Kernel,
     pub kernel_mode: Option<KernelMode>,
+    /// What the relay lacks.
+    pub lacking: Option<String>,
     pub prober: Prober,
     pub proxy: Proxy,
     /// Bad requests, counted by the control socket.
@@ -258,6 +260,7 @@ impl TurnLoop {
         if let Response::Status { status } = &mut response {
             let mode = self.adapters.kernel_mode.as_ref();
             status.nat = mode.map(KernelMode::status);
+            status.relay.lacking.clone_from(&self.adapters.lacking);
             for service in &mut status.services {
                 service.fallback = self.adapters.fallback.contains(&service.name);
             }

@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use super::error::LabError;
+use super::netns::Rights;
 use super::topology::{
     BACKENDS, SOURCE4, SOURCE6, VIP4, VIP6, backend_address, backend_address6, node_addresses,
 };
@@ -77,6 +79,22 @@ impl Mode {
         matches!(self, Self::Sync | Self::Async)
     }
 
+    /// Whether it can be had with these rights.
+    ///
+    /// # Errors
+    ///
+    /// The kernel mode's programs cannot be loaded in a user namespace.
+    pub(super) fn allowed(self, rights: Rights) -> Result<(), LabError> {
+        match rights {
+            Rights::UserNamespace if self.is_kernel() => Err(LabError::NotAllowed {
+                why: "the kernel takes no programs from a user namespace, so the kernel mode \
+                      needs real root"
+                    .to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Its word on the command line.
     pub const fn name(self) -> &'static str {
         match self {
@@ -91,9 +109,13 @@ impl FromStr for Mode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        // As the configuration has it, where `sync` is the default.
+        if text == "kernel" {
+            return Ok(Self::Sync);
+        }
         let all = [Self::Sync, Self::Async, Self::Proxy];
         let found = all.into_iter().find(|mode| mode.name() == text);
-        found.ok_or_else(|| "no such mode; write one of sync, async, proxy".to_owned())
+        found.ok_or_else(|| "no such mode; write one of kernel, sync, async, proxy".to_owned())
     }
 }
 

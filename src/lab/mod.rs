@@ -21,13 +21,18 @@ mod load;
 mod netns;
 mod node;
 mod owners;
+mod packet;
 mod pair;
 mod pins;
+pub mod relay;
 mod report;
 mod run;
 mod scenario;
 mod scratch;
+mod stale;
 pub mod survive;
+mod tamper;
+mod tap;
 mod topology;
 mod verdict;
 
@@ -53,6 +58,7 @@ pub use pair::{Lab, LabConfig};
 pub use report::{Conditions, Report, Series};
 pub use scenario::{Scenario, ScenarioChoice};
 
+pub use tap::{Carries, Count, Counts, Tap};
 pub use topology::{
     BACKENDS, Lan, Network, SOURCE4, SOURCE6, VIP4, VIP6, backend_address, backend_address6,
     node_addresses, node_mac,
@@ -64,8 +70,12 @@ pub use verdict::Run;
 pub struct Options {
     /// Run these scenarios; none: the demonstration.
     pub scenario: Option<ScenarioChoice>,
-    /// How `survive` has its services.
-    pub mode: Mode,
+    /// How the services run; none: as each scenario has them by itself.
+    pub mode: Option<Mode>,
+    /// Nobody hears where the addresses are. Where a mode is given.
+    pub stale: bool,
+    /// New connections a second. Where a mode is given; none: 3,000.
+    pub rate: Option<u32>,
     /// Measure a data path beside others.
     pub bench: Option<BenchChoice>,
     /// Runs of each scenario; none: 5 of `kill9` and `switchover`, 3 of the others. Rounds of a
@@ -77,6 +87,24 @@ pub struct Options {
     pub keep: bool,
     /// The program that the nodes run.
     pub binary: PathBuf,
+}
+
+impl Options {
+    /// Whether the scenario is one of those that are measured under much load. Without a mode only
+    /// that which exists no other way.
+    fn is_relay(&self) -> bool {
+        self.mode.is_some() || self.scenario == Some(ScenarioChoice::Upgrade)
+    }
+
+    /// Whether what is asked for fits together: the scenarios that have no mode take none.
+    pub fn fits(&self) -> bool {
+        let of_relay = self.mode.is_some() || self.stale || self.rate.is_some();
+        match self.scenario {
+            Some(ScenarioChoice::Survive) => !self.stale && self.rate.is_none(),
+            Some(choice) if of_relay => self.is_relay() && relay::Fault::of(choice).is_some(),
+            _ => true,
+        }
+    }
 }
 
 /// How it ended.
@@ -137,6 +165,7 @@ async fn work(options: &Options, rights: Rights) -> Result<Outcome, LabError> {
     match options.scenario {
         _ if options.keep => keep::stay(&config, rights).await,
         Some(ScenarioChoice::Survive) => survive(rights, options).await,
+        Some(choice) if options.is_relay() => relay(rights, choice, options).await,
         Some(choice) => scenarios(&config, rights, choice, options).await,
         None if options.json => scenarios(&config, rights, ScenarioChoice::All, options).await,
         None => demo::show(&config).await,
@@ -160,7 +189,7 @@ async fn bench(
 const SURVIVE_RUNS: u32 = 3;
 
 async fn survive(rights: Rights, options: &Options) -> Result<Outcome, LabError> {
-    let plan = survive::Plan::new(options.mode);
+    let plan = survive::Plan::new(options.mode.unwrap_or(Mode::Sync));
     plan.allowed(rights)?;
     let config = plan.lab(&options.binary);
     let election = election(&LabConfig::new(&options.binary));
@@ -174,6 +203,40 @@ async fn survive(rights: Rights, options: &Options) -> Result<Outcome, LabError>
     let report = survive::Report::new(Conditions::here(rights, &election), &plan, runs);
     print(options, &report, survive::table);
     Ok(Outcome::of(report.ok))
+}
+
+/// Runs of each fault under much load, unless said otherwise.
+const RELAY_RUNS: u32 = 3;
+
+async fn relay(
+    rights: Rights,
+    choice: ScenarioChoice,
+    options: &Options,
+) -> Result<Outcome, LabError> {
+    let mode = options.mode.unwrap_or(Mode::Sync);
+    mode.allowed(rights)?;
+    let rate = options.rate.unwrap_or(relay::RATE);
+    let mut series = Vec::new();
+    let mut lab = None;
+    for fault in relay::Fault::of(choice).unwrap_or_default() {
+        let plan = relay::Plan::new(fault, mode, options.stale, rate);
+        let lab = match &mut lab {
+            Some(lab) => lab,
+            none => none.insert(Lab::build(&plan.lab(&options.binary)).await?),
+        };
+        let mut runs = Vec::new();
+        for number in 1..=options.runs.unwrap_or(RELAY_RUNS) {
+            let run = lab.relay(&plan, number).await?;
+            note(options, &relay::line(&plan, &run));
+            runs.push(run);
+        }
+        series.push(relay::Series::new(&plan, runs));
+    }
+    let election = election(&LabConfig::new(&options.binary));
+    let lab = Conditions::here(rights, &election);
+    let report = relay::Report { lab, series };
+    print(options, &report, relay::table);
+    Ok(Outcome::of(report.ok()))
 }
 
 /// Says how it goes. Standard output is the document's alone, if there shall be one.

@@ -6,20 +6,27 @@ use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use super::config::{CONFIG_FILE, NODES};
 use super::error::LabError;
 use super::host::Host;
 use crate::control::client;
 use crate::model::NodeId;
+use crate::net::clock::Clock;
 use crate::status::{Event, Status};
+use crate::time::Mono;
 use crate::wire::admin::{Request, Response};
 
+/// Time between two looks at a process that ends.
+const LOOK: Duration = Duration::from_millis(1);
 /// Lines of a log that an error shows.
 const LOG_LINES: usize = 12;
 
@@ -143,6 +150,22 @@ impl NodeProcess {
     pub fn pid(&mut self) -> Option<u32> {
         self.is_running()
             .then(|| self.child.as_ref().map(Child::id))?
+    }
+
+    /// Waits for the end of the process, with all its threads and everything that it held; when
+    /// that was, to a millisecond or two.
+    pub(super) fn death(&mut self, clock: Clock) -> impl Future<Output = Mono> + Send + use<> {
+        let pid = self.pid().and_then(|pid| i32::try_from(pid).ok());
+        async move {
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            // Whoever waits for it in earnest shall find it, so this only looks.
+            while let Some(pid) = pid
+                && waitid(Id::Pid(Pid::from_raw(pid)), flags) == Ok(WaitStatus::StillAlive)
+            {
+                sleep(LOOK).await;
+            }
+            clock.now()
+        }
     }
 
     /// Sends a signal: `SIGKILL` (power off), `SIGSTOP` (hang), `SIGCONT`, `SIGTERM` (stop).

@@ -3,15 +3,12 @@
 //! The client's kernel cannot tell: it believes one answer and forgets the others. Two hosts that
 //! both answer are what a failover must never leave behind.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind, recv,
-    send, socket,
-};
+use nix::sys::socket::{MsgFlags, SockFlag, recv, send};
 use std::os::fd::AsRawFd;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
@@ -19,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::error::LabError;
 use super::host::Host;
+use super::packet;
 use super::topology::{VIP4, VIP6, watch_addresses};
 use crate::model::Mac;
 use crate::net::clock::Clock;
@@ -31,7 +29,7 @@ pub(super) const WINDOW: Duration = Duration::from_millis(20);
 /// Answers kept; several minutes' worth.
 const KEPT: usize = 1 << 18;
 /// `eth0` of every host.
-const INTERFACE: i32 = 2;
+const INTERFACE: u32 = 2;
 const MAX_FRAME: usize = 2048;
 
 /// Which of the two floating addresses.
@@ -151,27 +149,7 @@ impl Drop for Watch {
 
 /// A packet socket that gets the frames of this protocol on `eth0`.
 fn open(protocol: i32) -> io::Result<AsyncFd<OwnedFd>> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    // No protocol yet: nothing shall be queued before the socket is bound to its interface.
-    let fd = socket(
-        AddressFamily::Packet,
-        SockType::Raw,
-        flags,
-        None::<SockProtocol>,
-    )?;
-    let mut address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (protocol as u16).to_be(),
-        sll_ifindex: INTERFACE,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 6,
-        sll_addr: [0; 8],
-    };
-    let raw = (&raw mut address).cast::<libc::sockaddr>();
-    // SAFETY: `address` is a whole sockaddr_ll, which is what its family says.
-    let address = unsafe { LinkAddr::from_raw(raw, None) }.ok_or(ErrorKind::InvalidInput)?;
-    bind(fd.as_raw_fd(), &address)?;
+    let fd = packet::open(protocol, INTERFACE, SockFlag::SOCK_NONBLOCK)?;
     // SAFETY: the descriptor is owned, so it stays open and the same until it is dropped.
     Ok(unsafe { AsyncFd::register(fd) }?)
 }

@@ -88,7 +88,8 @@ impl fmt::Display for Scenario {
     }
 }
 
-/// One scenario, or all of them in turn. [`Self::Survive`] is apart: it has a pair of its own.
+/// One scenario, or all of them in turn. [`Self::Survive`] and [`Self::Upgrade`] are apart: each has
+/// a pair of its own.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ScenarioChoice {
     /// All.
@@ -97,6 +98,8 @@ pub enum ScenarioChoice {
     One(Scenario),
     /// Every fault under all kinds of connections, none of which may be lost.
     Survive,
+    /// Both nodes' processes are replaced, one after the other, under load.
+    Upgrade,
 }
 
 impl FromStr for ScenarioChoice {
@@ -106,12 +109,13 @@ impl FromStr for ScenarioChoice {
         match text {
             "all" => return Ok(Self::All),
             "survive" => return Ok(Self::Survive),
+            "upgrade" => return Ok(Self::Upgrade),
             _ => {}
         }
         let found = Scenario::ALL.into_iter().find(|known| known.name() == text);
         found.map(Self::One).ok_or_else(|| {
             let names = Scenario::ALL.map(Scenario::name).join(", ");
-            format!("no such scenario; write one of {names}, survive, or all")
+            format!("no such scenario; write one of {names}, upgrade, survive, or all")
         })
     }
 }

@@ -39,12 +39,13 @@ pub const SOURCE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x100)
 pub const BACKENDS: usize = 3;
 
 /// Number of the first interface of every host; the second follows.
-const ETH0: u32 = 2;
+pub(super) const ETH0: u32 = 2;
 
 /// Last byte of the addresses of each host.
 const CLIENT: u8 = 10;
 const NODES: [u8; 2] = [11, 12];
 const WATCH: u8 = 13;
+pub(super) const STRANGER: u8 = 14;
 const BACKEND: [u8; BACKENDS] = [21, 22, 23];
 
 /// One of the two LANs.
@@ -60,7 +61,7 @@ impl Lan {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::Front, Self::Back];
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Front => "front",
             Self::Back => "back",
@@ -68,7 +69,7 @@ impl Lan {
     }
 
     /// Number of the bridge's device in the namespace of the switch.
-    const fn bridge(self) -> u32 {
+    pub(super) const fn bridge(self) -> u32 {
         10 + self as u32
     }
 
@@ -87,6 +88,11 @@ impl Lan {
         Ipv6Addr::new(0x2001, 0xdb8, 1 + self as u16, 0, 0, 0, 0, low)
     }
 
+    /// A node's Ethernet address on this LAN.
+    pub const fn node_mac(self, node: NodeId) -> Mac {
+        self.mac(NODES[node.index()])
+    }
+
     /// Ethernet address of the host with this last byte: locally administered, easy to read.
     const fn mac(self, host: u8) -> Mac {
         Mac([2, 0, 0, 0, self as u8, host])
@@ -100,7 +106,7 @@ pub fn node_addresses(node: NodeId) -> [Ipv4Addr; 2] {
 
 /// A node's Ethernet address on the front LAN: the one that answers for the VIP.
 pub const fn node_mac(node: NodeId) -> Mac {
-    Lan::Front.mac(NODES[node.index()])
+    Lan::Front.node_mac(node)
 }
 
 /// The address of the n-th backend.
@@ -186,6 +192,11 @@ impl Network {
     /// The host of a node.
     pub const fn node(&self, node: NodeId) -> &Host {
         &self.nodes[node.index()]
+    }
+
+    /// Where every frame passes.
+    pub(super) const fn switch(&self) -> &Host {
+        &self.switch
     }
 
     /// Every host but the switch.
@@ -285,7 +296,7 @@ impl Network {
         Ok(attributes.contains(&LinkAttribute::Carrier(1)))
     }
 
-    async fn set_port(
+    pub(super) async fn set_port(
         &self,
         host: &Host,
         lan: Lan,
@@ -299,56 +310,14 @@ impl Network {
         done.map_err(LabError::network(format!("{what} {port}")))
     }
 
-    /// Sets the longest packet of a host's cable, at both of its ends.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
-    pub async fn set_mtu(&self, host: &Host, lan: Lan, mtu: u32) -> Result<(), LabError> {
-        let set = |link: Change| link.mtu(mtu);
-        self.set_port(host, lan, set, "set the MTU of").await?;
-        let name = format!("{}'s interface on {}", host.name(), lan.name());
-        let link = LinkUnspec::new_with_index(self.interface(host, lan));
-        let done = host.netlink().link().set(link.mtu(mtu).build()).execute();
-        let what = LabError::network(format!("set the MTU of {name}"));
-        done.await.map_err(what)
-    }
-
     /// The number of a host's interface on this LAN. Backends have but one.
-    fn interface(&self, host: &Host, lan: Lan) -> u32 {
+    pub(super) fn interface(&self, host: &Host, lan: Lan) -> u32 {
         let backend = self.backends.iter().any(|known| std::ptr::eq(known, host));
         if backend { ETH0 } else { ETH0 + lan as u32 }
     }
-
-    /// Puts an address on `eth0` of a host, as a program that fails over without care would.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
-    pub async fn hold(&self, host: &Host, address: IpAddr) -> Result<(), LabError> {
-        let prefix = if address.is_ipv4() { 32 } else { 128 };
-        add_address(host, ETH0, address, prefix).await
-    }
-
-    /// Takes an address away from a host, wherever it has it, as an operator's slip would. Whether
-    /// it was there.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
-    pub async fn strip(&self, host: &Host, address: IpAddr) -> Result<bool, LabError> {
-        let what = || LabError::network(format!("take {address} from {}", host.name()));
-        let addresses = host.netlink().address();
-        let mut found = addresses.get().set_address_filter(address).execute();
-        let Some(message) = found.try_next().await.map_err(what())? else {
-            return Ok(false);
-        };
-        addresses.del(message).execute().await.map_err(what())?;
-        Ok(true)
-    }
 }
 
-type Change = rtnetlink::LinkMessageBuilder<LinkUnspec>;
+pub(super) type Change = rtnetlink::LinkMessageBuilder<LinkUnspec>;
 
 /// The name of a host's port in the namespace of the switch.
 fn port(host: &Host, lan: Lan) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tandem::balance::nat::{NatCommand, NatEvent, NatReport};
 use tandem::config::{Acknowledge, Config, Fallback, Forward, KernelMode, OnDown, Stray};
-use tandem::datapath::nat::{Lease, NatHandle, NatOptions, start};
+use tandem::datapath::nat::{Lease, NatHandle, NatOptions, Running, start};
 use tandem::model::{ConnectFailure, NodeId, Vip};
 use tandem::wire::replication::NatKey;
 use tokio::net::TcpStream;
@@ -195,7 +195,7 @@ async fn begin(
     let (sender, reports) = mpsc::channel(room);
     let (config, options) = (config.clone(), options.clone());
     let work = async move { start(&config, NodeId::First, &options, sender) };
-    let (handle, lease) = line.node().run(work).await.map_err(text)?;
+    let Running { handle, lease, .. } = line.node().run(work).await.map_err(text)?;
     Ok((handle, lease, reports))
 }
 

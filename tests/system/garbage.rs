@@ -153,13 +153,18 @@ async fn datagrams(target: Target, begins: Begins) -> Result<(), LabError> {
         };
         let prefix = match begins {
             Begins::With(bytes) => bytes.to_vec(),
-            Begins::AsHeard => heard(lab, victim.peer()).await,
+            // Magic, knock and sender.
+            Begins::AsHeard => {
+                let mut bytes = heard(lab, victim.peer()).await;
+                bytes.truncate(MAGIC.len() + KNOCK + 1);
+                bytes
+            }
         };
         let mut floods = Vec::new();
         for (path, (host, lan)) in ways.iter().enumerate() {
             let wire = Wire::tap(host, ETH0).await;
             let datagram = Datagram {
-                macs: (ATTACKER, on_lan(victim, *lan)),
+                macs: (ATTACKER, lan.node_mac(victim)),
                 from: (node_addresses(victim.peer())[path], PORT),
                 to: (node_addresses(victim)[path], PORT),
             };
@@ -182,15 +187,8 @@ async fn datagrams(target: Target, begins: Begins) -> Result<(), LabError> {
     .await
 }
 
-/// A node's hardware address on this LAN.
-fn on_lan(node: NodeId, lan: Lan) -> Mac {
-    let mut mac = node_mac(node);
-    mac.0[4] = lan as u8;
-    mac
-}
-
-/// Magic, knock and sender of a node's heartbeats, from the wire.
-async fn heard(lab: &Lab, node: NodeId) -> Vec<u8> {
+/// A node's heartbeat, from the wire.
+pub(crate) async fn heard(lab: &Lab, node: NodeId) -> Vec<u8> {
     let ears = Wire::tap(lab.network().node(node), ETH0).await;
     let from = (node_addresses(node)[0], PORT);
     let clock = lab.clock();
@@ -198,10 +196,7 @@ async fn heard(lab: &Lab, node: NodeId) -> Vec<u8> {
         let began = clock.now();
         while clock.now().since(began) < SOON {
             match ears.frame().as_deref().and_then(payload) {
-                Some((sender, mut bytes)) if sender == from => {
-                    bytes.truncate(MAGIC.len() + KNOCK + 1);
-                    return bytes;
-                }
+                Some((sender, bytes)) if sender == from => return bytes,
                 _ => {}
             }
         }
@@ -368,7 +363,7 @@ fn forge(eyes: &Wire, hands: &[Wire; 2]) {
     let on = |seen: Segment| Some((seen, theirs.iter().position(|end| *end == seen.from)?));
     if let Some((seen, path)) = fresh.filter_map(on).next() {
         let packet = Datagram {
-            macs: (ATTACKER, on_lan(FIRST, [Lan::Front, Lan::Back][path])),
+            macs: (ATTACKER, [Lan::Front, Lan::Back][path].node_mac(FIRST)),
             from: seen.from,
             to: seen.to,
         };

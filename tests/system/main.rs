@@ -15,7 +15,9 @@ mod packets;
 mod pair;
 mod plumbing;
 mod programs;
+mod relay;
 mod survive;
+mod switch;
 mod tools;
 mod traffic;
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         .map_err(|error| error.to_string());
     let plain = [
         plumbing::tests(),
+        switch::tests(),
         pair::tests(),
         balance::tests(),
         traffic::tests(),
@@ -44,7 +47,10 @@ fn main() -> ExitCode {
     let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
     let kernel = kernel::tests().into_iter();
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
-    let tests = plain.chain(programs::tests()).chain(kernel);
+    let tests = plain
+        .chain(programs::tests())
+        .chain(relay::tests())
+        .chain(kernel);
     let tests = tests.map(|((name, test), needed)| {
         let refused = rights.clone().err().or_else(|| tools::missing(needed));
         Trial::ignorable_test(name, move || match refused {

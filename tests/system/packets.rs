@@ -279,7 +279,7 @@ pub(crate) struct Datagram {
 
 impl Datagram {
     /// A UDP datagram. Without a checksum, which UDP over IPv4 need not have.
-    fn frame(&self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn frame(&self, payload: &[u8]) -> Vec<u8> {
         let builder = PacketBuilder::ethernet2(self.macs.0.0, self.macs.1.0)
             .ipv4(self.from.0.octets(), self.to.0.octets(), 64)
             .udp(self.from.1, self.to.1);

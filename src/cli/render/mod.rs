@@ -8,6 +8,7 @@
 mod events;
 mod flows;
 mod nat;
+mod relay;
 mod status;
 mod verdict;
 mod words;

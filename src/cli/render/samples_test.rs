@@ -3,8 +3,8 @@
 use super::WIDTH;
 use crate::model::Role;
 use crate::status::{
-    BackendStatus, Cause, Counters, Event, PathStatus, PeerStatus, RelayStatus, ReplicationRole,
-    ReplicationStatus, ServiceStatus, Status, VipStatus, What,
+    BackendStatus, Cause, Counters, Event, PathStatus, PeerStatus, RelayLink, RelayStatus,
+    ReplicationRole, ReplicationStatus, ServiceStatus, Status, VipStatus, What,
 };
 
 pub(super) const NOW: u64 = 1_795_674_284_120;
@@ -87,7 +87,16 @@ pub(super) fn master() -> Status {
         version: "0.1.0".into(),
         incarnation: "1a2b3c4d".into(),
         uptime_ms: 447_000_000,
-        relay: RelayStatus::default(),
+        relay: RelayStatus {
+            wanted: true,
+            works: true,
+            links: vec![RelayLink {
+                interface: "eth0".into(),
+                own: "02:00:00:00:00:01".into(),
+                peer: Some("02:00:00:00:00:02".into()),
+            }],
+            ..RelayStatus::default()
+        },
         nat: None,
         stopping: false,
         drain: None,

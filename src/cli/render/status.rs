@@ -6,10 +6,10 @@
 use super::events::why;
 use super::verdict::findings;
 use super::words::{count, millis, plural, span, utc};
-use super::{ATTENTION, Page, Tone, nat};
+use super::{ATTENTION, Page, Tone, nat, relay};
 use crate::model::{AdminState, Role};
 use crate::status::{
-    BackendStatus, Counters, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
+    BackendStatus, Counters, Mode, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
     ServiceStatus, Status, VipStatus,
 };
 
@@ -34,7 +34,17 @@ pub fn status(status: &Status, now_unix_ms: u64) -> Page {
     let heading = ["", "path from", "to", "state", "loss", "round trip"];
     page.table(&heading, &[4, 5], paths);
 
-    if let Some(known) = &status.nat {
+    let relayed = relay::facts(status);
+    if !relayed.is_empty() {
+        page.gap();
+        page.text(Tone::Heading, "relay");
+        page.facts(&relayed);
+    }
+
+    let kernel = |service: &ServiceStatus| service.mode == Mode::Kernel;
+    if let Some(known) = &status.nat
+        && status.services.iter().any(kernel)
+    {
         page.gap();
         page.text(Tone::Heading, &nat::title(known));
         page.facts(&nat::facts(known));
@@ -90,6 +100,7 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
     ));
     facts.push(("peer", peer(&status.peer)));
     facts.push(("sync", sync(&status.replication)));
+    facts.extend(relay::fact(status).map(|text| ("relay", text)));
     let drains = [own_drain(status), peers_drain(&status.peer)];
     facts.extend(drains.into_iter().flatten().map(|text| ("draining", text)));
     facts

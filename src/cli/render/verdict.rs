@@ -2,7 +2,7 @@
 //! first, and what to do about it.
 
 use super::words::{plural, span};
-use super::{Tone, nat};
+use super::{Tone, nat, relay};
 use crate::model::{AdminState, Role};
 use crate::status::{PathStatus, PeerStatus, ReplicationRole, ServiceStatus, Status};
 
@@ -65,6 +65,7 @@ pub(super) fn findings(status: &Status) -> Vec<Finding> {
         link(status, &mut say);
     }
     nat::findings(status, &mut say);
+    relay::findings(status, &mut say);
     for service in &status.services {
         backends(service, &mut say);
     }

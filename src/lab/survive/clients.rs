@@ -15,7 +15,6 @@ use super::gauge::{Board, Kind};
 use super::server::{HEAD, TICK, part, verdict};
 use super::stream::{Check, MOST, end, slice};
 use crate::lab::host::Host;
-use crate::lab::load::failure;
 
 /// Longest wait for anything that is due. A connection that is slower is lost.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,7 +49,7 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    pub(super) const fn of(&self, kind: Kind) -> usize {
+    pub(in crate::lab) const fn of(&self, kind: Kind) -> usize {
         match kind {
             Kind::Download => self.downloads,
             Kind::Upload => self.uploads,
@@ -70,6 +69,8 @@ impl Crowd {
 struct Orders {
     /// Idle ones speak when it changes.
     speak: u32,
+    /// All come to a good end and are opened anew when it changes.
+    renew: u32,
     /// Come to a good end.
     stop: bool,
 }
@@ -103,6 +104,7 @@ impl Clients {
                     rate: crowd.rate(n),
                     board: board.clone(),
                     told: told.clone(),
+                    round: 0,
                 };
                 let bulk = matches!(kind, Kind::Download | Kind::Upload) && crowd.rate(n) == 0;
                 let host = hosts[usize::from(bulk)];
@@ -116,6 +118,11 @@ impl Clients {
     /// Has idle connections speak once.
     pub(super) fn speak(&self) {
         self.orders.send_modify(|orders| orders.speak += 1);
+    }
+
+    /// Has each connection come to a good end, and opens another in its place.
+    pub(super) fn renew(&self) {
+        self.orders.send_modify(|orders| orders.renew += 1);
     }
 
     /// Has all connections come to a good end, and waits for it.
@@ -138,26 +145,51 @@ struct Client {
     rate: u64,
     board: Arc<Board>,
     told: watch::Receiver<Orders>,
+    /// The renewal after which its connection was opened.
+    round: u32,
 }
 
 impl Client {
     async fn keep(mut self, first: Duration) {
         sleep(first).await;
-        while !self.stopped() {
+        while !self.told.borrow().stop {
+            self.round = self.told.borrow().renew;
             // Only a connection that stood can be lost.
             if let Ok(stream) = self.connect().await {
                 self.board.of(self.kind).open(self.n);
                 match self.work(stream).await {
-                    Ok(()) => return self.board.of(self.kind).close(self.n),
-                    Err(error) => self.board.of(self.kind).lose(self.n, failure(&error)),
+                    Ok(()) => {
+                        self.board.of(self.kind).close(self.n);
+                        continue;
+                    }
+                    Err(error) => self.board.lost(self.kind, self.n, &error),
                 }
             }
             sleep(AGAIN).await;
         }
     }
 
-    fn stopped(&self) -> bool {
-        self.told.borrow().stop
+    /// Whether its connection shall come to a good end.
+    fn enough(&self) -> bool {
+        let told = self.told.borrow();
+        told.stop || told.renew != self.round
+    }
+
+    /// Waits. Nothing is due meanwhile, so whatever comes is the connection's end.
+    async fn pause(&self, stream: &mut TcpStream, time: Duration) -> io::Result<()> {
+        let mut byte = [0];
+        tokio::select! {
+            () = sleep(time) => Ok(()),
+            got = stream.read(&mut byte) => Err(self.unasked(got?)),
+        }
+    }
+
+    /// So many bytes came that nobody asked for; none is the end.
+    fn unasked(&self, got: usize) -> io::Error {
+        match got {
+            0 => ErrorKind::UnexpectedEof.into(),
+            got => self.wrong(got as u64),
+        }
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
@@ -219,7 +251,7 @@ impl Client {
             if check.wrong > 0 {
                 return Err(self.wrong(check.wrong));
             }
-            if self.stopped() && !enough {
+            if self.enough() && !enough {
                 stream.write_all(b".").await?;
                 enough = true;
             }
@@ -231,14 +263,25 @@ impl Client {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut sent = 0;
         self.expect();
-        while !self.stopped() {
-            let mut part = MOST;
-            if self.rate > 0 {
-                ticks.tick().await;
-                part = self::part(self.rate);
+        while !self.enough() {
+            let (mut read, mut write) = stream.split();
+            let mut byte = [0];
+            let most = match self.rate {
+                0 => MOST,
+                rate => part(rate),
+            };
+            let next = async {
+                if self.rate > 0 {
+                    ticks.tick().await;
+                }
+                within(write.write_all(slice(self.n, sent, most))).await
+            };
+            tokio::select! {
+                done = next => done?,
+                // Nothing is due before the end of the stream.
+                got = read.read(&mut byte) => return Err(self.unasked(got?)),
             }
-            within(stream.write_all(slice(self.n, sent, part))).await?;
-            sent += part as u64;
+            sent += most as u64;
         }
         let mut answer = String::new();
         let last = async {
@@ -262,10 +305,10 @@ impl Client {
 
     async fn requests(&self, mut stream: TcpStream) -> io::Result<()> {
         let mut place = 0;
-        while !self.stopped() {
+        while !self.enough() {
             self.exchange(&mut stream, place).await?;
             place += MESSAGE as u64;
-            sleep(THINK).await;
+            self.pause(&mut stream, THINK).await?;
         }
         farewell(stream).await
     }
@@ -273,17 +316,14 @@ impl Client {
     async fn idle(&mut self, mut stream: TcpStream) -> io::Result<()> {
         let mut place = 0;
         self.told.mark_unchanged();
-        while !self.stopped() {
+        while !self.enough() {
             let mut byte = [0];
             tokio::select! {
                 told = self.told.changed() => told.map_err(|_| ErrorKind::Other)?,
                 // Nothing is due, so whatever this gives is the end.
-                got = stream.read(&mut byte) => match got? {
-                    0 => return Err(ErrorKind::UnexpectedEof.into()),
-                    got => return Err(self.wrong(got as u64)),
-                },
+                got = stream.read(&mut byte) => return Err(self.unasked(got?)),
             }
-            sleep(later(self.n)).await;
+            self.pause(&mut stream, later(self.n)).await?;
             self.exchange(&mut stream, place).await?;
             place += MESSAGE as u64;
         }

@@ -2,20 +2,22 @@
 //! what time it is.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::lab::load::Failure;
+use super::ends::{End, Ends, How, Loss};
+use crate::lab::load::{Failure, failure};
 use crate::lab::verdict::ms;
 use crate::net::clock::Clock;
 use crate::time::Mono;
 
 /// What a connection that stays is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Kind {
+pub(in crate::lab) enum Kind {
     /// Receives a stream.
     Download,
     /// Sends a stream.
@@ -27,9 +29,10 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::Download, Self::Upload, Self::Requests, Self::Idle];
+    pub(in crate::lab) const ALL: [Self; 4] =
+        [Self::Download, Self::Upload, Self::Requests, Self::Idle];
 
-    pub(super) const fn name(self) -> &'static str {
+    pub(in crate::lab) const fn name(self) -> &'static str {
         match self {
             Self::Download => "downloads",
             Self::Upload => "uploads",
@@ -75,6 +78,8 @@ pub struct NewTally {
     pub lost: BTreeMap<Failure, u64>,
     /// Handshakes that took longer than half a second: a segment was lost.
     pub delayed: u64,
+    /// Handshakes that took longer than 100 ms: somebody may have noticed.
+    pub late: u64,
     /// Longest handshake that was completed.
     pub handshake_ms: f64,
     /// Longest time from a question to its answer.
@@ -208,7 +213,7 @@ pub struct Counts {
 
 impl Counts {
     /// The kinds of connections that stay.
-    pub(super) fn kinds(&self) -> [(Kind, &Tally); 4] {
+    pub(in crate::lab) fn kinds(&self) -> [(Kind, &Tally); 4] {
         let tallies = [&self.downloads, &self.uploads, &self.requests, &self.idle];
         std::array::from_fn(|n| (Kind::ALL[n], tallies[n]))
     }
@@ -217,10 +222,11 @@ impl Counts {
 /// The gauges of all kinds, for all threads.
 #[derive(Debug)]
 pub(in crate::lab) struct Board {
-    pub(super) clock: Clock,
+    pub(in crate::lab) clock: Clock,
     pulse: Pulse,
     gauges: [Mutex<Gauge>; 4],
     new: Mutex<NewTally>,
+    ends: Mutex<Ends>,
     stalled_us: AtomicU64,
 }
 
@@ -231,6 +237,7 @@ impl Board {
             pulse: Pulse::default(),
             gauges: Default::default(),
             new: Mutex::default(),
+            ends: Mutex::default(),
             stalled_us: AtomicU64::new(0),
         }
     }
@@ -248,6 +255,23 @@ impl Board {
 
     pub(super) fn new_ones(&self) -> MutexGuard<'_, NewTally> {
         lock(&self.new)
+    }
+
+    /// A connection ended, and nobody wanted it.
+    pub(super) fn lost(&self, kind: Kind, n: usize, error: &io::Error) {
+        let (how, at) = (How::of(error), self.clock.now());
+        lock(&self.ends).stayed(End { how, at });
+        self.of(kind).lose(n, failure(error));
+    }
+
+    /// A new connection failed.
+    pub(super) fn lost_new(&self, began: Mono, ended: Mono) {
+        lock(&self.ends).new_one(Loss { began, ended });
+    }
+
+    /// Each end since this was last asked.
+    pub(in crate::lab) fn take_ends(&self) -> Ends {
+        std::mem::take(&mut *lock(&self.ends))
     }
 
     /// Something came through the VIP just now.
@@ -270,7 +294,7 @@ impl Board {
     }
 
     /// Ends the window.
-    pub(super) fn take(&self) -> Counts {
+    pub(in crate::lab) fn take(&self) -> Counts {
         let now = self.clock.now();
         let take = |kind| self.of(kind).take(now);
         Counts {

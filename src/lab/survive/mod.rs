@@ -5,12 +5,14 @@
 //! Invariant: a connection that was lost is counted before it is opened again.
 
 mod clients;
+mod ends;
 mod gauge;
 mod newcomers;
 mod report;
 mod run;
 mod server;
 mod stream;
+mod traffic;
 mod verdict;
 
 pub use self::clients::Crowd;
@@ -19,6 +21,11 @@ pub use self::report::{Report, Row};
 pub use self::run::{Plan, Step};
 pub use self::verdict::{Run, Window};
 
-pub(super) use self::gauge::Board;
+#[cfg(test)]
+pub(super) use self::ends::{End, Loss};
+pub(super) use self::ends::{Ends, How};
+pub(super) use self::gauge::{Board, Kind};
 pub(super) use self::report::{line, table};
+pub(super) use self::run::window;
 pub(super) use self::server::{receive, send};
+pub(super) use self::traffic::{Origins, Traffic};

@@ -26,6 +26,8 @@ const BURST: u32 = 50;
 const OUTSTANDING: usize = 8 * 1024;
 /// A handshake that is slower lost a segment: TCP waits a second before it sends it again.
 const DELAYED: Duration = Duration::from_millis(500);
+/// A client may notice that its connection took longer.
+const LATE: Duration = Duration::from_millis(100);
 /// The client closes, so that ports in TIME_WAIT are the client's.
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: tandem.test\r\n\r\n";
 
@@ -115,6 +117,7 @@ async fn attempt(target: SocketAddr, board: &Board) {
     let stream = match connected {
         Ok(stream) => stream,
         Err(error) => {
+            board.lost_new(began, stands);
             let mut tally = board.new_ones();
             tally.attempts += 1;
             *tally.failed.entry(failure(&error)).or_default() += 1;
@@ -127,6 +130,7 @@ async fn attempt(target: SocketAddr, board: &Board) {
     let mut tally = board.new_ones();
     tally.attempts += 1;
     tally.delayed += u64::from(handshake > DELAYED);
+    tally.late += u64::from(handshake > LATE);
     tally.handshake_ms = tally.handshake_ms.max(ms(handshake));
     match answered {
         Ok(()) => {
@@ -134,7 +138,11 @@ async fn attempt(target: SocketAddr, board: &Board) {
             drop(tally);
             board.beat();
         }
-        Err(error) => *tally.lost.entry(failure(&error)).or_default() += 1,
+        Err(error) => {
+            *tally.lost.entry(failure(&error)).or_default() += 1;
+            drop(tally);
+            board.lost_new(began, now);
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! The steps of a run: what is done to the pair while its connections are at work.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,23 +7,18 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use super::clients::{Clients, Crowd};
-use super::gauge::Kind;
-use super::newcomers::Newcomers;
+use super::clients::Crowd;
+use super::traffic::{Origins, Traffic};
 use super::verdict::{Run, Window};
 use crate::lab::config::{Mode, NODES, PORT, SERVICE, mode_config};
 use crate::lab::error::LabError;
-use crate::lab::netns::{Rights, allow_descriptors};
+use crate::lab::netns::Rights;
 use crate::lab::pair::{Lab, LabConfig};
-use crate::lab::topology::{Lan, VIP4, VIP6};
+use crate::lab::topology::Lan;
 use crate::lab::verdict::ms;
 use crate::model::NodeId;
 use crate::wire::admin::Request;
 
-/// Time for all connections to stand.
-const OPENING: Duration = Duration::from_secs(20);
-/// Time between two looks at them.
-const LOOK: Duration = Duration::from_millis(20);
 /// Traffic before the first step.
 const WARM: Duration = Duration::from_millis(500);
 /// From a fault to the moment in which idle connections speak: the pair has settled by then.
@@ -32,10 +26,14 @@ const SILENT: Duration = Duration::from_secs(1);
 /// From there to the end of the step, which is long enough for a sender that lost a segment twice:
 /// 200 ms, then 400 more.
 const AFTER: Duration = Duration::from_millis(1_500);
+/// Time for a node to stop.
+const STOP: Duration = Duration::from_secs(30);
+/// Time between two looks at one that stops.
+const LOOK: Duration = Duration::from_millis(20);
+/// Connections that stay are renewed so long after a node was told to stop.
+const RENEW: Duration = Duration::from_millis(500);
 /// How long a process hangs before it is let go.
 const HANG: Duration = Duration::from_millis(1_500);
-/// Descriptors for connections of both ends, of those that carry them and of new ones under way.
-const DESCRIPTORS: u64 = 65_536;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -51,6 +49,8 @@ pub enum Step {
     Poweroff,
     /// An operator asks for it.
     Failover,
+    /// Both nodes are stopped in order and started again, first the backup, then the master.
+    Upgrade,
     /// The node that a fault took away is started, and becomes backup in sync.
     Rejoin,
     /// All connections come to a good end.
@@ -58,23 +58,24 @@ pub enum Step {
 }
 
 impl Step {
-    pub(super) const fn name(self) -> &'static str {
+    pub(in crate::lab) const fn name(self) -> &'static str {
         match self {
             Self::Calm => "calm",
             Self::Kill9 => "kill9",
             Self::Hang => "hang",
             Self::Poweroff => "poweroff",
             Self::Failover => "failover",
+            Self::Upgrade => "upgrade",
             Self::Rejoin => "rejoin",
             Self::End => "end",
         }
     }
 
     /// Whether the other node must be master afterwards.
-    pub(super) const fn moves(self) -> bool {
+    pub(in crate::lab) const fn moves(self) -> bool {
         matches!(
             self,
-            Self::Kill9 | Self::Hang | Self::Poweroff | Self::Failover
+            Self::Kill9 | Self::Hang | Self::Poweroff | Self::Failover | Self::Upgrade
         )
     }
 }
@@ -124,14 +125,7 @@ impl Plan {
     ///
     /// The kernel mode's programs cannot be loaded in a user namespace.
     pub fn allowed(&self, rights: Rights) -> Result<(), LabError> {
-        match rights {
-            Rights::UserNamespace if self.mode.is_kernel() => Err(LabError::NotAllowed {
-                why: "the kernel takes no programs from a user namespace, so the kernel mode \
-                      needs real root"
-                    .to_owned(),
-            }),
-            _ => Ok(()),
-        }
+        self.mode.allowed(rights)
     }
 }
 
@@ -143,82 +137,46 @@ impl Lab {
     /// If the pair does not settle, or the connections do not stand. Connections that are lost are
     /// no error but a [`Run`] that is not ok.
     pub async fn survive(&mut self, plan: &Plan, number: u32) -> Result<Run, LabError> {
-        allow_descriptors(DESCRIPTORS);
         self.start().await?;
         let mut master = self.settled().await?;
-        let client = &self.network().client;
-        // New connections leave more ports in TIME_WAIT than there are.
-        client.sysctl("ipv4/tcp_tw_reuse", "1").await;
-        // Three of four by IPv4.
-        let vip = SocketAddr::new(VIP4.into(), PORT);
-        let targets = [vip, vip, vip, SocketAddr::new(VIP6.into(), PORT)];
+        let network = self.network();
+        let from = Origins {
+            staying: &network.client,
+            unpaced: &network.watch,
+            new: &network.client,
+        };
+        let traffic = self.traffic(&plan.crowd, from).await?;
         let board = self.board().clone();
-        let clients = Clients::start(
-            [client, &self.network().watch],
-            &plan.crowd,
-            &targets,
-            &board,
-        );
-        self.standing(&plan.crowd).await?;
-        let rate = plan.crowd.new_rate;
-        let newcomers = Newcomers::start(
-            &self.network().client,
-            rate,
-            targets.to_vec(),
-            board.clone(),
-        );
         sleep(WARM).await;
         board.take();
         let mut windows = Vec::new();
         let mut off = None;
         for step in plan.steps.iter().copied() {
             let began = Instant::now();
-            self.step(step, master, &mut off, &clients).await?;
+            self.act(step, master, &mut off, &traffic).await?;
+            sleep(SILENT).await;
+            traffic.speak();
+            sleep(AFTER).await;
             let (counts, took) = (board.take(), began.elapsed());
             let masters = self.masters().await;
             windows.push(window(step, took, master, &masters, counts));
             master = masters.first().copied().unwrap_or(master);
         }
         let began = Instant::now();
-        newcomers.stop().await;
-        clients.stop().await;
+        traffic.stop().await;
         let (counts, took) = (board.take(), began.elapsed());
         let masters = self.masters().await;
         windows.push(window(Step::End, took, master, &masters, counts));
         Ok(Run::of(number, plan.mode, &plan.crowd, windows))
     }
 
-    /// Waits until all connections stand.
-    async fn standing(&self, crowd: &Crowd) -> Result<(), LabError> {
-        let deadline = Instant::now() + OPENING;
-        loop {
-            let standing = Kind::ALL.map(|kind| self.board().of(kind).standing());
-            let wanted = Kind::ALL.map(|kind| crowd.of(kind));
-            if standing == wanted {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                let words = Kind::ALL.iter().zip(standing).zip(wanted);
-                let words =
-                    words.map(|((kind, is), wanted)| format!("{is} of {wanted} {}", kind.name()));
-                return Err(LabError::TooLate {
-                    what: "the opening of all connections".to_owned(),
-                    seconds: OPENING.as_secs(),
-                    state: words.collect::<Vec<_>>().join(", "),
-                });
-            }
-            sleep(LOOK).await;
-        }
-    }
-
-    /// Does it, and lets idle connections speak when the pair has settled. `off`: the node that
-    /// has no power.
-    async fn step(
+    /// Does it. `off`: the node that has no power.
+    pub(in crate::lab) async fn act(
         &mut self,
         step: Step,
         master: NodeId,
         off: &mut Option<NodeId>,
-        clients: &Clients,
+        traffic: &Traffic,
     ) -> Result<(), LabError> {
         match step {
             Step::Calm | Step::End => {}
@@ -254,15 +212,43 @@ impl Lab {
                 self.start().await?;
                 self.settled().await?;
             }
+            Step::Upgrade => {
+                for node in [master.peer(), master] {
+                    self.upgrade(node, traffic).await?;
+                }
+            }
         }
-        sleep(SILENT).await;
-        clients.speak();
-        sleep(AFTER).await;
+        Ok(())
+    }
+
+    /// Stops a node in order, and starts it again. It may stay for those of its connections that
+    /// stay, so these are renewed meanwhile, as those of any client would be some day.
+    async fn upgrade(&mut self, node: NodeId, traffic: &Traffic) -> Result<(), LabError> {
+        self.node(node).signal(Signal::SIGTERM)?;
+        let deadline = Instant::now() + STOP;
+        let mut renewed = false;
+        sleep(RENEW).await;
+        while self.node(node).is_running() {
+            if !renewed {
+                traffic.renew();
+                renewed = true;
+            }
+            if Instant::now() >= deadline {
+                return Err(LabError::TooLate {
+                    what: format!("the stop of {}", self.node(node).name()),
+                    seconds: STOP.as_secs(),
+                    state: "it still runs".to_owned(),
+                });
+            }
+            sleep(LOOK).await;
+        }
+        self.start().await?;
+        self.settled().await?;
         Ok(())
     }
 }
 
-fn window(
+pub(in crate::lab) fn window(
     step: Step,
     took: Duration,
     before: NodeId,

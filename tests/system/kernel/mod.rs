@@ -8,6 +8,7 @@ mod floods;
 mod lives;
 mod odd;
 mod shares;
+mod storms;
 mod ways;
 
 use std::fmt::Write;
@@ -40,6 +41,7 @@ pub(crate) fn tests() -> Vec<Test> {
         lives::tests(),
         odd::tests(),
         shares::tests(),
+        storms::tests(),
         ways::tests(),
     ]
     .into_iter()
