@@ -9,7 +9,7 @@ use tandem::lab::{Carries, Counts, Host, Lab, LabError, Lan, Tap, VIP4, node_add
 use tandem::model::{Mac, NodeId, Role};
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{SOON, Service, all_go_on, open_all, up};
 use crate::garbage::heard;
@@ -30,6 +30,8 @@ const CLIENT: (Ipv4Addr, Mac) = (Ipv4Addr::new(192, 0, 2, 10), Mac([2, 0, 0, 0, 
 const CARD: Mac = Mac([2, 0, 0, 0, 0, 0x77]);
 /// Longer than any lease.
 const LEASE: Duration = Duration::from_millis(500);
+/// For one page; a lost SYN takes a second.
+const TRY: Duration = Duration::from_millis(1_500);
 /// Heartbeats and sessions.
 const PORT: u16 = 7373;
 /// Connections that go on.
@@ -254,7 +256,9 @@ async fn card() -> Result<(), LabError> {
     let tap = Tap::start(network, None).await?;
     if relays() {
         until("a client that does not know is served", SOON, async || {
-            get(&network.watch, vip(80), "/").await.ok()
+            // A connect that nobody answers would go on for two minutes.
+            let page = timeout(TRY, get(&network.watch, vip(80), "/"));
+            page.await.ok()?.ok()
         })
         .await;
         scene.go_on().await;

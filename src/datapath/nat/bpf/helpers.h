@@ -27,6 +27,8 @@ static long (*const store_bytes)(struct __sk_buff *skb, __u32 offset, const void
                                  __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
 static long (*const redirect_neigh)(__u32 ifindex, void *params, int size,
                                     __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static long (*const change_type)(struct __sk_buff *skb,
+                                 __u32 type) = (void *)BPF_FUNC_skb_change_type;
 static long (*const redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static struct bpf_sock *(*const skc_lookup_tcp)(void *ctx, struct bpf_sock_tuple *tuple,
                                                 __u32 size, __u64 netns,
