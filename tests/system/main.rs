@@ -16,6 +16,7 @@ mod pair;
 mod plumbing;
 mod programs;
 mod relay;
+mod silence;
 mod survive;
 mod switch;
 mod tools;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     let tests = plain
         .chain(programs::tests())
         .chain(relay::tests())
+        .chain(silence::tests())
         .chain(kernel);
     let tests = tests.map(|((name, test), needed)| {
         let refused = rights.clone().err().or_else(|| tools::missing(needed));
