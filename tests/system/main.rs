@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         million::tests(),
     ];
     let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
-    let kernel = kernel::tests().into_iter();
+    let kernel = kernel::tests().into_iter().chain(drain::relayed());
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
     let tests = plain
         .chain(programs::tests())

@@ -8,6 +8,9 @@
 #define INLINE static inline __attribute__((always_inline))
 /* With a stack of its own: 512 bytes are all that one has. */
 #define APART static __attribute__((noinline))
+/* The same, and the verifier looks at it once, not once for each way that leads to it. Its pointers
+ * may be anything to it, so it asks for each whether there is one. */
+#define ONCE __attribute__((noinline))
 
 /* A map, described by types: the loader reads them from BTF. */
 #define NUMBER(name, value) int(*name)[value]
