@@ -63,7 +63,7 @@ pub struct Lab {
     nodes: [NodeProcess; 2],
     backends: [Server; BACKENDS],
     network: Network,
-    /// Only where a service is in kernel mode.
+    /// None where the host does not permit it.
     pins: Option<Pins>,
     scratch: Scratch,
     clock: Clock,
@@ -89,10 +89,15 @@ impl Lab {
         let text = config.text(scratch.path());
         let written = scratch.write(CONFIG_FILE, &text);
         written.map_err(LabError::io(format!("write {CONFIG_FILE}")))?;
-        let pins = is_kernel_mode(&text).then(|| Pins::mount(scratch.path()));
-        let pins = pins.transpose().map_err(LabError::io(
-            "mount a bpf file system, which the kernel mode needs real root for",
-        ))?;
+        let pins = match Pins::mount(scratch.path()) {
+            Ok(pins) => Some(pins),
+            // Without real root there is no relay, and all is proxied.
+            Err(_) if !is_kernel_mode(&text) => None,
+            Err(error) => {
+                let what = "mount a bpf file system, which the kernel mode needs real root for";
+                return Err(LabError::io(what)(error));
+            }
+        };
         let network = Network::build().await?;
         let board = Arc::new(Board::new(clock));
         let server = async |n: usize| {

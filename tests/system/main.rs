@@ -16,6 +16,7 @@ mod pair;
 mod plumbing;
 mod programs;
 mod relay;
+mod silence;
 mod survive;
 mod switch;
 mod tools;
@@ -45,11 +46,12 @@ fn main() -> ExitCode {
         million::tests(),
     ];
     let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
-    let kernel = kernel::tests().into_iter();
+    let kernel = kernel::tests().into_iter().chain(drain::relayed());
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
     let tests = plain
         .chain(programs::tests())
         .chain(relay::tests())
+        .chain(silence::tests())
         .chain(kernel);
     let tests = tests.map(|((name, test), needed)| {
         let refused = rights.clone().err().or_else(|| tools::missing(needed));

@@ -18,6 +18,8 @@ mod flows_test;
 #[cfg(test)]
 mod nat_test;
 #[cfg(test)]
+mod relay_test;
+#[cfg(test)]
 mod samples_test;
 #[cfg(test)]
 mod status_test;

@@ -41,10 +41,10 @@ pub fn status(status: &Status, now_unix_ms: u64) -> Page {
         page.facts(&relayed);
     }
 
-    let kernel = |service: &ServiceStatus| service.mode == Mode::Kernel;
-    if let Some(known) = &status.nat
-        && status.services.iter().any(kernel)
-    {
+    // Where all is proxied the program only relays.
+    let proxied = |service: &ServiceStatus| service.mode == Mode::Proxy && !service.fallback;
+    let relays_only = !status.services.is_empty() && status.services.iter().all(proxied);
+    if let Some(known) = status.nat.as_ref().filter(|_| !relays_only) {
         page.gap();
         page.text(Tone::Heading, &nat::title(known));
         page.facts(&nat::facts(known));

@@ -12,13 +12,14 @@ fn a_healthy_master() {
 lb1 of web-pair: MASTER, epoch 7, since 2026-11-26T03:12:44.120Z (3 h 12 min)
 OK: redundant (peer lb2 is backup, in sync)
 
-why   process died: the master's host says that nobody listens on its heartbeat
-      port (detection 0.41 ms, takeover 0.28 ms)
-node  tandem 0.1.0, up 5 d 4 h, priority 150, life 1a2b3c4d, configuration
-      00d1e2f3a4b5c6d7
-peer  lb2: heard 40 ms ago, backup, epoch 7, priority 100, life 5e6f7a8b, hears
-      us, same configuration
-sync  sends to the peer, in sync, position 7:10234, 12 connections, 1 snapshot
+why    process died: the master's host says that nobody listens on its
+       heartbeat port (detection 0.41 ms, takeover 0.28 ms)
+node   tandem 0.1.0, up 5 d 4 h, priority 150, life 1a2b3c4d, configuration
+       00d1e2f3a4b5c6d7
+peer   lb2: heard 40 ms ago, backup, epoch 7, priority 100, life 5e6f7a8b,
+       hears us, same configuration
+sync   sends to the peer, in sync, position 7:10234, 12 connections, 1 snapshot
+relay  works on eth0
 
    vip          interface  where  notes
    192.0.2.100  eth0       here   announced 17 times
@@ -42,13 +43,14 @@ fn a_healthy_backup() {
 lb2 of web-pair: BACKUP, epoch 7, since 2026-11-26T03:12:44.120Z (3 h 12 min)
 OK: redundant (peer lb1 is master, in sync)
 
-why   master heard: the peer is master of epoch 7
-node  tandem 0.1.0, up 5 d 4 h, priority 150, life 1a2b3c4d, configuration
-      00d1e2f3a4b5c6d7
-peer  lb1: heard 40 ms ago, master, epoch 7, priority 100, life 5e6f7a8b, hears
-      us, same configuration
-sync  receives from the peer, in sync, position 7:10234, 12 connections, 1
-      snapshot
+why    master heard: the peer is master of epoch 7
+node   tandem 0.1.0, up 5 d 4 h, priority 150, life 1a2b3c4d, configuration
+       00d1e2f3a4b5c6d7
+peer   lb1: heard 40 ms ago, master, epoch 7, priority 100, life 5e6f7a8b,
+       hears us, same configuration
+sync   receives from the peer, in sync, position 7:10234, 12 connections, 1
+       snapshot
+relay  works on eth0
 
    vip          interface  where   notes
    192.0.2.100  eth0       on lb1
@@ -86,13 +88,14 @@ lb1 of web-pair: MASTER, epoch 7, since 2026-11-26T03:12:44.120Z (3 h 12 min)
 WARNING: no redundancy: peer lb2 is not heard for 12 s
 WARNING: backend web/b2 is down: connect refused
 
-why   process died: the master's host says that nobody listens on its heartbeat
-      port (detection 0.41 ms, takeover 0.28 ms)
-node  tandem 0.1.0, up 5 d 4 h, priority 150, life 1a2b3c4d, configuration
-      00d1e2f3a4b5c6d7
-peer  lb2: SILENT for 12 s, was backup, epoch 7, priority 100, life 5e6f7a8b,
-      same configuration
-sync  no session, position 7:10234, 12 connections, 1 snapshot
+why    process died: the master's host says that nobody listens on its
+       heartbeat port (detection 0.41 ms, takeover 0.28 ms)
+node   tandem 0.1.0, up 5 d 4 h, priority 150, life 1a2b3c4d, configuration
+       00d1e2f3a4b5c6d7
+peer   lb2: SILENT for 12 s, was backup, epoch 7, priority 100, life 5e6f7a8b,
+       same configuration
+sync   no session, position 7:10234, 12 connections, 1 snapshot
+relay  works on eth0
 
    vip          interface  where  notes
    192.0.2.100  eth0       here   announced 17 times, claimed by others 1 time

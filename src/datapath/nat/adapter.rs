@@ -293,12 +293,14 @@ impl Worker {
 
     /// Where the peer is, for the program, and for whoever has handshakes repeated.
     fn meet(&mut self, interface: String, at: Neighbour) {
-        let known = at.peer.map(|peer| layout::Neighbour {
+        // Not seen since the start of this process: where it was before is a better guess than none.
+        let Some(peer) = at.peer else { return };
+        let known = layout::Neighbour {
             own: at.own.0,
             peer: peer.0,
             zero: 0,
-        });
-        let set = self.nat.tables.set_neighbour(at.index, known);
+        };
+        let set = self.nat.tables.set_neighbour(at.index, Some(known));
         self.check(set);
         self.kicker.meet(interface, at);
     }

@@ -135,12 +135,12 @@ shared_enum! {
         Frozen = "COUNT_FROZEN",
         /// SYNs repeated for a process that is dead.
         Kicked = "COUNT_KICKED",
+        /// Questions for a VIP, kept from the kernel: user space answers, or nobody.
+        Arp = "COUNT_ARP",
         /// Dropped: this node may not forward now, and knows no peer that might.
         Lease = "DROP_LEASE",
         /// Dropped: handed over by the peer, and not ours either.
         Loop = "DROP_LOOP",
-        /// A question for a VIP: user space answers, or nobody.
-        Arp = "DROP_ARP",
         /// Dropped: to a service, no flow, and no SYN.
         Unknown = "DROP_UNKNOWN",
         /// Dropped: to a source address, no flow.

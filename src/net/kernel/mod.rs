@@ -23,10 +23,10 @@
 //!
 //! * *Who gets packets.* The program at ingress of every interface that carries an address sees each
 //!   packet to it before the kernel does, and lets it through by the node's lease, not by the address.
-//! * *Who is asked.* The program drops ARP questions for the address, so the kernel never answers them;
-//!   for IPv6 it never does on another device's behalf. We hear the questions before the program does, and
-//!   answer while we hold. An interface without an address has no program; we warn if the kernel would
-//!   answer there (`arp_ignore`).
+//! * *Who is asked.* The program makes an ARP question for the address one to another host, at which the
+//!   kernel does not look; for IPv6 it never answers on another device's behalf. Packet sockets hear the
+//!   questions all the same, and we answer while we hold. An interface without an address has no program;
+//!   we warn if the kernel would answer there (`arp_ignore`).
 //! * *Who speaks in its name.* IPv4 addresses have link scope there, which the kernel passes over when it
 //!   chooses a source; IPv6 addresses are deprecated, so they come last, after every address of the host
 //!   that fits. `arp_announce` 2 keeps them out of the kernel's own ARP questions; without it one question

@@ -8,6 +8,9 @@
 #define INLINE static inline __attribute__((always_inline))
 /* With a stack of its own: 512 bytes are all that one has. */
 #define APART static __attribute__((noinline))
+/* The same, and the verifier looks at it once, not once for each way that leads to it. Its pointers
+ * may be anything to it, so it asks for each whether there is one. */
+#define ONCE __attribute__((noinline))
 
 /* A map, described by types: the loader reads them from BTF. */
 #define NUMBER(name, value) int(*name)[value]
@@ -27,6 +30,8 @@ static long (*const store_bytes)(struct __sk_buff *skb, __u32 offset, const void
                                  __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
 static long (*const redirect_neigh)(__u32 ifindex, void *params, int size,
                                     __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static long (*const change_type)(struct __sk_buff *skb,
+                                 __u32 type) = (void *)BPF_FUNC_skb_change_type;
 static long (*const redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static struct bpf_sock *(*const skc_lookup_tcp)(void *ctx, struct bpf_sock_tuple *tuple,
                                                 __u32 size, __u64 netns,

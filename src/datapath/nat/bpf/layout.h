@@ -231,9 +231,9 @@ enum counter {
     COUNT_HANDED,     /* handed to the peer: nobody here knows the connection */
     COUNT_FROZEN,     /* translated for a process that is dead; also in COUNT_TO_* */
     COUNT_KICKED,     /* SYNs repeated for a process that is dead */
+    COUNT_ARP,        /* questions for a VIP, kept from the kernel: user space answers, or nobody */
     DROP_LEASE,       /* this node may not forward now, and knows no peer that might */
     DROP_LOOP,        /* handed over by the peer, and not ours either */
-    DROP_ARP,         /* a question for a VIP: user space answers, or nobody */
     DROP_UNKNOWN,     /* to a service: no flow, and no SYN */
     DROP_STRAY,       /* to a source address: no flow */
     DROP_NO_BACKEND,  /* no backend for a SYN */

@@ -28,7 +28,8 @@ INLINE struct owned *owner(const struct address *address, __u32 family) {
 }
 
 /* TCP that cannot be translated: refused if it is for us, else not ours. */
-APART int strange(struct __sk_buff *ctx, const struct packet *p, __u32 reason) {
+ONCE int strange(struct __sk_buff *ctx, const struct packet *p, __u32 reason) {
+    if (!p) return TC_ACT_SHOT;
     struct owned *owned = owner(&p->key.dst, p->key.family);
     if (!owned) return TC_ACT_UNSPEC;
     struct stand s = {};
@@ -38,7 +39,8 @@ APART int strange(struct __sk_buff *ctx, const struct packet *p, __u32 reason) {
 }
 
 /* What is not TCP. */
-APART int other(struct __sk_buff *ctx, const struct packet *p) {
+ONCE int other(struct __sk_buff *ctx, const struct packet *p) {
+    if (!p) return TC_ACT_SHOT;
     struct owned *owned = p->key.family ? owner(&p->key.dst, p->key.family) : 0;
     if (!owned || !(owned->flags & OWNED_VIP)) return TC_ACT_UNSPEC;
     struct stand s = {};
@@ -294,7 +296,8 @@ INLINE int known(struct __sk_buff *ctx, const struct packet *p, struct flow *f, 
     return 0;
 }
 
-APART int tcp(struct __sk_buff *ctx, const struct packet *p) {
+ONCE int tcp(struct __sk_buff *ctx, const struct packet *p) {
+    if (!p) return TC_ACT_SHOT;
     __u64 now = coarse_clock();
     struct stand s = {};
     struct flow *f = map_lookup(&flows, &p->key);
@@ -341,7 +344,8 @@ APART int tcp(struct __sk_buff *ctx, const struct packet *p) {
     return local(ctx, p, &s, 1);
 }
 
-APART int icmp(struct __sk_buff *ctx, const struct packet *p) {
+ONCE int icmp(struct __sk_buff *ctx, const struct packet *p) {
+    if (!p) return TC_ACT_SHOT;
     struct quote quote = {};
     if (!read_quote(ctx, p, &quote)) return other(ctx, p);
     struct flow *f = map_lookup(&flows, &quote.key);

@@ -15,6 +15,7 @@
 #define TCP_LISTEN 10
 #define CURRENT_NETNS (-1L)
 #define ARP_REQUEST 1
+#define PACKET_OTHERHOST 3
 
 enum leave {
     MAY_NOTHING,
@@ -152,8 +153,8 @@ INLINE int local(struct __sk_buff *ctx, const struct packet *p, const struct sta
     return relay(ctx, p, s);
 }
 
-/* The kernel would answer for a VIP, which is on the device of both nodes. Packet sockets hear the
- * question before, and user space answers it on the master. */
+/* The kernel would answer for a VIP, which is on the device of both nodes. It does not look at
+ * questions to other hosts; packet sockets do, and user space answers on the master. */
 APART int arp(struct __sk_buff *ctx) {
     struct {
         __be16 hardware, protocol;
@@ -168,7 +169,9 @@ APART int arp(struct __sk_buff *ctx) {
     if (GET(ctx, L3, &packet) || packet.operation != BE16(ARP_REQUEST)) return TC_ACT_UNSPEC;
     asked.address.word[0] = packet.target_ip[0] | (__u32)packet.target_ip[1] << 16;
     struct owned *owned = map_lookup(&addresses, &asked);
-    return owned && owned->flags & OWNED_VIP ? drop(DROP_ARP) : TC_ACT_UNSPEC;
+    if (!owned || !(owned->flags & OWNED_VIP)) return TC_ACT_UNSPEC;
+    count(COUNT_ARP);
+    return change_type(ctx, PACKET_OTHERHOST) ? drop(DROP_WRITE) : TC_ACT_UNSPEC;
 }
 
 #endif

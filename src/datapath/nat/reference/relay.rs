@@ -154,10 +154,12 @@ impl Reference {
 
     /// The kernel would answer for a VIP, which is on the device of both nodes.
     pub(super) fn arp(&mut self, asked: Endpoint) -> Verdict {
-        match self.addresses.get(&asked) {
-            Some(owned) if owned.flags & OWNED_VIP != 0 => self.drop(Counter::Arp),
-            _ => Verdict::Pass,
+        let owned = self.addresses.get(&asked);
+        if owned.is_some_and(|owned| owned.flags & OWNED_VIP != 0) {
+            // Made one to another host, which the kernel does not look at.
+            self.count(Counter::Arp);
         }
+        Verdict::Pass
     }
 
     pub(super) fn note_opened(&mut self, key: FlowKey) {

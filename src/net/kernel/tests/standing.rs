@@ -1,7 +1,8 @@
 //! Addresses that stay on the device while another node owns them.
 //!
-//! At a real node a program at ingress drops ARP questions for them, so that the kernel cannot answer.
-//! Here is no program, so `arp_ignore` does its part.
+//! At a real node a program at ingress keeps ARP questions for them from the kernel
+//! (`tests/system/silence.rs`). Here is no program, and with `arp_ignore` 0 the kernel would answer them;
+//! so that setting does the program's part.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
