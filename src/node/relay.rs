@@ -9,7 +9,7 @@
 //! | accept | this node relays, is backup and does not stop, and its peer was master when it was heard last |
 //! | second chance | this node is master, both relay, and one of: |
 //! | (a) drain | the mastership came in order, and the peer has not said since that nothing is left there |
-//! | (b) dead host | the peer is silent, did not resign, and its host said within [`GRACE`] that nobody listens |
+//! | (b) dead host | this node took over from a master that fell silent, no [`FROZEN`] ago; the peer did not resign, and its host said within [`GRACE`] that nobody listens |
 //! | (b) silence | it is less than [`GRACE`] ago that this node took over from a master that fell silent |
 //! | (c) restart | after (b) the peer is back in another life, not in sync yet, for [`RESTART`] at most |
 //!
@@ -30,6 +30,8 @@ use crate::model::{Incarnation, Role};
 use crate::status::{Cause, DrainStatus};
 use crate::time::Mono;
 
+/// How long the program of a dead process goes on with its connections (`FROZEN` there).
+const FROZEN: Duration = Duration::from_secs(60);
 /// How long a sign of the peer's death counts, and how long its silence may last while it drains.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a restarted peer may take until it is in sync.
@@ -180,7 +182,7 @@ impl RelayBook {
         }
         let recent = |at: Option<Mono>, time| at.is_some_and(|at| now < at + time);
         sight.drains = self.handed.is_some_and(|handed| handed.over.is_none());
-        sight.refused = recent(self.refused_at, GRACE);
+        sight.refused = recent(self.refused_at, GRACE) && recent(self.silent_at, FROZEN);
         sight.fell_silent = recent(self.silent_at, GRACE);
         let life = peer.map(|peer| peer.incarnation);
         let before = std::mem::replace(&mut self.life, life);
@@ -201,6 +203,7 @@ impl RelayBook {
         [
             self.refused_at.map(|at| at + GRACE),
             self.silent_at.map(|at| at + GRACE),
+            self.silent_at.map(|at| at + FROZEN),
             self.restarted_at.map(|at| at + RESTART),
             open.and_then(|handed| Some(handed.since? + SETTLE)),
             open.and_then(|_| Some(peer?.last_heard + GRACE)),

@@ -64,7 +64,11 @@ async fn strays() -> Result<(), LabError> {
         keys: "stray = \"drop\"\n",
         ..Service::default()
     };
-    let mut lab = up(&[Service::default(), quiet]).await?;
+    // With it the former master would be asked first.
+    let relay = "port = 7373\nrelay = false\n";
+    let text = config(&[Service::default(), quiet]);
+    let text = text.replacen("name = \"lab\"\n", &format!("name = \"lab\"\n{relay}"), 1);
+    let mut lab = Lab::up(&with(text)).await?;
     let master = lab.settled().await?;
     // The first node's own grace is over by then.
     sleep(GRACE).await;

@@ -1,9 +1,16 @@
 //! What the program told before this node led: as standby it serves what its master hands over, and
 //! the master's death becomes known a moment later.
+//!
+//! Meanwhile the table may have changed, by the master's word too, so the events only say where to
+//! look.
 
 use std::collections::VecDeque;
 
+use super::super::maps::Maps;
+use super::super::names::{EventKind, State};
+use super::super::program::NatError;
 use super::super::tables::Told;
+use super::Engine;
 
 /// Half a second of 10,000 connections a second.
 const MOST: usize = 5_000;
@@ -23,9 +30,33 @@ impl Early {
         }
         room
     }
+}
 
-    /// All of them, in order.
-    pub(super) fn take(&mut self) -> VecDeque<Told> {
-        std::mem::take(&mut self.waiting)
+impl Engine {
+    /// This node leads now.
+    pub(super) fn catch_up(&mut self, maps: &mut impl Maps, now: u64) -> Result<(), NatError> {
+        for told in std::mem::take(&mut self.early.waiting) {
+            let event = match &told {
+                Told::Carried(carried) => &carried.event,
+                Told::Event(event) => event,
+            };
+            let key = event.key;
+            let Some(flow) = maps.flow(&key)? else {
+                continue;
+            };
+            // It may go to another backend yet.
+            let begins = flow.state == State::Opening.number()
+                && self.known.print(&flow) == self.known.print(&event.flow);
+            match (EventKind::from_number(event.kind), told) {
+                (Some(EventKind::Opened), Told::Carried(carried)) if begins => {
+                    self.on_opened(carried, now);
+                }
+                (Some(EventKind::Refused), Told::Event(event)) if begins => {
+                    self.on_refused(&event, maps, now)?;
+                }
+                _ => self.found(&key, &flow, now),
+            }
+        }
+        Ok(())
     }
 }

@@ -279,10 +279,7 @@ impl Engine {
         if std::mem::take(&mut self.missed) | torn {
             self.walk.start_rescan(now);
         }
-        for told in self.early.take() {
-            self.told(told, maps, now)?;
-        }
-        Ok(())
+        self.catch_up(maps, now)
     }
 
     /// A neighbour sends its packets to this node, which is not master.

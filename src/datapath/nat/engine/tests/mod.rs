@@ -1,6 +1,7 @@
 //! The engine on the reference: frames go in by the data path, and what it does is looked at.
 
 mod collect;
+mod early;
 mod events;
 mod frames;
 mod gate;
