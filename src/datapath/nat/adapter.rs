@@ -40,6 +40,7 @@ use crate::config::{Acknowledge, Config};
 use crate::model::{Neighbour, NodeId};
 use crate::status::{Mode, NatStatus};
 use crate::wire::admin::FlowStatus;
+use crate::wire::replication::Item;
 
 /// Commands, events and refusals of one round; what is left waits for the next.
 const COMMANDS: usize = 256;
@@ -107,9 +108,13 @@ pub fn start(
     let injector = Injector::open()?;
     let links = host::links(&config.interfaces())?;
     let mut engine = Engine::new(config, node, &links, options.seed);
-    let until = now() + nanos(options.lease);
-    let (mut nat, adopted) = Nat::open_holding(&options.pins, &engine.sizes(), Some(until))?;
-    if let Err(error) = begin(config, &mut nat, &mut engine) {
+    let (mut nat, adopted) = Nat::adopt(&options.pins, &engine.sizes())?;
+    let begun = begin(config, &mut nat, &mut engine).and_then(|()| {
+        // The table of a dead process goes on; from now on this one's lease counts.
+        nat.lease()?.hold(now() + nanos(options.lease))?;
+        nat.enliven()
+    });
+    if let Err(error) = begun {
         if !adopted.tables
             && let Err(error) = nat.close()
         {
@@ -278,6 +283,11 @@ impl Worker {
                 self.kicker.end();
             }
             NatCommand::Probe => self.kicker.begin(now()),
+            NatCommand::Learn(ref items) => {
+                let new = |item: &&Item| matches!(item, Item::NatOpen { .. });
+                self.kicker
+                    .learned(items.iter().filter(new).count() as u64, now());
+            }
             NatCommand::Neighbour {
                 ref interface,
                 neighbour,

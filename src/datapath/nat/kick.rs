@@ -18,7 +18,12 @@ use crate::config::{Acknowledge, Config};
 use crate::model::Neighbour;
 
 /// Frames of one round: the youngest handshakes come first, and are those of a quick takeover.
-const AT_ONCE: usize = 128;
+const AT_ONCE: u32 = 64;
+/// Asked for in any case.
+const LEAST: u32 = 128;
+/// New connections of so many nanoseconds may wait at the end of a process that hung.
+const HUNG: u64 = 500_000_000;
+const SECOND: u64 = 1_000_000_000;
 /// The second time of asking: the peer may have died only after this node took over.
 const AGAIN: u64 = 200_000_000;
 
@@ -32,6 +37,28 @@ pub(super) struct Kicker {
     neighbours: BTreeMap<String, Neighbour>,
     /// When each time of asking begins, and the number it has come to.
     times: VecDeque<(u64, u32)>,
+    /// How many there are to ask for.
+    count: u32,
+    /// New connections that the master told in this second and in the one before.
+    rate: Rate,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    since: u64,
+    now: u64,
+    before: u64,
+}
+
+impl Rate {
+    fn count(&mut self, new: u64, now: u64) {
+        let seconds = now.saturating_sub(self.since) / SECOND;
+        if seconds > 0 {
+            self.before = if seconds == 1 { self.now } else { 0 };
+            (self.since, self.now) = (now, 0);
+        }
+        self.now += new;
+    }
 }
 
 impl Kicker {
@@ -64,6 +91,8 @@ impl Kicker {
             vips,
             neighbours: BTreeMap::new(),
             times: VecDeque::new(),
+            count: 0,
+            rate: Rate::default(),
         }
     }
 
@@ -72,8 +101,17 @@ impl Kicker {
         self.neighbours.insert(interface, at);
     }
 
+    /// The master told of so many new connections.
+    pub(super) fn learned(&mut self, new: u64, now: u64) {
+        self.rate.count(new, now);
+    }
+
     /// This node has just become master.
     pub(super) fn begin(&mut self, now: u64) {
+        self.rate.count(0, now);
+        let likely = self.rate.now.max(self.rate.before) * HUNG / SECOND;
+        let likely = u32::try_from(likely).unwrap_or(u32::MAX);
+        self.count = (likely.saturating_add(LEAST)).min(RECENT as u32);
         self.times = [(now, 0), (now + AGAIN, 0)].into();
     }
 
@@ -96,9 +134,9 @@ impl Kicker {
         if now < *at {
             return;
         }
-        let numbers = *from..(*from + AT_ONCE as u32).min(RECENT as u32);
+        let numbers = *from..(*from + AT_ONCE).min(self.count);
         *from = numbers.end;
-        if numbers.end as usize == RECENT {
+        if numbers.end == self.count {
             self.times.pop_front();
         }
         let Some(socket) = &self.socket else { return };

@@ -1,7 +1,6 @@
 //! The lease: until when this node forwards.
 
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use aya::maps::{Array, Map, MapData, MapError};
 
@@ -38,13 +37,11 @@ impl Lease {
         Ok(Self { map, right })
     }
 
-    /// Freezes the lease that is pinned here until then, if one was given and not taken back.
-    pub(super) fn hold(pin: &Path, until: u64) -> Result<(), NatError> {
-        let map = MapData::from_pin(pin).map_err(map_error("open the lease"))?;
-        let mut lease = Self::of(&map)?;
-        match lease.until()? {
+    /// Freezes it until then, if one was given and not taken back.
+    pub(super) fn hold(&mut self, until: u64) -> Result<(), NatError> {
+        match self.until()? {
             0 => Ok(()),
-            _ => lease.freeze(until),
+            _ => self.freeze(until),
         }
     }
 

@@ -126,27 +126,22 @@ impl Nat {
     ///
     /// What is missing, and what to do; [`NatError::InUse`] if another process has this directory.
     pub fn open(dir: &Path, sizes: &Sizes) -> Result<(Self, Adopted), NatError> {
-        Self::open_holding(dir, sizes, None)
+        let (mut nat, adopted) = Self::adopt(dir, sizes)?;
+        nat.enliven()?;
+        Ok((nat, adopted))
     }
 
-    /// The same. If the process that left the tables had a lease, the flows that are there are
-    /// forwarded until then (`CLOCK_MONOTONIC`, nanoseconds): to load the program takes a while.
+    /// The same, but the program still takes its process for dead, and goes on with the flows that
+    /// are there, until it is told otherwise by [`enliven`](Self::enliven): to load it and to fill
+    /// its tables takes a while.
     ///
     /// # Errors
     ///
     /// See [`open`](Self::open).
-    pub fn open_holding(
-        dir: &Path,
-        sizes: &Sizes,
-        until: Option<u64>,
-    ) -> Result<(Self, Adopted), NatError> {
+    pub fn adopt(dir: &Path, sizes: &Sizes) -> Result<(Self, Adopted), NatError> {
         let pins = Pins::claim(dir, sizes)?;
         let discarded = pins.keep_fitting(&MAPS)?;
         let tables = pins.map("flows").exists();
-        if let Some(until) = until {
-            // Nothing is lost if there is none, but what was lost without it.
-            let _ = Lease::hold(&pins.map("lease"), until);
-        }
         let mut nat = match Self::build(sizes, |name| Some(pins.map(name))) {
             Ok(nat) => nat,
             Err(error) => {
@@ -159,7 +154,6 @@ impl Nat {
         };
         nat.pins = Some(pins);
         let links = nat.adopt_links()?;
-        nat.enliven()?;
         let adopted = Adopted {
             tables,
             links,

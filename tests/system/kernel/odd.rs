@@ -9,9 +9,9 @@ use tandem::model::{Mac, NodeId};
 use tandem::time::Mono;
 use tokio::time::sleep;
 
-use super::{SOON, Service, nat, up};
+use super::{SOON, Service, config, nat};
 use crate::packets::{Datagram, ETH0, Wire, segment};
-use crate::tools::shows;
+use crate::tools::{shows, with};
 use crate::{Test, test};
 
 /// The client's address and Ethernet address in the lab.
