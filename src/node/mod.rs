@@ -78,6 +78,8 @@ enum Timer {
     Preempt,
     /// The stop has taken too long.
     StopAnyway,
+    /// Stop although the peer is not in sync.
+    StopNow,
     /// The connections that stayed have had their time.
     Drain,
     /// Whatever was accepted before the drain began has been told.
@@ -211,6 +213,7 @@ impl Node {
                 // What is due is seen in `settle`.
                 Timer::Preempt | Timer::Relay | Timer::Settle => {}
                 Timer::StopAnyway => self.stopped(),
+                Timer::StopNow => self.leave_for_good(now),
                 Timer::Drain => self.cut_drain("`proxy.drain_timeout` has passed", now),
             }
         }
@@ -289,6 +292,7 @@ impl Node {
             let moved = self.run_election(now) | self.run_vips(now) | self.run_drain(now);
             self.run_health(now);
             self.consider_preemption(now);
+            self.consider_stop(now);
             self.run_replication(now);
             self.run_nat();
             self.run_relay(now);

@@ -17,6 +17,8 @@ use crate::wire::replication::{Frame, HandoverCause};
 const RESET_TIME: Duration = Duration::from_millis(3);
 /// A stop without a drain that takes longer ends anyway: the addresses vanish with the process.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
+/// A master that stops waits so long for a peer that has just started to be in sync.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Node {
     pub(super) fn change_role(&mut self, change: Change, now: Mono) {
@@ -213,12 +215,41 @@ impl Node {
     /// Hand over if that is possible, else resign; drain if that is possible; then end.
     pub(super) fn stop(&mut self, now: Mono) {
         if std::mem::replace(&mut self.stopping, true) {
+            self.timers.stop(Timer::StopNow);
+            self.leave_for_good(now);
             self.hurry(now);
             return;
         }
         if !self.drain.is_on() {
             self.timers.set(Timer::StopAnyway, now + STOP_LIMIT);
         }
+        if self.peer_will_follow(now) {
+            self.timers.set(Timer::StopNow, now + STOP_PATIENCE);
+        } else {
+            self.leave_for_good(now);
+        }
+    }
+
+    /// As master: the peer cannot take over yet, and will be able to in a moment.
+    fn peer_will_follow(&self, now: Mono) -> bool {
+        let peer = self.election.live_peer(now);
+        let fit = peer.is_some_and(|peer| peer.role != Role::Fault && !peer.resigns);
+        self.role() == Role::Master
+            && fit
+            && self.election.hears_each_other(now)
+            && !(self.link.session().is_some() && self.in_sync())
+    }
+
+    /// A stop that waited for the peer goes on as soon as it can.
+    pub(super) fn consider_stop(&mut self, now: Mono) {
+        if self.timers.at(Timer::StopNow).is_some() && !self.peer_will_follow(now) {
+            self.timers.stop(Timer::StopNow);
+            self.leave_for_good(now);
+        }
+    }
+
+    /// Gives up the mastership, if this node has it, and never takes it again.
+    pub(super) fn leave_for_good(&mut self, now: Mono) {
         if self.role() == Role::Master && self.hand_over(HandoverCause::Stop, now).is_ok() {
             self.run_replication(now);
         }

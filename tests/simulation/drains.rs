@@ -2,7 +2,7 @@
 //! may come in between.
 
 use tandem::node::io::Input;
-use tandem::status::{DrainStatus, Status};
+use tandem::status::{Cause, DrainStatus, Status, What};
 
 use super::nature::Act;
 use super::scenarios::{A, B, Scenario};
@@ -230,4 +230,27 @@ fn the_new_master_dies_while_the_old_one_stops() {
     s.lost(0);
     s.run_for(6_000);
     assert!(s.0.machines[A].process.is_none());
+}
+
+/// It would lose what the peer does not know yet.
+#[test]
+fn a_stop_waits_for_a_peer_that_has_just_started() {
+    let mut s = settled(BOTH, 50);
+    s.0.act(Act::Crash(B));
+    s.run_for(1_000);
+    s.0.act(Act::Start(B));
+    let follows = |status: &Status| status.peer.alive && !status.replication.in_sync;
+    assert!((0..500).any(|_| {
+        s.run_for(1);
+        follows(&s.status(A))
+    }));
+    s.0.act(Act::Stop(A));
+    assert!(s.until_owner(B) <= 1_000, "{}", s.0.trace_tail(40));
+    let event = s.status(B).last_transition.unwrap();
+    let What::Transition { cause, .. } = event.what else {
+        panic!("{event:?}");
+    };
+    assert_eq!(cause, Cause::Stop, "handed over: {}", s.0.trace_tail(40));
+    s.run_for(4_000);
+    s.lost(0);
 }
