@@ -63,7 +63,7 @@ pub enum NatCommand {
 }
 
 /// What passes between the nodes at layer 2. Whatever belongs to the master is handed to it by a node
-/// that is not; these are the two exceptions.
+/// that is not; these are the exceptions.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Relay {
     /// As backup of a master: a packet that the master hands over is served here at once. That it
@@ -72,6 +72,8 @@ pub struct Relay {
     /// As master: a packet of a connection that is not known here is handed to the peer, which may
     /// have it still.
     pub second_chance: bool,
+    /// As master that is handing over: new connections are the peer's already.
+    pub yields: bool,
 }
 
 /// What happened to connections, in order.

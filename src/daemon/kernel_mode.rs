@@ -36,6 +36,8 @@ pub(super) struct KernelMode {
     /// Until when this node accepts, and gives a second chance; as `until`.
     accept: Option<Duration>,
     second: Option<Duration>,
+    /// This node hands over: it decides nothing any more.
+    yields: bool,
 }
 
 /// What became of the wish for it.
@@ -100,6 +102,7 @@ pub(super) fn start(
                 frozen: led,
                 accept: None,
                 second: None,
+                yields: false,
             };
             if led {
                 mode.renew(clock::monotonic());
@@ -230,6 +233,7 @@ impl KernelMode {
             let relay = Relay {
                 accept: self.accept.is_some(),
                 second_chance: self.second.is_some(),
+                yields: self.yields,
             };
             self.relay(relay, now);
         }
@@ -242,6 +246,10 @@ impl KernelMode {
     fn relay(&mut self, relay: Relay, now: Duration) {
         let until = |on: bool| on.then_some(now + self.length);
         (self.accept, self.second) = (until(relay.accept), until(relay.second_chance));
+        if std::mem::replace(&mut self.yields, relay.yields) != relay.yields && self.until.is_some()
+        {
+            self.renew(now);
+        }
         let nanos = |until: Option<Duration>| until.map_or(0, |until| until.as_nanos() as u64);
         let set = self
             .lease
@@ -259,13 +267,13 @@ impl KernelMode {
     }
 
     fn lapse(&mut self) {
-        (self.until, self.frozen) = (None, false);
+        (self.until, self.frozen, self.yields) = (None, false, false);
         self.set(Duration::ZERO);
     }
 
     fn set(&mut self, until: Duration) {
         let until = until.as_nanos() as u64;
-        let set = match self.frozen {
+        let set = match self.frozen || self.yields {
             true => self.lease.freeze(until),
             false => self.lease.renew(until),
         };

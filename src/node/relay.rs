@@ -2,11 +2,12 @@
 //! (*accept*), and when it hands over what it does not know (*second chance*).
 //!
 //! A node that is not master hands over what belongs to the master; that is the program's own rule.
-//! The node decides the two exceptions:
+//! The node decides the exceptions:
 //!
 //! | | holds while |
 //! |---|---|
 //! | accept | this node relays, is backup and does not stop, and its peer was master when it was heard last |
+//! | yields | this node is master, both relay, and the peer is about to take over in order: what it is told now it may not know by then |
 //! | second chance | this node is master, both relay, and one of: |
 //! | (a) drain | the mastership came in order, and the peer has not said since that nothing is left there |
 //! | (b) dead host | this node took over from a master that fell silent, no [`FROZEN`] ago; the peer did not resign, and its host said within [`GRACE`] that nobody listens |
@@ -75,6 +76,7 @@ struct Handed {
 struct Sight {
     works: bool,
     role: Role,
+    handing_over: bool,
     stopping: bool,
     /// The peer's, when it was heard last.
     peer: Option<Role>,
@@ -98,11 +100,13 @@ impl Sight {
                 && self.role == Role::Backup
                 && !self.stopping
                 && self.peer == Some(Role::Master),
-            second_chance: second_chance
-                && self.works
-                && self.peer_relays
-                && self.role == Role::Master,
+            second_chance: second_chance && self.leads(),
+            yields: self.handing_over && self.leads(),
         }
+    }
+
+    fn leads(&self) -> bool {
+        self.works && self.peer_relays && self.role == Role::Master
     }
 
     const fn dead(&self) -> bool {
@@ -258,6 +262,7 @@ impl Node {
         let sight = Sight {
             works: self.relay.works,
             role: self.role(),
+            handing_over: self.handover.is_some() || self.election.handing_over(),
             stopping: self.stopping,
             peer: peer.map(|peer| peer.role),
             peer_relays: peer.is_some_and(|peer| peer.relays),

@@ -30,8 +30,23 @@ fn relay(change: impl FnOnce(&mut Sight), mut sight: Sight) -> [bool; 2] {
     let Relay {
         accept,
         second_chance,
+        yields: _,
     } = sight.relay();
     [accept, second_chance]
+}
+
+#[test]
+fn a_master_yields_new_connections_while_it_hands_over() {
+    let yields = |change: fn(&mut Sight)| {
+        let mut sight = master();
+        change(&mut sight);
+        sight.relay().yields
+    };
+    assert!(!yields(|_| {}));
+    assert!(yields(|s| s.handing_over = true));
+    assert!(!yields(|s| (s.handing_over, s.peer_relays) = (true, false)));
+    assert!(!yields(|s| (s.handing_over, s.works) = (true, false)));
+    assert!(!yields(|s| (s.handing_over, s.role) = (true, Role::Backup)));
 }
 
 #[test]

@@ -110,11 +110,17 @@ pub fn probe(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> Packet {
 /// Asks the program of a node whose process has died for the SYN of a handshake that waits there:
 /// the `number`-th youngest. It makes the packet that SYN.
 pub fn kick(from: IpAddr, to: IpAddr, number: u32) -> Packet {
+    syn(SocketAddr::new(from, 0), SocketAddr::new(to, 0), number)
+}
+
+/// A SYN that its receiver has had: it repeats its answer, if that was not acknowledged yet, with the
+/// options that it chose for the first; else it says where it is (RFC 9293, section 3.10.7.4).
+pub fn syn(from: SocketAddr, to: SocketAddr, seq: u32) -> Packet {
     make(
-        SocketAddr::new(from, 0),
-        SocketAddr::new(to, 0),
+        from,
+        to,
         &Segment {
-            seq: number,
+            seq,
             ack: 0,
             flags: SYN,
             window: WINDOW,

@@ -2,12 +2,15 @@
 //! was lost on the way to the old master is sent again now and not when a timer fires.
 //!
 //! An octet that its receiver has had long ago lies left of its window; it answers at once with
-//! the number that it expects (RFC 9293, section 3.10.7.4), and passes nothing on.
+//! the number that it expects (RFC 9293, section 3.10.7.4), and passes nothing on. A handshake of which
+//! nobody knows whether it is over may have waited in the old master: its backend is asked for its
+//! answer again, by the SYN that it has had.
 
 use std::collections::{BTreeSet, BinaryHeap};
 
 use super::super::layout::{Flow, FlowKey};
 use super::super::maps::Maps;
+use super::super::names::State;
 use super::super::packet;
 use super::super::program::NatError;
 use super::Engine;
@@ -20,6 +23,9 @@ const BURST: u64 = 10 * PER_MS;
 const MS: u64 = 1_000_000;
 /// How long the newest connection is looked for before the first is probed.
 const LOOK: u64 = 50 * MS;
+
+/// A handshake that began longer ago is over, or has been tried again by its client.
+const HANDSHAKE: u64 = 2_000 * MS;
 
 /// When a connection was heard of last, when it began, and its key: 56 bytes.
 type Found = (u64, u64, FlowKey);
@@ -101,9 +107,14 @@ impl Prober {
     }
 }
 
-/// Only who has been answered, and goes on, can have lost something.
+/// Only who goes on can have lost something.
 fn found(key: FlowKey, flow: &Flow) -> Option<Found> {
-    (is_answered(flow) && !is_closed(flow)).then_some((flow.seen, flow.opened, key))
+    (!is_closed(flow)).then_some((flow.seen, flow.opened, key))
+}
+
+/// Whether its client may still be waiting for an answer.
+fn begins(flow: &Flow, now: u64) -> bool {
+    flow.state < State::Established.number() && now < flow.opened.saturating_add(HANDSHAKE)
 }
 
 impl Engine {
@@ -125,10 +136,17 @@ impl Engine {
             // It may have ended, or begun anew, meanwhile.
             let flow = maps
                 .flow(&key)?
-                .filter(|flow| flow.opened == opened && is_answered(flow) && !is_closed(flow));
+                .filter(|flow| flow.opened == opened && !is_closed(flow));
             let Some(flow) = flow else { continue };
-            let (client, backend) = self.marks_of(&key, &flow);
             let there = flow.opposite(key.family);
+            if begins(&flow, now) {
+                let syn = packet::syn(there.to(), there.from(), flow.client_isn);
+                self.packets.push_back(syn);
+            }
+            if !is_answered(&flow) {
+                continue;
+            }
+            let (client, backend) = self.marks_of(&key, &flow);
             let client_spoke = flow.seen > ready;
             let backend_spoke = maps.flow(&there)?.is_some_and(|back| back.seen > ready);
             // What the other end acknowledged when the marks were told. An end that has not heard

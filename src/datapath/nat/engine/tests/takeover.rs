@@ -32,7 +32,7 @@ fn probe(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> Seen {
 fn both_ends_are_asked_where_they_are() {
     let (mut master, mut standby) = pair();
     let (ours, theirs) = master.establish(client(0));
-    master.open(client(1), 100);
+    let (begun, at_backend) = master.open(client(1), 100).unwrap();
     let (from, to) = master.establish(client(2));
     master.send(client(2), at(VIP), FIN | ACK, (101, 901));
     master.send(to, from, FIN | ACK, (901, 102));
@@ -47,8 +47,17 @@ fn both_ends_are_asked_where_they_are() {
     );
     standby.command(NatCommand::Probe);
     standby.run(100);
-    // Not those that have no answer yet, nor those that ended.
+    // A handshake's backend repeats its answer. Those that ended are not asked.
     let probes = [
+        Seen {
+            from: begun,
+            to: at_backend,
+            flags: SYN,
+            seq: 100,
+            ack: 0,
+            payload: 0,
+            mss: None,
+        },
         probe(at(VIP), client(0), 900, 101),
         probe(ours, theirs, 100, 901),
     ];
