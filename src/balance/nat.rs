@@ -22,6 +22,9 @@ pub enum NatCommand {
         /// The standby said so.
         by_standby: bool,
     },
+    /// As master: connections that the peer's last process had begun and not told; both nodes' logs
+    /// have them now.
+    Inherit(Vec<Item>),
     /// Facts that the master told: `Nat*` items, in order. To be in the kernel's tables before
     /// whatever is commanded next.
     Learn(Vec<Item>),
@@ -105,6 +108,16 @@ pub enum NatEvent {
         backend: BackendId,
         /// How.
         failure: ConnectFailure,
+    },
+    /// It was found when the program started, and began so shortly before the death of the process
+    /// before this one that a master may not know it. Told beside `Opened`.
+    Inherited {
+        /// Which.
+        key: NatKey,
+        /// See `Opened`.
+        record: NatRecord,
+        /// See `Opened`.
+        age_ms: u64,
     },
     /// Where its ends are; the first time: the backend has answered.
     Marks {

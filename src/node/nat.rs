@@ -10,7 +10,10 @@ use crate::balance::nat::{NatCommand, NatEvent, NatReport};
 use crate::model::{BackendId, ServiceId};
 use crate::replication::Learned;
 use crate::time::Mono;
-use crate::wire::replication::{Item, NatKey, NatRecord};
+use crate::wire::replication::{Frame, Item, MAX_BATCH, NatKey, NatRecord};
+
+/// Most connections that are told to a master so.
+const INHERITED: usize = 4_096;
 
 /// What the node keeps of the kernel mode beside the replica.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub(super) struct NatBook {
     paused: bool,
     quiet: bool,
     published: Option<(BTreeSet<BackendId>, BTreeSet<BackendId>)>,
+    /// Connections of this node's last process that a master may not know.
+    inherited: Vec<Item>,
     /// Those that were up when this was looked at last.
     up: Vec<BackendId>,
     /// Connections since the start of the process.
@@ -99,6 +104,16 @@ impl Node {
                 };
                 self.write_nat(marks, now);
             }
+            NatEvent::Inherited {
+                key,
+                mut record,
+                age_ms,
+            } => {
+                record.since_unix_ms = self.journal.unix_ms(now).saturating_sub(age_ms);
+                if self.nat.inherited.len() < INHERITED {
+                    self.nat.inherited.push(Item::NatOpen { key, record });
+                }
+            }
             NatEvent::Opened {
                 key,
                 mut record,
@@ -134,6 +149,61 @@ impl Node {
         }
     }
 
+    /// As backup that is in sync: tells the master of what it does not know. As master, this node has
+    /// it in its own log.
+    fn tell_inherited(&mut self) {
+        if self.nat.inherited.is_empty() || !self.in_sync() {
+            return;
+        }
+        let all = std::mem::take(&mut self.nat.inherited);
+        if !matches!(self.replication, Replication::Sink(_)) {
+            return;
+        }
+        let known = self.replica().nat();
+        let unknown = |item: &Item| match item {
+            Item::NatOpen { key, .. } => !known.contains_key(key),
+            _ => false,
+        };
+        let items: Vec<Item> = all.into_iter().filter(unknown).collect();
+        for items in items.chunks(MAX_BATCH) {
+            self.send_frame(Frame::Inherited(items.to_vec()));
+        }
+    }
+
+    /// As master: the backup's last process had these.
+    pub(super) fn inherit(&mut self, items: Vec<Item>, now: Mono) {
+        let known = self.replica().nat();
+        let (services, nat) = (&self.config.services, &known);
+        let fits = |item: &Item| match item {
+            Item::NatOpen { key, record } => {
+                let mut services = services.iter();
+                let service = services.find(|service| service.id == record.service);
+                let backends = service
+                    .filter(|it| it.kernel.is_some())
+                    .map(|it| &it.backends);
+                !nat.contains_key(key)
+                    && backends.is_some_and(|all| all.iter().any(|it| it.id == record.backend))
+            }
+            _ => false,
+        };
+        let items: Vec<Item> = items.into_iter().filter(fits).collect();
+        if items.is_empty() {
+            return;
+        }
+        let text = format!(
+            "{} that the peer's last process had not told go on",
+            match items.len() {
+                1 => "1 connection".to_owned(),
+                many => format!("{many} connections"),
+            }
+        );
+        self.note(text, now);
+        for item in &items {
+            self.write_nat(item.clone(), now);
+        }
+        self.tell_nat(NatCommand::Inherit(items));
+    }
+
     /// What the data path in the kernel is to know after this turn.
     pub(super) fn run_nat(&mut self) {
         while let Replication::Sink(sink) = &mut self.replication
@@ -147,6 +217,7 @@ impl Node {
             });
         }
         self.acknowledge_nat();
+        self.tell_inherited();
         let paused = self.handover.is_some() || self.election.handing_over();
         if paused != self.nat.paused && self.has_nat() {
             (self.nat.paused, self.nat.quiet) = (paused, false);

@@ -188,6 +188,10 @@ impl Node {
                 let _refused = self.hand_over(cause, now);
                 Ok(())
             }
+            (Replication::Source(_), Frame::Inherited(items)) => {
+                self.inherit(items, now);
+                Ok(())
+            }
             (Replication::Sink(_), Frame::Handover { epoch, cause }) => {
                 if self.in_sync() {
                     self.election.take_offer(epoch, cause, now);
@@ -198,7 +202,10 @@ impl Node {
             (Replication::Source(_), _)
             | (
                 Replication::Sink(_),
-                Frame::Ack(_) | Frame::ResyncRequest | Frame::HandoverRequest(_),
+                Frame::Ack(_)
+                | Frame::ResyncRequest
+                | Frame::HandoverRequest(_)
+                | Frame::Inherited(_),
             ) => Ok(()),
             (Replication::Sink(sink), frame) => {
                 sink.handle(frame, now).map_err(|fault| fault.to_string())

@@ -118,6 +118,7 @@ impl Sink {
             Frame::Ack(_) | Frame::ResyncRequest => Ok(()),
             Frame::Hello(_) => Err(PeerFault::Unexpected("Hello")),
             Frame::HandoverRequest(_) => Err(PeerFault::Unexpected("HandoverRequest")),
+            Frame::Inherited(_) => Err(PeerFault::Unexpected("Inherited")),
             Frame::Handover { .. } => Err(PeerFault::Unexpected("Handover")),
         };
         if verdict.is_err() {

@@ -139,6 +139,10 @@ fn golden() -> Vec<(Frame, &'static str)> {
         ),
         (Frame::SnapshotEnd, "03000207"),
         (
+            Frame::Inherited(vec![Item::NatClose { key: nat_key() }]),
+            "03000209010700c0000207fb409c00c000026450",
+        ),
+        (
             Frame::Update {
                 after: position,
                 items: vec![

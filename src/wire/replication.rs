@@ -69,6 +69,9 @@ pub enum Frame {
         #[serde(deserialize_with = "at_most_a_batch")]
         items: Vec<Item>,
     },
+    /// Sink to source: connections of the kernel mode that a process which died here had begun
+    /// shortly before. The source takes those that it does not know into its log.
+    Inherited(#[serde(deserialize_with = "at_most_a_batch")] Vec<Item>),
 }
 
 /// Who speaks.

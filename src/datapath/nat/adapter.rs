@@ -111,7 +111,11 @@ pub fn start(
     let (mut nat, adopted) = Nat::adopt(&options.pins, &engine.sizes())?;
     let begun = begin(config, &mut nat, &mut engine).and_then(|()| {
         // The table of a dead process goes on; from now on this one's lease counts.
-        nat.lease()?.hold(now() + nanos(options.lease))?;
+        let mut lease = nat.lease()?;
+        if adopted.tables && lease.until()? > 0 {
+            engine.inherit(lease.until()?.saturating_sub(nanos(options.lease)));
+        }
+        lease.hold(now() + nanos(options.lease))?;
         nat.enliven()
     });
     if let Err(error) = begun {

@@ -6,11 +6,13 @@
 
 use std::collections::VecDeque;
 
+use super::super::layout::FlowKey;
 use super::super::maps::Maps;
 use super::super::names::{EventKind, State};
 use super::super::program::NatError;
 use super::super::tables::Told;
 use super::Engine;
+use crate::wire::replication::Item;
 
 /// Half a second of 10,000 connections a second.
 const MOST: usize = 5_000;
@@ -33,6 +35,27 @@ impl Early {
 }
 
 impl Engine {
+    /// Connections of the peer's last process, unless something else has their places.
+    pub(super) fn take_over(
+        &mut self,
+        items: &[Item],
+        maps: &mut impl Maps,
+        now: u64,
+    ) -> Result<(), NatError> {
+        let mut fresh = Vec::new();
+        for item in items {
+            let Item::NatOpen { key, record } = item else {
+                continue;
+            };
+            let front = FlowKey::new(key.client, key.service);
+            let back = FlowKey::new(record.target, record.source);
+            if maps.flow(&front)?.is_none() && maps.flow(&back)?.is_none() {
+                fresh.push(item.clone());
+            }
+        }
+        self.learn(&fresh, maps, now)
+    }
+
     /// This node leads now.
     pub(super) fn catch_up(&mut self, maps: &mut impl Maps, now: u64) -> Result<(), NatError> {
         for told in std::mem::take(&mut self.early.waiting) {

@@ -127,6 +127,8 @@ pub struct Engine {
     /// Something was told while this node did not lead, and was not kept.
     missed: bool,
     early: Early,
+    /// When the process died that led before this one.
+    died: Option<u64>,
     /// Resets that may be sent, in millionths, and since when there are so many.
     allowance: (u64, u64),
     counts: Counts,
@@ -169,6 +171,7 @@ impl Engine {
             now: 0,
             missed: false,
             early: Early::default(),
+            died: None,
             allowance: (events::RESETS * MS, 0),
             counts: Counts::default(),
             plan,
@@ -244,6 +247,8 @@ impl Engine {
             | NatCommand::SnapshotBegin
             | NatCommand::SnapshotEnd
             | NatCommand::SnapshotVoid => {}
+            NatCommand::Inherit(items) if self.leading => self.take_over(&items, maps, now)?,
+            NatCommand::Inherit(_) => {}
             NatCommand::Lead => self.lead(maps, now)?,
             NatCommand::Publish { eligible, down } => {
                 let fresh = self.set_eligible(eligible, down, maps, now)?;

@@ -8,9 +8,8 @@
 
 use std::collections::{BTreeSet, BinaryHeap};
 
-use super::super::layout::{Flow, FlowKey};
+use super::super::layout::{FLOW_SYNC, Flow, FlowKey};
 use super::super::maps::Maps;
-use super::super::names::State;
 use super::super::packet;
 use super::super::program::NatError;
 use super::Engine;
@@ -25,7 +24,7 @@ const MS: u64 = 1_000_000;
 const LOOK: u64 = 50 * MS;
 
 /// A handshake that began longer ago is over, or has been tried again by its client.
-const HANDSHAKE: u64 = 2_000 * MS;
+const HANDSHAKE: u64 = 500 * MS;
 
 /// When a connection was heard of last, when it began, and its key: 56 bytes.
 type Found = (u64, u64, FlowKey);
@@ -112,9 +111,11 @@ fn found(key: FlowKey, flow: &Flow) -> Option<Found> {
     (!is_closed(flow)).then_some((flow.seen, flow.opened, key))
 }
 
-/// Whether its client may still be waiting for an answer.
+/// Whether its client may still be waiting for an answer: that of its backend is known here, but not
+/// whether the old master let it go.
 fn begins(flow: &Flow, now: u64) -> bool {
-    flow.state < State::Established.number() && now < flow.opened.saturating_add(HANDSHAKE)
+    let held = flow.flags & FLOW_SYNC != 0 && flow.packets == 0;
+    (held || !is_answered(flow)) && now < flow.opened.saturating_add(HANDSHAKE)
 }
 
 impl Engine {

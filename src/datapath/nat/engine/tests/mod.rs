@@ -328,7 +328,10 @@ fn items(events: &[NatEvent], unix_ms: u64) -> Vec<Item> {
             backend: *backend_mark,
         }),
         NatEvent::Closed { key, .. } => Some(Item::NatClose { key: *key }),
-        NatEvent::ConnectFailed { .. } | NatEvent::Stale(_) | NatEvent::Unserved { .. } => None,
+        NatEvent::ConnectFailed { .. }
+        | NatEvent::Inherited { .. }
+        | NatEvent::Stale(_)
+        | NatEvent::Unserved { .. } => None,
     };
     events.iter().filter_map(item).collect()
 }
@@ -341,6 +344,7 @@ fn names(events: &[NatEvent]) -> Vec<&'static str> {
         NatEvent::Marks { answered: true, .. } => "answered",
         NatEvent::Marks { .. } => "marks",
         NatEvent::Opened { .. } => "opened",
+        NatEvent::Inherited { .. } => "inherited",
         NatEvent::Stale(_) => "stale",
         NatEvent::Unserved { .. } => "unserved",
     };
