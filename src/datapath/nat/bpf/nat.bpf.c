@@ -289,7 +289,7 @@ INLINE int known(struct __sk_buff *ctx, const struct packet *p, struct flow *f, 
     int over = f->state == STATE_CLOSED ||
                (f->state < STATE_ESTABLISHED && f->client_isn != p->seq);
     if (!(bare_syn(p->flags) && f->flags & FLOW_CLIENT && over)) return forward(ctx, p, f, s);
-    if (s->leave != MAY_DECIDE && s->alive) return relay(ctx, p, s);
+    /* Also where the new one is the peer's: what follows on these ports is not the old one's. */
     replace(p, f);
     if (s->leave != MAY_DECIDE) return relay(ctx, p, s);
     *gone = 1;

@@ -247,9 +247,6 @@ impl Reference {
         if !(packet.is_bare_syn() && client && over) {
             return Some(self.forward(frame, packet, arrival, stand));
         }
-        if stand.leave != Leave::Decide && stand.alive {
-            return Some(self.relay(frame, packet, arrival, stand));
-        }
         self.replace(packet, flow);
         (stand.leave != Leave::Decide).then(|| self.relay(frame, packet, arrival, stand))
     }

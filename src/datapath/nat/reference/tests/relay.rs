@@ -171,14 +171,20 @@ fn a_dead_process_leaves_its_connections_to_the_table_and_the_rest_to_the_peer()
     assert!(matches!(verdict, Verdict::Relay(_)), "{verdict:?}");
 }
 
+/// What follows on these ports is the peer's, and the old entry would send it elsewhere.
 #[test]
 fn a_new_connection_on_old_ports_ends_the_frozen_one_and_is_the_peers() {
-    let mut world = node(0);
-    world.process(&by(STRANGER, syn(VIP, 1)), &arrival());
-    world.dead = true;
-    let verdict = world.process(&by(STRANGER, syn(VIP, 5)), &arrival());
-    assert!(matches!(verdict, Verdict::Relay(_)), "{verdict:?}");
-    assert!(world.flows.is_empty());
+    for dead in [true, false] {
+        let mut world = node(0);
+        world.process(&by(STRANGER, syn(VIP, 1)), &arrival());
+        // Killed, or started again and not knowing who leads.
+        (world.dead, world.frozen) = (dead, !dead);
+        for packet in [syn(VIP, 5), ack(VIP, 6)] {
+            let verdict = world.process(&by(STRANGER, packet), &arrival());
+            assert!(matches!(verdict, Verdict::Relay(_)), "{verdict:?}");
+        }
+        assert!(world.flows.is_empty());
+    }
 }
 
 #[test]
