@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use tandem::datapath::nat::layout::{FLOW_CLIENT, Flow, FlowKey};
+use tandem::datapath::nat::layout::{FLOW_CLIENT, Flow, FlowKey, Neighbour, OWNED_VIP, Owned};
 use tandem::datapath::nat::{Nat, NatError, State};
 
 use crate::differential;
@@ -13,6 +13,9 @@ use crate::frames::{ACK, Tcp};
 const RUNS: u32 = 250;
 const ROUNDS: usize = 2_000;
 const REDIRECT: i32 = 7;
+const PASS: i32 = -1;
+/// Floating addresses without a service of the kernel mode.
+const PROXIED: [&str; 2] = ["192.0.2.101:80", "[2001:db8:1::101]:80"];
 
 /// A flow that is translated to itself, so that a frame may go through again and again.
 fn frame(nat: &mut Nat, from: &str, to: &str) -> Result<Vec<u8>, NatError> {
@@ -39,6 +42,21 @@ pub(crate) fn report() -> Result<(), String> {
     run().map_err(|error| error.to_string())?
 }
 
+/// The median and the quickest of many rounds; or what the program returned instead.
+fn timed(nat: &mut Nat, frame: &[u8], verdict: i32) -> Result<Result<String, i32>, NatError> {
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let (returned, time) = nat.time_frame(frame, RUNS)?;
+        if returned != verdict {
+            return Ok(Err(returned));
+        }
+        times.push(time.as_nanos());
+    }
+    times.sort_unstable();
+    let text = format!("{} ns a packet, {} at best", times[ROUNDS / 2], times[0]);
+    Ok(Ok(text))
+}
+
 fn run() -> Result<Result<(), String>, NatError> {
     let mut nat = differential::load()?;
     nat.lease()?.renew(u64::MAX)?;
@@ -47,21 +65,48 @@ fn run() -> Result<Result<(), String>, NatError> {
         ("IPv6", "[2001:db8:9::1]:40000", "[2001:db8:1::100]:80"),
     ];
     for (name, from, to) in pairs {
-        let frame = frame(&mut nat, from, to)?;
-        let mut times = Vec::new();
-        for _ in 0..ROUNDS {
-            let (returned, time) = nat.time_frame(&frame, RUNS)?;
-            if returned != REDIRECT {
-                return Ok(Err(format!("{name}: not translated: {returned}")));
+        let translated = frame(&mut nat, from, to)?;
+        let [from, proxied, foreign]: [SocketAddr; 3] =
+            [from, PROXIED[usize::from(name == "IPv6")], to]
+                .map(|at| at.parse().expect("an address"));
+        let flags = OWNED_VIP;
+        nat.tables
+            .set_address(proxied.ip().into(), Owned { flags })?;
+        let segment = |to: SocketAddr| {
+            let mut tcp = Tcp::new(from, to, ACK);
+            tcp.payload = vec![7; 1_000];
+            tcp.frame()
+        };
+        // Another port of an address that is not ours.
+        let passing = segment(SocketAddr::new(foreign.ip(), 81));
+        for (what, frame, verdict) in [
+            ("translated", translated, REDIRECT),
+            (
+                "of a proxied service, on the master",
+                segment(proxied),
+                PASS,
+            ),
+            ("not ours", passing, PASS),
+        ] {
+            match timed(&mut nat, &frame, verdict)? {
+                Ok(times) => println!("{name}, {what}: {times}"),
+                Err(got) => return Ok(Err(format!("{name}, {what}: the program returned {got}"))),
             }
-            times.push(time.as_nanos());
         }
-        times.sort_unstable();
-        println!(
-            "{name}: {} ns a packet, {} at best",
-            times[ROUNDS / 2],
-            times[0]
-        );
+        nat.lease()?.lapse()?;
+        let at = Neighbour {
+            own: [3; 6],
+            peer: [2; 6],
+            zero: 0,
+        };
+        nat.tables.set_neighbour(1, Some(at))?;
+        let mut relayed = segment(proxied);
+        relayed[6..12].fill(9);
+        match timed(&mut nat, &relayed, REDIRECT)? {
+            Ok(times) => println!("{name}, relayed: {times}"),
+            Err(got) => return Ok(Err(format!("{name}: not relayed: {got}"))),
+        }
+        nat.lease()?.renew(u64::MAX)?;
     }
     Ok(Ok(()))
 }

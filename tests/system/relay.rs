@@ -8,7 +8,7 @@ use tandem::lab::relay::{Fault, Plan, Run};
 use tandem::lab::survive::Crowd;
 use tandem::lab::{Lab, LabError, Mode, Rights};
 
-use super::tools::{RELAY, RIGHTS, tandem, with};
+use super::tools::{REAL_ROOT, RIGHTS, tandem, with};
 use super::{Test, test};
 
 /// New connections a second.
@@ -26,32 +26,32 @@ pub(crate) fn tests() -> Vec<(Test, Needed)> {
                 "relay_a_killed_kernel_mode_master_is_not_noticed_unheard",
                 || unnoticed(Fault::Kill9, Mode::Sync, true),
             ),
-            &[RELAY],
+            &[REAL_ROOT],
         ),
         (
             test("relay_a_killed_proxy_loses_what_it_had_unheard", || {
                 unnoticed(Fault::Kill9, Mode::Proxy, true)
             }),
-            &[RELAY],
+            &[REAL_ROOT],
         ),
         (
             test("relay_a_hanging_kernel_mode_master_stalls_nobody", || {
                 unnoticed(Fault::Hang, Mode::Sync, true)
             }),
-            &[RELAY],
+            &[REAL_ROOT],
         ),
         (
             test(
                 "relay_a_switchover_of_proxies_breaks_nothing_unheard",
                 || unnoticed(Fault::Switchover, Mode::Proxy, true),
             ),
-            &[RELAY],
+            &[REAL_ROOT],
         ),
         (
             test("relay_an_upgrade_of_proxies_breaks_nothing", || {
                 unnoticed(Fault::Upgrade, Mode::Proxy, false)
             }),
-            &[RELAY],
+            &[REAL_ROOT],
         ),
     ]
 }

@@ -80,25 +80,12 @@ pub(crate) fn find(program: impl AsRef<Path>) -> Option<PathBuf> {
 /// What a test of the kernel mode needs, beside programs.
 pub(crate) const REAL_ROOT: &str = "root outside of any user namespace";
 
-/// What a test of the relay needs.
-pub(crate) const RELAY: &str = "the relay";
-
-/// Whether the program relays. Not yet: `TANDEM_RELAY=1` has the tests expect it.
-pub(crate) fn relays() -> bool {
-    std::env::var_os("TANDEM_RELAY").is_some()
-}
-
 /// Why a test that needs these programs, or real root, cannot run here.
 pub(crate) fn missing(needed: &[&str]) -> Option<String> {
     if needed.contains(&REAL_ROOT) && RIGHTS.get() != Some(&Rights::Root) {
         return Some(format!("the kernel takes programs only from {REAL_ROOT}"));
     }
-    if needed.contains(&RELAY) && !relays() {
-        return Some("needs the relay".to_owned());
-    }
-    let programs = needed
-        .iter()
-        .filter(|word| ![REAL_ROOT, RELAY].contains(word));
+    let programs = needed.iter().filter(|word| **word != REAL_ROOT);
     let absent = programs.clone().find(|program| find(program).is_none());
     if let Some(program) = absent {
         return Some(format!("{program} is not installed"));

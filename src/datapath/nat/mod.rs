@@ -25,7 +25,7 @@
 //! | SYN for which the table has no room | dropped (`TableFull`); flows that are there go on |
 //! | SYN-ACK of a flow that the standby has to know first | held (`Waiting`); user space gets it and sends it |
 //! | RST or stale ACK of a backend, with retry | held (`Held`); user space tries another backend |
-//! | SYN-ACK of a backend that takes a SYN on an old flow's ports for a new connection's | dropped (`Held`), and the flow ends: the SYN comes again |
+//! | SYN-ACK of a backend that takes a SYN on an old flow's ports for a new connection's | goes on, or waits for the standby: the flow is the new connection's from there on |
 //! | no SYN and no flow | dropped (`Unknown`, `Stray`); with `*_REJECT` user space gets a [`layout::Refusal`] and may answer RST |
 //! | VLAN tag on the interface where the program is | passes; it comes again on the VLAN's device |
 //! | ICMP errors that quote no flow, everything that is not TCP | passes to the local stack |

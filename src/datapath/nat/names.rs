@@ -103,7 +103,7 @@ shared_enum! {
         Fin = "CAUSE_FIN",
         /// A RST from the client.
         ClientRst = "CAUSE_CLIENT_RST",
-        /// A RST from the backend; or it took a SYN on the same ports for a new connection's.
+        /// A RST from the backend.
         BackendRst = "CAUSE_BACKEND_RST",
         /// A new SYN with the same ports.
         Replaced = "CAUSE_REPLACED",

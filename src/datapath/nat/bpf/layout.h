@@ -183,7 +183,7 @@ enum cause {
     CAUSE_NONE = 0,
     CAUSE_FIN,
     CAUSE_CLIENT_RST,
-    CAUSE_BACKEND_RST, /* or it took a SYN on the same ports for a new connection's */
+    CAUSE_BACKEND_RST,
     CAUSE_REPLACED,    /* a new SYN with the same ports */
     CAUSE_STALE_ACK,   /* the backend remembers an older connection */
 };

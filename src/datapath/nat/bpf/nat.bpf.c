@@ -226,6 +226,8 @@ INLINE __u32 hold(struct __sk_buff *ctx, const struct packet *p, struct flow *f,
     back->state = front->state;
     back->marks = front->marks;
     back->backend_isn = front->backend_isn;
+    back->client_isn = front->client_isn;
+    back->opened = front->opened;
     const struct flow_key *key = client ? &p->key : &other;
     if (step.carry)
         carry(ctx, p, step.event, key, front, back);

@@ -115,13 +115,14 @@ INLINE void answer(struct flow *f, const struct packet *p, struct step *step) {
 }
 
 /* The backend took a SYN on ports of a flow for the first of a new connection: it has forgotten
- * the old one, as its client has. The client's next SYN opens a flow of its own. */
-INLINE void forgotten(struct flow *f, struct step *step) {
-    step->held = DROP_HELD;
-    if (f->state == STATE_CLOSED) return;
-    f->state = STATE_CLOSED;
-    step->event = EVENT_CLOSED;
-    step->cause = CAUSE_BACKEND_RST;
+ * the old one, as its client has. The flow is the new one's from here on. */
+INLINE void renew(struct flow *f, const struct flow *back, const struct packet *p,
+                  struct step *step) {
+    f->client_isn = p->ack - 1;
+    f->marks = 0;
+    f->opened = back->seen;
+    f->state = STATE_OPENING;
+    answer(f, p, step);
 }
 
 /* Moves the client's entry on. The other entry gets a copy of its state afterwards. */
@@ -136,7 +137,7 @@ INLINE void follow(struct flow *f, const struct flow *back, const struct packet 
         if (data < SYN_DATA)
             answer(f, p, step);
         else if (f->state >= STATE_ESTABLISHED && p->ack == f->seq)
-            forgotten(f, step);
+            renew(f, back, p, step);
     } else {
         speak(f, back, p, client, step);
     }

@@ -76,7 +76,7 @@ impl Both<'_> {
         if data < SYN_DATA {
             answer(self.front, packet)
         } else if self.front.state >= State::Established.number() && packet.ack == self.front.seq {
-            forgotten(self.front)
+            renew(self.front, self.back, packet)
         } else {
             Step::default()
         }
@@ -194,14 +194,12 @@ const fn near(a: u32, b: u32) -> bool {
 }
 
 /// The backend took a SYN on ports of a flow for the first of a new connection.
-fn forgotten(flow: &mut Flow) -> Step {
-    let closed = State::Closed.number();
-    let fresh = std::mem::replace(&mut flow.state, closed) != closed;
-    Step {
-        event: fresh.then_some((EventKind::Closed, Cause::BackendRst)),
-        held: Some(Counter::Held),
-        carry: false,
-    }
+fn renew(flow: &mut Flow, back: &Flow, packet: &Packet) -> Step {
+    flow.client_isn = packet.ack.wrapping_sub(1);
+    flow.marks = 0;
+    flow.opened = back.seen;
+    flow.state = State::Opening.number();
+    answer(flow, packet)
 }
 
 /// A SYN-ACK that the client would take.

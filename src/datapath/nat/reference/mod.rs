@@ -400,6 +400,8 @@ impl Reference {
         back.state = front.state;
         back.marks = front.marks;
         back.backend_isn = front.backend_isn;
+        back.client_isn = front.client_isn;
+        back.opened = front.opened;
         self.flows.insert(front_key, front);
         self.flows.insert(back_key, back);
         if let Some((kind, cause)) = step.event {

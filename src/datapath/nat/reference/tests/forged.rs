@@ -61,27 +61,39 @@ fn a_client_that_forgot_says_so_and_begins_anew() {
 }
 
 #[test]
-fn a_backend_that_forgot_too_ends_the_flow_by_its_answer() {
-    let (mut world, [_, backend]) = silent();
-    through(&mut world, &syn(CLIENT, FAR));
-    let answer = |ack| frame(backend.0, backend.1, sent(SYN | ACK, 70, ack), &[]);
-    // Of nothing that was asked, and of the SYN of this flow.
-    for ack in [2 * FAR, 101] {
-        through(&mut world, &answer(ack));
+fn a_backend_that_forgot_too_has_the_flow_for_the_new_connection() {
+    for held in [false, true] {
+        let (mut world, [client, backend]) = silent();
+        for flow in world.flows.values_mut() {
+            flow.flags |= if held {
+                super::super::super::layout::FLOW_SYNC
+            } else {
+                0
+            };
+        }
+        through(&mut world, &syn(CLIENT, FAR));
+        let answer = |ack| frame(backend.0, backend.1, sent(SYN | ACK, 70, ack), &[]);
+        // Of nothing that was asked, and of the SYN of this flow.
+        for ack in [2 * FAR, 101] {
+            through(&mut world, &answer(ack));
+            assert_eq!(state(&world), State::Established);
+        }
+        for _ in 0..2 {
+            let verdict = world.process(&answer(FAR + 1), &arrival());
+            let waits = verdict == Verdict::Drop(Counter::Waiting);
+            assert_eq!(waits, held, "{verdict:?}");
+            assert_eq!(state(&world), State::Answered);
+        }
+        say(&mut world, client, sent(ACK, FAR + 1, 71), &[]);
         assert_eq!(state(&world), State::Established);
+        let times = if held { 2 } else { 1 };
+        assert_eq!(
+            told(&mut world),
+            vec![(EventKind::Established, Cause::None); times]
+        );
+        let flow = world.flows[&FlowKey::new(at(CLIENT), at(VIP))];
+        assert_eq!((flow.client_isn, flow.backend_isn), (FAR, 70));
     }
-    for _ in 0..2 {
-        let verdict = world.process(&answer(FAR + 1), &arrival());
-        assert_eq!(verdict, Verdict::Drop(Counter::Held));
-        assert_eq!(state(&world), State::Closed);
-    }
-    through(&mut world, &syn(CLIENT, FAR));
-    let story = [
-        (EventKind::Closed, Cause::BackendRst),
-        (EventKind::Closed, Cause::Replaced),
-        (EventKind::Opened, Cause::None),
-    ];
-    assert_eq!(told(&mut world), story);
 }
 
 #[test]
