@@ -15,7 +15,7 @@ use super::{SOON, Service, all_go_on, open, up};
 use crate::garbage::heard;
 use crate::http::get;
 use crate::packets::{Datagram, ETH0, Wire};
-use crate::tools::{good, relays, shows, standing, until, vip};
+use crate::tools::{good, shows, standing, until, vip};
 use crate::{Test, test};
 
 /// Packets of a client that does not know where the address is.
