@@ -64,6 +64,10 @@ impl World {
         let (Some((path, _)), Some(number)) = (path, self.traffic.client_at(client)) else {
             return;
         };
+        if self.traffic.clients[&number].end.state != State::Opening {
+            // It was answered before.
+            return;
+        }
         let knows = [true; 2];
         let flows = &mut self.checkers.flows;
         flows.counts.promised += 1;

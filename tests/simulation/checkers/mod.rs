@@ -143,6 +143,10 @@ impl Checkers {
                 | KernelCommand::Release { epoch }
                 | KernelCommand::Remind { epoch, .. }) = command;
                 spent.announcements += u32::from(matches!(command, KernelCommand::Announce { .. }));
+                if matches!(command, KernelCommand::Remind { .. }) {
+                    // It says where the address is, and moves none.
+                    return;
+                }
                 let newest = std::mem::replace(&mut process.seen.commanded, *epoch);
                 if *epoch < newest {
                     self.breaks(format!("{command:?} after one of epoch {newest}"));

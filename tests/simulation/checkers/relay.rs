@@ -147,7 +147,15 @@ impl World {
         if before != State::Open || !self.is_settled() {
             return;
         }
-        let Some(by) = (0..2).find(|machine| self.way(*machine, number).is_some()) else {
+        // Nobody hands over to the dead what a second chance does not let him.
+        let asked = |machine: usize| {
+            let master = self.machines[1 - machine].process.as_ref();
+            let asks = master.is_some_and(|process| process.relay.second_chance);
+            asks || !self.machines[machine].kept.is_dead(self.now)
+        };
+        let mut both = 0..2;
+        let Some(by) = both.find(|machine| asked(*machine) && self.way(*machine, number).is_some())
+        else {
             return;
         };
         let Some((_, backend)) = self.way(by, number) else {

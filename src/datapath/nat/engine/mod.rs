@@ -280,7 +280,9 @@ impl Engine {
             self.walk.start_rescan(now);
         }
         for told in self.early.take() {
-            self.told(told, maps, now)?;
+            if !self.is_overtaken(&told, maps)? {
+                self.told(told, maps, now)?;
+            }
         }
         Ok(())
     }
