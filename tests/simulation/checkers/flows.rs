@@ -51,6 +51,13 @@ struct Promise {
     knows: [bool; 2],
 }
 
+impl Flows {
+    /// For tests of other checkers.
+    pub fn forget_promises(&mut self) {
+        self.promised.clear();
+    }
+}
+
 impl Checkers {
     pub fn kernel_mode_failed(&mut self, what: &str) {
         self.breaks(format!("flows: {what}"));

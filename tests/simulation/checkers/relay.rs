@@ -9,9 +9,9 @@
 //! | no reset | the same of a client's reset, whose connection a machine knows that may forward |
 //! | owner | what the data path tells a node never makes it master |
 
-use tandem::datapath::nat::Counter;
 use tandem::datapath::nat::layout::FlowKey;
 use tandem::datapath::nat::reference::{FROZEN, Reference};
+use tandem::datapath::nat::{self, Counter};
 use tandem::model::Role;
 
 use super::super::ends::State;
@@ -111,8 +111,9 @@ impl World {
         let end = &self.traffic.clients.get(&number)?.end;
         let key = FlowKey::new(end.local.into(), end.remote.into());
         let flow = host.kept.tables.flows.get(&key)?;
-        let open = flow.client_isn == end.isn
-            && flow.state != tandem::datapath::nat::State::Closed.number();
+        // A handshake that a dead process has not answered is nobody's: the client asks again.
+        let stands = [nat::State::Established, nat::State::Closing];
+        let open = flow.client_isn == end.isn && stands.iter().any(|it| it.number() == flow.state);
         if !open || !host.powered() || !self.has_the_right(machine, 0) {
             return None;
         }
