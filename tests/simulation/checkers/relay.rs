@@ -114,7 +114,12 @@ impl World {
         // A handshake that a dead process has not answered is nobody's: the client asks again.
         let stands = [nat::State::Established, nat::State::Closing];
         let open = flow.client_isn == end.isn && stands.iter().any(|it| it.number() == flow.state);
-        if !open || !host.powered() || !self.has_the_right(machine, 0) {
+        // Nobody hands over to the dead what a second chance does not let him: a master that lost its
+        // power does not know that they had anything.
+        let master = self.machines[1 - machine].process.as_ref();
+        let asks = master.is_none_or(|process| process.relay.second_chance);
+        let asked = asks || !host.kept.is_dead(self.now);
+        if !open || !asked || !host.powered() || !self.has_the_right(machine, 0) {
             return None;
         }
         path_of(flow)
@@ -148,15 +153,8 @@ impl World {
         if before != State::Open || !self.is_settled() {
             return;
         }
-        // Nobody hands over to the dead what a second chance does not let him.
-        let asked = |machine: usize| {
-            let master = self.machines[1 - machine].process.as_ref();
-            let asks = master.is_some_and(|process| process.relay.second_chance);
-            asks || !self.machines[machine].kept.is_dead(self.now)
-        };
         let mut both = 0..2;
-        let Some(by) = both.find(|machine| asked(*machine) && self.way(*machine, number).is_some())
-        else {
+        let Some(by) = both.find(|machine| self.way(*machine, number).is_some()) else {
             return;
         };
         let Some((_, backend)) = self.way(by, number) else {
