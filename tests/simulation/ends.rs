@@ -124,6 +124,18 @@ impl End {
         self.ended[1]
     }
 
+    /// A reset that it believes.
+    pub fn reset_of_this(&self) -> Segment {
+        Segment {
+            from: self.remote,
+            to: self.local,
+            seq: self.expects,
+            ack: 0,
+            flags: RST,
+            payload: Vec::new(),
+        }
+    }
+
     /// A segment came.
     pub fn take(&mut self, segment: &Segment) -> Taken {
         let mut taken = Taken::default();

@@ -133,7 +133,7 @@ impl World {
                 KernelReport::Released { epoch }
             }
             KernelCommand::Announce { epoch, .. } => return self.announce(machine, epoch),
-            KernelCommand::Remind { .. } => return,
+            KernelCommand::Remind { stale, at, .. } => return self.remind(&stale, at),
         };
         self.give(machine, Input::Kernel(report));
     }

@@ -8,27 +8,21 @@ use std::time::Duration;
 use tandem::balance::nat::{NatCommand, NatReport};
 use tandem::config::Config;
 use tandem::datapath::nat::engine::{Engine, Link, Links};
-use tandem::datapath::nat::layout::{FLOW_CLIENT, Flow, FlowKey};
+use tandem::datapath::nat::layout::{self, FLOW_CLIENT, Flow, FlowKey};
 use tandem::datapath::nat::reference::Reference;
 use tandem::datapath::nat::{NatError, State};
 use tandem::model::{Incarnation, NodeId, Role};
 use tandem::node::io::Input;
 
 use super::faults::Kind;
+use super::leases::Leases;
 use super::machine::Process;
 use super::segment::{ACK, SYN, framed, glance};
 use super::traffic::Step;
-use super::world::{Event, HEARTBEAT, MS, World};
+use super::world::{Event, MS, World};
 
 /// The device of the address.
 pub const DEVICE: u32 = 2;
-/// A node that does not turn for so long may not forward: the dead-man timer, or heartbeat x misses
-/// less two jiffies, whatever is less (`daemon::kernel_mode`).
-pub const LENGTH: u64 = if 8 * 3 * HEARTBEAT / 10 < 3 * HEARTBEAT - 20 * MS {
-    8 * 3 * HEARTBEAT / 10
-} else {
-    3 * HEARTBEAT - 20 * MS
-};
 /// Room in the tables.
 const ENTRIES: usize = 100_000;
 
@@ -72,8 +66,20 @@ impl Clock {
 pub struct Kept {
     pub tables: Reference,
     pub clock: Clock,
-    /// When its node last turned as master.
+    /// When the process died, as far as its program can tell.
+    pub dead_at: Option<u64>,
+    pub stands: Stands,
+}
+
+/// What this machine's node was in truth, whatever its tables say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stands {
+    /// When it last turned as master; none: it did later as something else.
     pub led: Option<u64>,
+    /// That was another process, and this one does not know its role.
+    pub inherits: bool,
+    /// The same, as the standby of a master.
+    pub stood: Option<u64>,
 }
 
 impl Default for Kept {
@@ -90,7 +96,8 @@ impl Default for Kept {
         Self {
             tables,
             clock,
-            led: None,
+            dead_at: None,
+            stands: Stands::default(),
         }
     }
 }
@@ -101,6 +108,11 @@ impl Kept {
         let mut kept = Self::default();
         kept.clock.since = now;
         kept
+    }
+
+    /// The sign of death.
+    pub fn is_dead(&self, now: u64) -> bool {
+        self.dead_at.is_some_and(|at| at <= now)
     }
 
     pub fn may_forward(&self, now: u64) -> bool {
@@ -138,8 +150,7 @@ pub struct Thread {
     engine: Engine,
     commands: VecDeque<NatCommand>,
     armed: Option<u64>,
-    /// Until when the lease was given, by the machine's clock.
-    until: Option<u64>,
+    leases: Leases,
     /// Handshakes that went on by the standby's word, as far as they were looked at.
     acknowledged: u64,
     /// When the last report reaches the node.
@@ -152,6 +163,14 @@ struct Round {
     /// Packets from their IP header on; whether the standby's word let each go.
     packets: Vec<(Vec<u8>, bool)>,
     reports: Vec<NatReport>,
+}
+
+impl Process {
+    /// Its program forwards by right of its own mastership.
+    pub fn leads(&self) -> bool {
+        let leases = self.thread.as_ref().map(|thread| &thread.leases);
+        leases.is_some_and(|leases| leases.until.is_some() && !leases.frozen)
+    }
 }
 
 impl Thread {
@@ -178,7 +197,7 @@ impl Thread {
             engine,
             commands: VecDeque::new(),
             armed: None,
-            until: None,
+            leases: Leases::start(&mut kept.tables, mono),
             acknowledged: 0,
             told_until: 0,
         })
@@ -197,6 +216,9 @@ impl Thread {
         }
         for refusal in std::mem::take(&mut kept.tables.refusals) {
             self.engine.refused(&refusal, mono);
+        }
+        for stale in std::mem::take(&mut kept.tables.stales) {
+            self.engine.stale(&stale);
         }
         self.engine.tick(&mut kept.tables, mono)?;
         self.drain(kept, &mut round);
@@ -232,6 +254,13 @@ impl World {
         let now = self.now;
         let kept = &mut self.machines[machine].kept;
         kept.clock.runs(drift, now);
+        // Who leads the program; what waits there from before is found by a walk.
+        (kept.dead_at, kept.tables.opened) = (None, 0);
+        kept.stands = Stands {
+            led: kept.stands.led.map(|_| now),
+            inherits: kept.stands.led.is_some(),
+            stood: None,
+        };
         match Thread::start(&self.config, NodeId::BOTH[machine], kept, now, seed) {
             Ok(thread) => {
                 if let Some(process) = &mut self.machines[machine].process {
@@ -250,16 +279,17 @@ impl World {
         let Some(thread) = host.process.as_mut().and_then(|it| it.thread.as_mut()) else {
             return;
         };
-        match command {
-            NatCommand::Lead => {
-                thread.until = Some(mono + LENGTH);
-                host.kept.tables.lease = mono + LENGTH;
-            }
-            NatCommand::Yield => {
-                thread.until = None;
-                host.kept.tables.lease = 0;
-            }
-            _ => {}
+        let tables = &mut host.kept.tables;
+        thread.leases.command(&command, tables, mono);
+        if let NatCommand::Neighbour { neighbour, .. } = &command
+            && let Some(peer) = neighbour.peer
+        {
+            let at = layout::Neighbour {
+                own: neighbour.own.0,
+                peer: peer.0,
+                zero: 0,
+            };
+            tables.neighbours.insert(neighbour.index, at);
         }
         if matches!(command, NatCommand::Lead | NatCommand::Yield) {
             self.log(["A", "B"][machine], &format!("data path: {command:?}"));
@@ -271,6 +301,10 @@ impl World {
         }
         if leads {
             self.flows_taken_over(machine);
+            let process = self.machines[machine].process.as_ref();
+            if let Some(life) = process.map(|process| process.incarnation) {
+                self.kick_soon(machine, life);
+            }
         }
         self.wake_thread(machine, Duration::from_micros(200));
     }
@@ -282,17 +316,29 @@ impl World {
         let Some(process) = &mut host.process else {
             return;
         };
-        if process.node.role() == Role::Master {
-            host.kept.led = Some(now);
+        let role = process.node.role();
+        let peer = process.node.election().peer().map(|peer| peer.role);
+        let stands = &mut host.kept.stands;
+        match role {
+            Role::Master => (stands.led, stands.inherits) = (Some(now), false),
+            Role::Initialize if stands.inherits => stands.led = Some(now),
+            _ => (stands.led, stands.inherits) = (None, false),
         }
+        let stood = role == Role::Backup && peer == Some(Role::Master);
+        stands.stood = stood.then_some(now);
         let mono = host.kept.clock.read(now);
-        if let Some(thread) = &mut process.thread
-            && let Some(until) = &mut thread.until
-            && until.saturating_sub(mono) < LENGTH * 3 / 4
-        {
-            *until = mono + LENGTH;
-            host.kept.tables.lease = *until;
+        if let Some(thread) = &mut process.thread {
+            thread.leases.turned(role, &mut host.kept.tables, mono);
         }
+    }
+
+    /// The process of this machine's program dies.
+    pub fn program_notices(&mut self, machine: usize) {
+        let rng = &mut self.traffic.rng;
+        // Tens of microseconds; more where only its files tell.
+        let most = if rng.chance(25) { 3_000 } else { 60 };
+        let wait = rng.between(Duration::from_micros(10), Duration::from_micros(most));
+        self.machines[machine].kept.dead_at = Some(self.now + wait.as_nanos() as u64);
     }
 
     /// Something waits for the thread: it looks within this time; now and then the host is busy.

@@ -5,6 +5,7 @@
 //! TANDEM_SIM_SEED=17 cargo test --test simulation one_seed -- --nocapture   # replay with its trace
 //! TANDEM_SIM_SEEDS=100000 cargo test --release --test simulation sweep      # a long sweep
 //! TANDEM_SIM_FIRST=256                                                      # from this seed on
+//! TANDEM_SIM_PORTS=2012,17983                                               # one_seed: traces their packets
 //! TANDEM_SIM_SECONDS=600                                                    # longer runs
 //! ```
 
@@ -17,11 +18,14 @@ mod faults;
 mod host;
 mod kernel_mode;
 mod lan;
+mod leases;
 mod machine;
 mod nature;
+mod neighbours;
 mod network;
 mod process;
 mod proxied;
+mod relays;
 mod rng;
 mod scenarios;
 mod segment;
@@ -91,6 +95,9 @@ fn sweep_of_seeds() {
 fn one_seed() {
     let seed = number("TANDEM_SIM_SEED", 1);
     let mut world = World::new(seed, Faults::of_seed(seed));
+    let ports = std::env::var("TANDEM_SIM_PORTS").unwrap_or_default();
+    let ports = ports.split(',').filter_map(|port| port.parse().ok());
+    world.watched = ports.collect();
     let result = world.run(seconds());
     if std::env::var("TANDEM_SIM_SEED").is_ok() {
         println!("{}", world.trace_tail(usize::MAX));

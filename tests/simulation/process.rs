@@ -58,6 +58,8 @@ impl World {
                 process.relays = true;
             }
             self.give(machine, Input::Relaying(true));
+            self.tell_neighbour(machine, None);
+            self.meet_soon(machine, incarnation);
         }
     }
 
@@ -71,6 +73,7 @@ impl World {
         let vanish = self.soon(100, VANISH.as_micros() as u64);
         self.machines[machine].kernel.vanish_at = Some(vanish);
         self.flows[machine].clear();
+        self.program_notices(machine);
         self.flows_lost(machine, false);
         self.close_stream(true);
     }
@@ -98,9 +101,14 @@ impl World {
             *frames = std::mem::take(&mut process.written);
         }
         self.checkers.told(&input, quiet);
-        process.seen.adopts |= matches!(input, Input::Nat(_));
+        let by_data_path = matches!(input, Input::Nat(_));
+        process.seen.adopts |= by_data_path;
         let clock = process.clock(now);
+        let before = process.node.role();
         process.node.handle(input, clock);
+        if by_data_path {
+            self.checkers.data_path_told(before, process.node.role());
+        }
         self.after_turn(machine);
     }
 
@@ -173,6 +181,7 @@ impl World {
                 if let Some(process) = &mut self.machines[machine].process {
                     process.relay = relay;
                 }
+                self.command_thread(machine, NatCommand::Relay(relay));
             }
             Output::Nat(command) => self.command_thread(machine, command),
             Output::Kernel(command) => {

@@ -7,9 +7,9 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
-const IP: usize = 20;
+pub const IP: usize = 20;
 /// Of an Ethernet frame, before the IP header.
-const LINK: usize = 14;
+pub const LINK: usize = 14;
 /// An MSS of 1,460 octets.
 const ANNOUNCED: [u8; 4] = [2, 4, 5, 0xb4];
 

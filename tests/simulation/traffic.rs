@@ -23,6 +23,8 @@ const MOST: usize = 16;
 const LAST: u64 = 4 * SECOND;
 /// A SYN is sent so often again.
 const SYNS: u32 = 6;
+/// The floating address.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 /// The clients' network.
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
 const FIRST_PORT: u16 = 2_000;
@@ -39,6 +41,12 @@ pub enum Step {
     Frame {
         to: Option<usize>,
         frame: Vec<u8>,
+        /// How often it was handed from one machine to the other.
+        hops: u8,
+    },
+    Kick {
+        machine: usize,
+        life: Incarnation,
     },
     Mood(usize, Mood),
     Round {
@@ -71,6 +79,9 @@ pub struct Client {
     pub asked: u32,
     pub answered: u32,
     pub backend: Option<u32>,
+    /// When its SYN went, and how long the answer took.
+    pub began: u64,
+    pub took: Option<u64>,
     /// Since when it waits for an answer, or for its end.
     pub waits_since: u64,
 }
@@ -92,7 +103,7 @@ pub struct Traffic {
     pub clients: BTreeMap<u64, Client>,
     by_address: BTreeMap<SocketAddrV4, u64>,
     pub hosts: BTreeMap<SocketAddrV4, Host>,
-    services: Vec<SocketAddrV4>,
+    pub services: Vec<SocketAddrV4>,
     /// Those that have ended, whose addresses may be used again.
     pub free: Vec<SocketAddrV4>,
     next: u64,
@@ -136,6 +147,10 @@ impl Traffic {
     /// The client with this address.
     pub fn client_at(&self, at: SocketAddrV4) -> Option<u64> {
         self.by_address.get(&at).copied()
+    }
+
+    pub fn is_client(&self, at: SocketAddrV4) -> bool {
+        *at.ip() == CLIENTS
     }
 
     pub fn is_service(&self, at: SocketAddrV4) -> bool {
@@ -206,11 +221,15 @@ impl World {
             Step::Again { whose, flight } => self.again(whose, flight),
             Step::Ask(number) => self.asks(number),
             Step::Come => self.client_comes(),
-            Step::Frame { to: None, frame } => self.host_gets(&frame),
+            Step::Frame {
+                to: None, frame, ..
+            } => self.host_gets(&frame),
             Step::Frame {
                 to: Some(machine),
                 frame,
-            } => self.machine_gets(machine, &frame),
+                hops,
+            } => self.machine_gets(machine, &frame, hops),
+            Step::Kick { machine, life } => self.kicks(machine, life),
             Step::Mood(host, mood) => {
                 let host = self.traffic.hosts.values_mut().nth(host);
                 if let (Some(host), false) = (host, self.calm) {
@@ -231,25 +250,36 @@ impl World {
         if live.count() >= MOST || self.ends_at.is_some_and(|at| self.now + LAST > at) {
             return;
         }
-        traffic.next += 1;
-        let number = traffic.next;
         // Some use an address again.
         let used = traffic.free.len() > 20 && traffic.rng.chance(10);
-        let local = if used {
+        let local = used.then(|| {
             let at = traffic.rng.below(10) as usize;
             traffic.free.remove(at)
-        } else {
-            SocketAddrV4::new(CLIENTS, FIRST_PORT + number as u16)
-        };
+        });
         let service = traffic.rng.below(traffic.services.len() as u64) as usize;
         let service = traffic.services[service];
-        let isn = traffic.rng.next() as u32;
         // One in eight stays.
         let left = if traffic.rng.chance(12) {
             u32::MAX
         } else {
             traffic.rng.below(8) as u32
         };
+        self.connects(local, service, left);
+    }
+
+    /// A client, which has so many questions, opens a connection. Its number.
+    pub fn connects(
+        &mut self,
+        local: Option<SocketAddrV4>,
+        service: SocketAddrV4,
+        left: u32,
+    ) -> u64 {
+        let traffic = &mut self.traffic;
+        traffic.next += 1;
+        let number = traffic.next;
+        let port = FIRST_PORT + number as u16;
+        let local = local.unwrap_or(SocketAddrV4::new(CLIENTS, port));
+        let isn = traffic.rng.next() as u32;
         let (end, syn) = End::connect(local, service, isn);
         traffic.by_address.insert(local, number);
         let client = Client {
@@ -258,10 +288,13 @@ impl World {
             asked: 0,
             answered: 0,
             backend: None,
+            began: self.now,
+            took: None,
             waits_since: self.now,
         };
         traffic.clients.insert(number, client);
         self.flies(Whose::Client(number), &syn);
+        number
     }
 
     /// An end sends something that is to be acknowledged.

@@ -16,6 +16,7 @@ use super::checkers::Checkers;
 use super::faults::Faults;
 use super::machine::Machine;
 use super::nature::Act;
+use super::neighbours::Neighbours;
 use super::network::Network;
 use super::proxied::Proxied;
 use super::rng::Rng;
@@ -70,6 +71,11 @@ pub enum Event {
         command: KernelCommand,
     },
     LanResolves,
+    /// The process learns where its peer is on the LAN.
+    Meet {
+        machine: usize,
+        life: Incarnation,
+    },
     Nature(Act),
     Process {
         machine: usize,
@@ -117,7 +123,10 @@ pub struct World {
     pub ends_at: Option<u64>,
     /// Clients and backends of the kernel mode.
     pub traffic: Traffic,
+    pub neighbours: Neighbours,
     pub checkers: Checkers,
+    /// Packets with these ports are traced.
+    pub watched: BTreeSet<u16>,
     trace: Vec<String>,
 }
 
@@ -126,7 +135,10 @@ impl World {
         let mut rng = Rng::new(seed);
         let config = Arc::new(config(rng.chance(30), has_kernel_mode(seed)));
         let network = Network::new(faults, &mut rng);
-        let traffic = Traffic::new(&config, seed);
+        let mut traffic = Traffic::new(&config, seed);
+        let both = relays(seed) == [true; 2];
+        let hosts = traffic.hosts.keys().copied();
+        let neighbours = Neighbours::drawn(hosts, both, &mut traffic.rng);
         let backends = config.services[0].backends.iter();
         let mut world = Self {
             now: 0,
@@ -137,6 +149,7 @@ impl World {
             machines: Default::default(),
             network,
             traffic,
+            neighbours,
             stream: None,
             streams: 0,
             stream_next: [0; 2],
@@ -150,6 +163,7 @@ impl World {
             calm: false,
             ends_at: None,
             checkers: Checkers::default(),
+            watched: BTreeSet::new(),
             trace: Vec::new(),
             rng,
             faults,
@@ -276,6 +290,7 @@ impl World {
                 command,
             } => self.kernel(machine, life, command),
             Event::LanResolves => self.lan_resolves(),
+            Event::Meet { machine, life } => self.meets(machine, life),
             Event::Nature(act) => self.act(act),
             Event::Process {
                 machine,

@@ -37,10 +37,12 @@ impl Lease {
         Ok(Self { map, right })
     }
 
-    /// Freezes it until then, if one was given and not taken back.
+    /// Freezes it until then, if one was given and not taken back. What a process that is dead could
+    /// accept or hand over ends with it.
     pub(super) fn hold(&mut self, until: u64) -> Result<(), NatError> {
+        (self.right.accept, self.right.second) = (0, 0);
         match self.until()? {
-            0 => Ok(()),
+            0 => self.lapse(),
             _ => self.freeze(until),
         }
     }

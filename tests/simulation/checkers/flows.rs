@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | keeps | a connection whose SYN-ACK went on by the standby's word keeps its backend and its translation, and no reset ends it | no node that knows it is left, see below |
 //! | tuple | no two live connections go to a backend under one source | the node does not know one of them |
-//! | lease | who forwards has turned as master within the lease; two nodes hold leases at once no longer than it takes two masters to settle | |
+//! | lease | who forwards has the right to (`relay`); two nodes hold leases at once no longer than it takes two masters to settle | |
 //! | local | no packet of a service reaches the local stack while the address is there | |
 //! | agree | at the end the tables of both machines translate every open connection alike, and no promised one stalls | |
 //!
@@ -18,15 +18,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
 use super::super::ends::State;
-use super::super::kernel_mode::{LENGTH, Path, path_of};
+use super::super::kernel_mode::{Path, path_of};
+use super::super::leases::LENGTH;
 use super::super::segment::glance;
 use super::super::world::{MS, SECOND, World};
 use super::{Checkers, SETTLE, mark};
 
 /// Without faults no client waits longer for an answer.
 const STALL: u64 = 4 * SECOND;
-/// Clocks run up to 5 % slow, and a turn may be late.
-const LATE: u64 = LENGTH / 16;
 
 #[derive(Debug, Default)]
 pub struct Flows {
@@ -52,6 +51,13 @@ struct Promise {
     knows: [bool; 2],
 }
 
+impl Flows {
+    /// For tests of other checkers.
+    pub fn forget_promises(&mut self) {
+        self.promised.clear();
+    }
+}
+
 impl Checkers {
     pub fn kernel_mode_failed(&mut self, what: &str) {
         self.breaks(format!("flows: {what}"));
@@ -65,6 +71,10 @@ impl World {
         let (Some((path, _)), Some(number)) = (path, self.traffic.client_at(client)) else {
             return;
         };
+        if self.traffic.clients[&number].end.state != State::Opening {
+            // It was answered before.
+            return;
+        }
         let knows = [true; 2];
         let flows = &mut self.checkers.flows;
         flows.counts.promised += 1;
@@ -111,11 +121,13 @@ impl World {
     }
 
     /// A machine's program forwarded a frame.
-    pub fn flow_forwarded(&mut self, machine: usize, came: &[u8], goes: &[u8]) {
+    pub fn flow_forwarded(&mut self, machine: usize, came: &[u8], goes: &[u8], hops: u8) {
         self.checkers.flows.counts.forwarded += 1;
-        let led = self.machines[machine].kept.led;
-        if led.is_none_or(|at| self.now - at > LENGTH + LATE) {
-            let what = format!("lease: machine {machine} forwards, it led at {led:?}");
+        if !self.has_the_right(machine, hops) {
+            let kept = &self.machines[machine].kept;
+            let (stands, dead_at) = (kept.stands, kept.dead_at);
+            let what =
+                format!("lease: machine {machine} forwards: {stands:?}, dead at {dead_at:?}");
             self.checkers.kernel_mode_failed(&what);
         }
         let (client, _) = glance(came);
@@ -134,6 +146,7 @@ impl World {
             self.checkers.kernel_mode_failed(&what);
         }
         self.flow_uses(machine, number, path);
+        self.has_one_way(machine, number);
     }
 
     /// Tuple: somebody else may have used it before, but not any more.
@@ -153,14 +166,19 @@ impl World {
 
     /// Local: a packet of a service went to the local stack.
     pub fn flow_passed(&mut self, machine: usize, frame: &[u8]) {
-        if self.machines[machine].kernel.holds(self.now) {
+        let host = &self.machines[machine];
+        let (_, to) = glance(frame);
+        // What is for no port is for nobody: a handshake that was asked for at a living node.
+        let there = host.kernel.holds(self.now) || host.process.is_some();
+        if there && to.port() != 0 {
             let what = format!("local: machine {machine} passes {:?}", glance(frame));
             self.checkers.kernel_mode_failed(&what);
         }
     }
 
     /// A client's connection was reset.
-    pub fn flow_reset(&mut self, number: u64) {
+    pub fn flow_reset(&mut self, number: u64, before: State) {
+        self.is_not_reset(number, before);
         if let Some(promise) = self.checkers.flows.promised.get(&number) {
             let what = format!("keeps: client {number} is reset, {promise:?}");
             self.checkers.kernel_mode_failed(&what);

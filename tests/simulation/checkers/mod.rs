@@ -1,6 +1,6 @@
 //! What must hold. After every step: one owner, epochs, kernels and LAN (`owner`); after every turn:
 //! copies (`copies`), budgets and quiet (here); every second: the books (`books`); at the end:
-//! order (`order`); at every packet of the kernel mode: flows (`flows`).
+//! order (`order`); at every packet of the kernel mode: flows (`flows`) and the relay (`relay`).
 //!
 //! A checker knows the world and looks at the nodes from outside; it shares no code with them.
 
@@ -9,6 +9,7 @@ mod copies;
 mod flows;
 mod order;
 mod owner;
+mod relay;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ use super::machine::Process;
 use super::world::{HEARTBEAT, SECOND, World};
 use copies::Logs;
 use flows::Flows;
+pub use relay::Decided;
 
 /// Two masters that hear each other, or none, may last this long: a master-down interval, two
 /// heartbeats, and the heartbeats that 30 % loss on each path swallows.
@@ -53,6 +55,8 @@ pub struct Checkers {
     /// Since when both machines run, awake, and some path passes both ways.
     good_since: Option<u64>,
     two_masters_since: Option<u64>,
+    /// When both were masters last.
+    parted: Option<u64>,
     no_master_since: Option<u64>,
     two_holders_since: Option<u64>,
     lan_wrong_since: Option<u64>,
@@ -139,6 +143,10 @@ impl Checkers {
                 | KernelCommand::Release { epoch }
                 | KernelCommand::Remind { epoch, .. }) = command;
                 spent.announcements += u32::from(matches!(command, KernelCommand::Announce { .. }));
+                if matches!(command, KernelCommand::Remind { .. }) {
+                    // It says where the address is, and moves none.
+                    return;
+                }
                 let newest = std::mem::replace(&mut process.seen.commanded, *epoch);
                 if *epoch < newest {
                     self.breaks(format!("{command:?} after one of epoch {newest}"));

@@ -102,6 +102,9 @@ impl World {
         }
         mark(&mut checkers.good_since, good, now);
         mark(&mut checkers.two_masters_since, masters == 2, now);
+        if masters == 2 {
+            checkers.parted = Some(now);
+        }
         mark(&mut checkers.no_master_since, masters == 0, now);
         let Some(good) = checkers.good_since else {
             return Ok(());

@@ -198,6 +198,52 @@ fn ports_and_turns_go_on_elsewhere() {
     assert_ne!(maps.ports, [0, 0]);
 }
 
+/// A program whose process had died saw an end, and its peer told of that connection afterwards.
+#[test]
+fn an_end_that_was_seen_before_the_master_told_of_the_connection_is_none() {
+    for port_is_used_again in [false, true] {
+        let (mut master, mut standby) = pair();
+        master.establish(client(0));
+        let told = items(&master.events(), 1_000 + master.now / MS);
+        standby.now = master.now;
+        standby.command(NatCommand::Learn(told.clone()));
+        standby.send(client(0), at(VIP), RST, (101, 0)).unwrap();
+        assert_eq!(
+            standby.flow(client(0)).unwrap().state,
+            State::Closed.number()
+        );
+        if port_is_used_again {
+            master.send(client(0), at(VIP), RST, (101, 0)).unwrap();
+            master.establish(client(0));
+            teach(&mut master, &mut standby);
+        } else {
+            standby.command(NatCommand::SnapshotBegin);
+            standby.command(NatCommand::Learn(told));
+            standby.command(NatCommand::SnapshotEnd);
+        }
+        standby.command(NatCommand::Lead);
+        standby.run(1_000);
+        assert_eq!(standby.events(), [], "{port_is_used_again}");
+        assert_eq!(
+            standby.flow(client(0)).unwrap().state,
+            State::Established.number()
+        );
+    }
+}
+
+/// One that was seen since is.
+#[test]
+fn an_end_that_was_seen_before_the_mastership_is_told() {
+    let (mut master, mut standby) = pair();
+    master.establish(client(0));
+    standby.now = master.now;
+    teach(&mut master, &mut standby);
+    standby.send(client(0), at(VIP), RST, (101, 0)).unwrap();
+    standby.command(NatCommand::Lead);
+    standby.run(1_000);
+    assert!(matches!(standby.events()[..], [NatEvent::Closed { .. }]));
+}
+
 #[test]
 fn who_is_not_master_any_more_says_and_sends_nothing() {
     let (mut master, _) = pair();
