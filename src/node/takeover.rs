@@ -187,6 +187,9 @@ impl Node {
         if let Some(epoch) = self.election.offer(cause, now) {
             self.vips.hush();
             self.send_frame(Frame::Handover { epoch, cause });
+            if self.stopping {
+                self.election.stop(now);
+            }
         }
     }
 
@@ -223,36 +226,36 @@ impl Node {
         if !self.drain.is_on() {
             self.timers.set(Timer::StopAnyway, now + STOP_LIMIT);
         }
-        if self.peer_will_follow(now) {
-            self.timers.set(Timer::StopNow, now + STOP_PATIENCE);
-        } else {
-            self.leave_for_good(now);
-        }
+        self.timers.set(Timer::StopNow, now + STOP_PATIENCE);
+        self.consider_stop(now);
     }
 
-    /// As master: the peer cannot take over yet, and will be able to in a moment.
-    fn peer_will_follow(&self, now: Mono) -> bool {
-        let peer = self.election.live_peer(now);
-        let fit = peer.is_some_and(|peer| peer.role != Role::Fault && !peer.resigns);
-        self.role() == Role::Master
-            && fit
-            && self.election.hears_each_other(now)
-            && !(self.link.session().is_some() && self.in_sync())
-    }
-
-    /// A stop that waited for the peer goes on as soon as it can.
+    /// A master that stops resigns only if it cannot hand over, and will not be able to in a moment: the
+    /// peer may have just started, or the data path has still to say what it let go on.
     pub(super) fn consider_stop(&mut self, now: Mono) {
-        if self.timers.at(Timer::StopNow).is_some() && !self.peer_will_follow(now) {
+        if self.timers.at(Timer::StopNow).is_none() {
+            return;
+        }
+        let waits = self.role() == Role::Master
+            && !self.election.handing_over()
+            && (self.handover.is_some()
+                || self.hand_over(HandoverCause::Stop, now).is_ok()
+                || self.peer_will_follow(now));
+        if !waits {
             self.timers.stop(Timer::StopNow);
             self.leave_for_good(now);
         }
     }
 
-    /// Gives up the mastership, if this node has it, and never takes it again.
+    /// As master: the peer cannot take over yet, and will be able to soon.
+    fn peer_will_follow(&self, now: Mono) -> bool {
+        let peer = self.election.live_peer(now);
+        let fit = peer.is_some_and(|peer| peer.role != Role::Fault && !peer.resigns);
+        fit && self.election.hears_each_other(now)
+    }
+
+    /// Gives up the mastership, if this node has it and has not offered it, and never takes it again.
     pub(super) fn leave_for_good(&mut self, now: Mono) {
-        if self.role() == Role::Master && self.hand_over(HandoverCause::Stop, now).is_ok() {
-            self.run_replication(now);
-        }
         self.election.stop(now);
         if self.role() != Role::Master && !self.vips.wanted() {
             self.run_election(now);

@@ -145,7 +145,7 @@ impl World {
     pub fn kicks(&mut self, machine: usize, life: Incarnation) {
         let host = &self.machines[machine];
         let awake = host.awake().filter(|it| it.incarnation == life);
-        let leads = awake.is_some_and(|it| it.leads());
+        let leads = awake.is_some_and(super::machine::Process::leads);
         let Some(at) = host.kept.tables.neighbours.get(&DEVICE).copied() else {
             return;
         };

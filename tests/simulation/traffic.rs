@@ -278,7 +278,7 @@ impl World {
         traffic.next += 1;
         let number = traffic.next;
         let port = FIRST_PORT + number as u16;
-        let local = local.unwrap_or(SocketAddrV4::new(CLIENTS, port));
+        let local = local.unwrap_or_else(|| SocketAddrV4::new(CLIENTS, port));
         let isn = traffic.rng.next() as u32;
         let (end, syn) = End::connect(local, service, isn);
         traffic.by_address.insert(local, number);
