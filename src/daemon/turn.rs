@@ -151,6 +151,8 @@ impl TurnLoop {
             if stopped {
                 self.supervisor.stopping();
                 self.adapters.proxy.stop();
+                // The addresses first: without the program the kernel would answer for them.
+                drop(self.adapters.kernel);
                 if let Some(mode) = self.adapters.kernel_mode {
                     mode.stop();
                 }
