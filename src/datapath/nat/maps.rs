@@ -189,6 +189,9 @@ impl Maps for Reference {
 
     fn set_service(&mut self, at: Endpoint, service: Service) -> Result<(), NatError> {
         self.services.insert(at, service);
+        // The kernel's counters are there from the beginning: a standby that accepts uses them.
+        let turns = self.turns.len().max(service.turn as usize + 1);
+        self.turns.resize(turns, 0);
         Ok(())
     }
 
@@ -206,6 +209,8 @@ impl Maps for Reference {
 
     fn set_backend(&mut self, index: u32, backend: Backend) -> Result<(), NatError> {
         put(&mut self.backends, index, backend);
+        let ports = self.ports.len().max(index as usize + 1);
+        self.ports.resize(ports, 0);
         Ok(())
     }
 

@@ -11,8 +11,6 @@ fn standby(replication: Acknowledge) -> Host {
     let mut host = Host::new(&config, NodeId::Second);
     host.publish(&[0, 1]);
     host.run(10);
-    // The kernel's are there from the beginning.
-    (host.maps.ports, host.maps.turns) = (vec![0; 8], vec![0; 8]);
     host.maps.lease = 0;
     host.maps.accept = u64::MAX;
     let peer = Neighbour::default();
