@@ -24,7 +24,7 @@ enum leave {
 };
 
 struct stand {
-    const struct neighbour *at; /* none: no peer is known on this link */
+    const struct neighbour *at; /* none: no peer is known on this link, or it does not matter */
     __u64 now;
     enum leave leave;
     int alive;     /* the process that leads the program */
@@ -52,21 +52,31 @@ INLINE int sent_by(struct __sk_buff *ctx, const __u8 *mac) {
     return !((ends.from[0] ^ half[0]) | (ends.from[1] ^ half[1]) | (ends.from[2] ^ half[2]));
 }
 
-INLINE void look(struct __sk_buff *ctx, __u64 now, struct stand *s) {
-    __u32 zero = 0, ifindex = ctx->ifindex;
-    struct right *right = map_lookup(&lease, &zero);
-    s->now = now;
+INLINE void find_peer(struct __sk_buff *ctx, struct stand *s) {
+    __u32 ifindex = ctx->ifindex;
     s->at = map_lookup(&neighbours, &ifindex);
     s->from_peer = s->at && sent_by(ctx, s->at->peer);
+}
+
+INLINE void look(struct __sk_buff *ctx, __u64 now, struct stand *s) {
+    __u32 zero = 0;
+    struct right *right = map_lookup(&lease, &zero);
+    s->now = now;
     s->alive = is_alive();
+    int holds = right && now < right->until;
+    if (s->alive && holds && !right->frozen) {
+        s->leave = MAY_DECIDE;
+        /* A master has nothing to do with its peer otherwise: it is not looked for. */
+        if (now >= right->second) return;
+        find_peer(ctx, s);
+        s->second = s->at && !s->from_peer;
+        return;
+    }
+    find_peer(ctx, s);
     if (!right) return;
-    int holds = now < right->until;
     if (!s->alive) {
         int lately = holds || now - right->until < FROZEN;
         if (right->until && lately) s->leave = MAY_FORWARD;
-    } else if (holds && !right->frozen) {
-        s->leave = MAY_DECIDE;
-        s->second = now < right->second && s->at && !s->from_peer;
     } else if (s->from_peer && now < right->accept) {
         s->leave = MAY_DECIDE;
         s->accepted = 1;
