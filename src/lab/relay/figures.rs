@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::faults::Death;
 use super::goals::{Met, SHORT, judge};
-use super::plan::Plan;
+use super::plan::{Fault, Plan};
+use super::switches::Switch;
 use super::wrk::Wrk;
 use crate::lab::survive::{Counts, Ends, How, Kind, Step, Window};
 use crate::lab::verdict::ms;
@@ -96,6 +97,8 @@ pub struct Run {
     pub wrk: Option<Wrk>,
     /// Each goal.
     pub goals: Vec<Met>,
+    /// Of a run of switchovers: what clients noticed of each, of the time before and of the end.
+    pub switches: Vec<Switch>,
     /// Window by window.
     pub windows: Vec<Window>,
     /// Every goal that each run must reach is reached.
@@ -114,7 +117,7 @@ impl Run {
         } = evidence;
         let (new_in_flight, new_while_dying) = in_flight(*death, ends);
         let all = || windows.iter().map(|window| &window.counts);
-        let sum = |of: fn(&Window) -> u64| windows.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&Window) -> u64| sum_of(windows, of);
         let most = |of: fn(&Window) -> f64, when: fn(Step) -> bool| {
             let those = windows.iter().filter(|window| when(window.step));
             those.map(of).fold(0.0, f64::max)
@@ -148,19 +151,20 @@ impl Run {
                 .fold(0.0, f64::max),
             lost: lost_by_kind.values().sum(),
             lost_by_kind,
-            idle_silent: idle_silent(plan.crowd.idle, windows),
+            idle_silent: sum_of(windows, |window| idle_silent(plan.crowd.idle, window)),
             wrong_bytes: all()
                 .flat_map(Counts::kinds)
                 .map(|(_, tally)| tally.wrong_bytes)
                 .sum(),
-            wrong_masters: windows
-                .iter()
-                .filter(|window| !right_master(window))
-                .count() as u64,
+            wrong_masters: sum(|window| u64::from(!right_master(window))),
             died_ms: death.and_then(|it| Some(ms(it.gone?.since(it.at)))),
             old: death.map(|death| old(plan, death, ends)),
             wrk: *wrk,
             goals: Vec::new(),
+            switches: match plan.fault {
+                Fault::Switchover => Switch::all(plan.crowd.idle, windows),
+                _ => Vec::new(),
+            },
             windows: windows.clone(),
             ok: false,
         };
@@ -225,15 +229,19 @@ fn short(rate: u32, windows: &[Window]) -> f64 {
     }
 }
 
-fn idle_silent(idle: usize, windows: &[Window]) -> u64 {
-    let asked = windows
-        .iter()
-        .filter(|window| window.step == Step::Failover);
-    let silent = asked.map(|window| (idle as u64).saturating_sub(window.counts.idle.progress));
-    silent.sum()
+fn sum_of(windows: &[Window], of: impl Fn(&Window) -> u64) -> u64 {
+    windows.iter().map(of).sum()
 }
 
-fn right_master(window: &Window) -> bool {
+/// Idle connections that were asked in this window and did not answer.
+pub(super) fn idle_silent(idle: usize, window: &Window) -> u64 {
+    match window.step {
+        Step::Failover => (idle as u64).saturating_sub(window.counts.idle.progress),
+        _ => 0,
+    }
+}
+
+pub(super) fn right_master(window: &Window) -> bool {
     match window.masters_after[..] {
         [after] => (after != window.master_before) == window.step.moves(),
         _ => false,
