@@ -81,7 +81,7 @@ pub struct Options {
     /// Measure a data path beside others.
     pub bench: Option<BenchChoice>,
     /// Runs of each scenario; none: 5 of `kill9` and `switchover`, 3 of the others. Rounds of a
-    /// benchmark; none: 5.
+    /// benchmark; none: 5, of `relay` 10.
     pub runs: Option<u32>,
     /// Print one JSON document and nothing else on standard output; without a scenario: all.
     pub json: bool,
@@ -186,7 +186,7 @@ async fn bench(
     choice: BenchChoice,
     options: &Options,
 ) -> Result<Outcome, LabError> {
-    let rounds = options.runs.unwrap_or(bench::ROUNDS);
+    let rounds = options.runs.unwrap_or_else(|| choice.rounds());
     let note = |what: &str| anstream::eprintln!("{what}");
     let what = (choice, options.mode.unwrap_or(Mode::Sync));
     let report = bench::run(config, rights, what, rounds, note).await?;

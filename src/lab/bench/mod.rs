@@ -60,8 +60,16 @@ impl FromStr for BenchChoice {
     }
 }
 
-/// Rounds, unless said otherwise.
-pub(super) const ROUNDS: u32 = 5;
+impl BenchChoice {
+    /// Rounds, unless said otherwise: more where the difference is small.
+    pub(super) const fn rounds(self) -> u32 {
+        match self {
+            Self::Proxy | Self::Kernel => 5,
+            Self::Relay => 10,
+        }
+    }
+}
+
 /// Time before a window, for connections to stand and buffers to fill.
 const WARM: Duration = Duration::from_millis(200);
 /// A window of measurement.

@@ -1,9 +1,10 @@
 //! `--bench relay`: a pair beside itself without the relay (`cluster.relay = false`).
 //!
-//! One network, one set of servers, two configurations in turn. Both nodes start anew for each
-//! turn, so that no turn has what another left behind, and no luck of one process is in all of
-//! them. In proxy mode the pair without the relay has no program in the kernel; in kernel mode it
-//! has one all the same, but no addresses that stand on both nodes, and nothing is handed over.
+//! Both pairs stand all the time, each in a network of its own, and each has its turn right after
+//! the other, so that what else the machine does is the same for both. Their nodes start anew for
+//! every second round, so that no luck of one process is in all of them. In proxy mode the pair
+//! without the relay has no program in the kernel; in kernel mode it has one all the same, but no
+//! addresses that stand on both nodes, and nothing is handed over.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -78,8 +79,18 @@ pub(super) struct Pair {
     hooks_relay: Vec<String>,
 }
 
-/// So many rounds; in each the pair has one turn without the relay and one with it, every other
-/// round the other way round.
+/// One of the two.
+#[derive(Debug)]
+struct Side {
+    stage: Stage,
+    rival: Rival,
+    mode: Mode,
+    /// Who has been master from the start on, and where its kernel calls the program.
+    state: Option<(NodeId, Vec<String>)>,
+}
+
+/// Measures. In each round both have a turn at each kind of work, in every other round the other
+/// way round.
 pub(super) async fn measure(
     binary: &Path,
     rights: Rights,
@@ -93,34 +104,33 @@ pub(super) async fn measure(
                 .to_owned(),
         });
     }
-    let mut stage = stage(binary, mode).await?;
-    let mut pair = Pair {
-        mode,
-        hooks_without: Vec::new(),
-        hooks_relay: Vec::new(),
-    };
+    let mut sides = [
+        Side::new(binary, mode, Kind::Without).await?,
+        Side::new(binary, mode, Kind::Relay).await?,
+    ];
     let (mut samples, mut background) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         note(&format!("round {round} of {rounds} ..."));
-        let mut turn = stage.rivals.clone();
-        if round % 2 == 0 {
-            turn.reverse();
+        if round % 2 == 1 {
+            let [without, relay] = &mut sides;
+            tokio::try_join!(without.begin(), relay.begin())?;
         }
-        for rival in turn {
-            let lab = stage.ground.pair();
-            let (master, hooks) = begin(lab, mode, rival.kind == Kind::Relay).await?;
-            match rival.kind {
-                Kind::Relay => pair.hooks_relay = hooks,
-                _ => pair.hooks_without = hooks,
+        background.push(background_cpus().await?);
+        for (nth, work) in PROGRAM.works.iter().enumerate() {
+            let mut turn = [&sides[0], &sides[1]];
+            if round % 2 == 0 {
+                turn.reverse();
             }
-            background.push(background_cpus().await?);
-            for (nth, work) in PROGRAM.works.iter().enumerate() {
-                let sample = stage.sample(*work, &rival, PROGRAM.cost).await?;
+            for Side { stage, rival, .. } in turn {
+                let sample = stage.sample(*work, rival, PROGRAM.cost).await?;
                 samples.push((nth, round, rival.kind, sample));
             }
-            end(stage.ground.pair(), master).await?;
+        }
+        for side in &mut sides {
+            side.check().await?;
         }
     }
+    let [without, relay] = sides;
     Ok(Measured {
         program: PROGRAM,
         samples,
@@ -129,42 +139,101 @@ pub(super) async fn measure(
         haproxy: None,
         nftables: None,
         no_kernel_mode: None,
-        congestion_control: stage.congestion_control,
-        pair: Some(pair),
+        congestion_control: relay.stage.congestion_control,
+        pair: Some(Pair {
+            mode,
+            hooks_without: without.hooks(),
+            hooks_relay: relay.hooks(),
+        }),
     })
 }
 
-/// Network and servers; the nodes are not started yet.
-async fn stage(binary: &Path, mode: Mode) -> Result<Stage, LabError> {
-    let block = Block::new().map_err(LabError::io("make a file in memory"))?;
-    let mut config = LabConfig::new(binary);
-    config.config = text(mode, true);
-    let lab = Lab::build(&config).await?;
-    let network = lab.network();
-    let congestion_control = unpaced(network.hosts()).await;
-    let mut servers = Vec::new();
-    for n in 0..BACKENDS {
-        let addresses: [IpAddr; 2] = [backend_address(n).into(), backend_address6(n).into()];
-        let addresses = addresses.map(|address| SocketAddr::new(address, TO));
-        let host = &network.backends[n];
-        servers.push(Server::start(host, addresses.to_vec(), block.clone()).await?);
+impl Side {
+    /// Network and servers; the nodes are not started yet.
+    async fn new(binary: &Path, mode: Mode, kind: Kind) -> Result<Self, LabError> {
+        let block = Block::new().map_err(LabError::io("make a file in memory"))?;
+        let mut config = LabConfig::new(binary);
+        config.config = text(mode, kind == Kind::Relay);
+        let lab = Lab::build(&config).await?;
+        let network = lab.network();
+        let congestion_control = unpaced(network.hosts()).await;
+        let mut servers = Vec::new();
+        for n in 0..BACKENDS {
+            let addresses: [IpAddr; 2] = [backend_address(n).into(), backend_address6(n).into()];
+            let addresses = addresses.map(|address| SocketAddr::new(address, TO));
+            let host = &network.backends[n];
+            servers.push(Server::start(host, addresses.to_vec(), block.clone()).await?);
+        }
+        let rival = Rival {
+            kind,
+            to: vec![SocketAddr::new(VIP4.into(), PORT)],
+            pid: None,
+        };
+        let stage = Stage {
+            rivals: Vec::new(),
+            _haproxies: Vec::new(),
+            _servers: servers,
+            _routers: Vec::new(),
+            ground: Ground::Pair(Box::new(lab)),
+            block,
+            congestion_control,
+            nftables: None,
+            no_kernel_mode: None,
+        };
+        Ok(Self {
+            stage,
+            rival,
+            mode,
+            state: None,
+        })
     }
-    let rival = |kind| Rival {
-        kind,
-        to: vec![SocketAddr::new(VIP4.into(), PORT)],
-        pid: None,
-    };
-    Ok(Stage {
-        rivals: vec![rival(Kind::Without), rival(Kind::Relay)],
-        _haproxies: Vec::new(),
-        _servers: servers,
-        _routers: Vec::new(),
-        ground: Ground::Pair(Box::new(lab)),
-        block,
-        congestion_control,
-        nftables: None,
-        no_kernel_mode: None,
-    })
+
+    /// Starts both nodes anew, and waits until they are what they should be.
+    async fn begin(&mut self) -> Result<(), LabError> {
+        let (mode, relay) = (self.mode, self.rival.kind == Kind::Relay);
+        let lab = self.stage.ground.pair();
+        if let Some((master, _)) = &self.state {
+            stop(lab, *master).await?;
+        }
+        lab.start().await?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let master = lab.settled().await?;
+            let statuses = lab.statuses().await;
+            let all = statuses.iter().flatten();
+            let wrong: Vec<_> = all.filter_map(|s| wrong(s, mode, relay)).collect();
+            if wrong.is_empty() {
+                let status = statuses.into_iter().nth(master.index()).flatten();
+                let nat = status.and_then(|status| status.nat);
+                self.state = Some((master, nat.map_or_else(Vec::new, |nat| nat.hooks)));
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(LabError::TooLate {
+                    what: format!("a pair whose relay is {relay}"),
+                    seconds: PATIENCE.as_secs(),
+                    state: wrong.join("; "),
+                });
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Whether the same node was master all the time, as far as one can see.
+    async fn check(&mut self) -> Result<(), LabError> {
+        let masters = self.stage.ground.pair().masters().await;
+        let master = self.state.as_ref().map(|(master, _)| *master);
+        match masters.iter().copied().eq(master) {
+            true => Ok(()),
+            false => Err(LabError::Disturbed {
+                what: "the mastership moved during a measurement".to_owned(),
+            }),
+        }
+    }
+
+    fn hooks(self) -> Vec<String> {
+        self.state.map_or_else(Vec::new, |(_, hooks)| hooks)
+    }
 }
 
 /// The pair's file. A second without heartbeats is allowed: the machine is as busy as it can be, and
@@ -173,40 +242,6 @@ fn text(mode: Mode, relay: bool) -> String {
     let text = mode_config(&[(SERVICE, mode, PORT)], TO);
     text.replace("misses = 3", "misses = 10")
         .replace("[cluster]\n", &format!("[cluster]\nrelay = {relay}\n"))
-}
-
-/// Starts both nodes, and waits until the pair is what it should be: who is master, and where its
-/// kernel calls the program.
-async fn begin(lab: &mut Lab, mode: Mode, relay: bool) -> Result<(NodeId, Vec<String>), LabError> {
-    for id in NodeId::BOTH {
-        lab.configure(id, &text(mode, relay))?;
-    }
-    lab.start().await?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let master = lab.settled().await?;
-        let statuses = lab.statuses().await;
-        let all = statuses.iter().flatten();
-        let wrong: Vec<_> = all.filter_map(|s| wrong(s, mode, relay)).collect();
-        if wrong.is_empty() {
-            let [first, second] = statuses;
-            let status = if master == NodeId::First {
-                first
-            } else {
-                second
-            };
-            let nat = status.and_then(|status| status.nat);
-            return Ok((master, nat.map_or_else(Vec::new, |nat| nat.hooks)));
-        }
-        if Instant::now() >= deadline {
-            return Err(LabError::TooLate {
-                what: format!("a pair whose relay is {relay}"),
-                seconds: PATIENCE.as_secs(),
-                state: wrong.join("; "),
-            });
-        }
-        sleep(LOOK).await;
-    }
 }
 
 /// What a node has that it should not have, or not what it should.
@@ -222,12 +257,7 @@ fn wrong(status: &Status, mode: Mode, relay: bool) -> Option<String> {
 }
 
 /// Stops both nodes, and forgets what they have in the kernel.
-async fn end(lab: &mut Lab, master: NodeId) -> Result<(), LabError> {
-    if lab.masters().await != [master] {
-        return Err(LabError::Disturbed {
-            what: "the mastership moved during a measurement".to_owned(),
-        });
-    }
+async fn stop(lab: &mut Lab, master: NodeId) -> Result<(), LabError> {
     // The backup first, so that nobody takes over.
     for id in [master.peer(), master] {
         lab.node(id).signal(Signal::SIGTERM)?;
