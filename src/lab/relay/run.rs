@@ -88,7 +88,9 @@ impl Lab {
         let mut master = first;
         for step in plan.steps() {
             let began = Instant::now();
-            let died = self.inflict(step, master, &traffic).await?;
+            let died = self
+                .inflict(step, master, &traffic, plan.crowd.idle)
+                .await?;
             let (counts, took) = (board.take(), began.elapsed());
             death = death.or(died);
             let masters = self.masters().await;

@@ -246,6 +246,11 @@ impl Board {
         lock(&self.gauges[kind as usize])
     }
 
+    /// Answers, or bytes, of this window so far.
+    pub(in crate::lab) fn answers(&self, kind: Kind) -> u64 {
+        self.of(kind).tally.progress
+    }
+
     /// Forgets connections of a run that was broken off.
     pub(super) fn reset(&self) {
         for kind in Kind::ALL {
