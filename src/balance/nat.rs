@@ -72,6 +72,10 @@ pub struct Relay {
     /// As backup of a master: a packet that the master hands over is served here at once. That it
     /// was handed over says that the master is dead or hangs.
     pub accept: bool,
+    /// As backup of a master that has been silent for longer than a living one is: if its process is
+    /// dead, its program is asked for the handshakes that waited in it.
+    #[serde(default)]
+    pub asks: bool,
     /// As master: a packet of a connection that is not known here is handed to the peer, which may
     /// have it still.
     pub second_chance: bool,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::{BackendId, Scheduler, ServiceId, Weight};
 
 /// As an operator writes it.
 pub(super) const SAMPLE: &str = r#"[cluster]

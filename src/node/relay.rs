@@ -7,6 +7,7 @@
 //! | | holds while |
 //! |---|---|
 //! | accept | this node relays, is backup and does not stop, and its peer was master when it was heard last |
+//! | asks | it accepts, and the peer has not been heard for `dead_man`: a process that hangs is dead by then |
 //! | yields | this node is master, both relay, and the peer is about to take over in order: what it is told now it may not know by then |
 //! | second chance | this node is master, both relay, and one of: |
 //! | (a) drain | the mastership came in order, and the peer has not said since that nothing is left there |
@@ -83,6 +84,8 @@ struct Sight {
     peer_relays: bool,
     peer_resigns: bool,
     peer_in_sync: bool,
+    /// Not heard for `dead_man`.
+    peer_silent: bool,
     alive: bool,
     /// It handed over in order, and is not known to have nothing left.
     drains: bool,
@@ -95,11 +98,13 @@ impl Sight {
     /// The table of the module.
     fn relay(&self) -> Relay {
         let second_chance = self.drains || self.dead() || self.restarts();
+        let accept = self.works
+            && self.role == Role::Backup
+            && !self.stopping
+            && self.peer == Some(Role::Master);
         Relay {
-            accept: self.works
-                && self.role == Role::Backup
-                && !self.stopping
-                && self.peer == Some(Role::Master),
+            accept,
+            asks: accept && self.peer_relays && self.peer_silent,
             second_chance: second_chance && self.leads(),
             yields: self.handing_over && self.leads(),
         }
@@ -259,6 +264,7 @@ impl Node {
     /// Tells the data path what has changed.
     pub(super) fn run_relay(&mut self, now: Mono) {
         let peer = self.election.peer();
+        let dead_at = peer.map(|peer| peer.last_heard + self.config.election.dead_man);
         let sight = Sight {
             works: self.relay.works,
             role: self.role(),
@@ -268,6 +274,7 @@ impl Node {
             peer_relays: peer.is_some_and(|peer| peer.relays),
             peer_resigns: peer.is_some_and(|peer| peer.resigns),
             peer_in_sync: peer.is_some_and(|peer| peer.in_sync),
+            peer_silent: dead_at.is_some_and(|at| now >= at),
             alive: self.election.live_peer(now).is_some(),
             ..Sight::default()
         };
@@ -275,6 +282,7 @@ impl Node {
         let relay = self.relay.look(sight, peer, timeout, now).relay();
         let next = match sight.role {
             Role::Master => self.relay.next(peer, now),
+            Role::Backup => dead_at.filter(|at| *at > now),
             _ => None,
         };
         match next {

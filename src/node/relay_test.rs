@@ -30,6 +30,7 @@ fn relay(change: impl FnOnce(&mut Sight), mut sight: Sight) -> [bool; 2] {
     let Relay {
         accept,
         second_chance,
+        asks: _,
         yields: _,
     } = sight.relay();
     [accept, second_chance]
@@ -47,6 +48,25 @@ fn a_master_yields_new_connections_while_it_hands_over() {
     assert!(!yields(|s| (s.handing_over, s.peer_relays) = (true, false)));
     assert!(!yields(|s| (s.handing_over, s.works) = (true, false)));
     assert!(!yields(|s| (s.handing_over, s.role) = (true, Role::Backup)));
+}
+
+#[test]
+fn a_backup_asks_a_master_that_is_silent_for_longer_than_it_lives() {
+    let asks = |change: fn(&mut Sight)| {
+        let mut sight = Sight {
+            peer_silent: true,
+            ..backup()
+        };
+        change(&mut sight);
+        sight.relay().asks
+    };
+    assert!(asks(|_| {}));
+    assert!(asks(|s| s.alive = false));
+    assert!(!asks(|s| s.peer_silent = false));
+    assert!(!asks(|s| s.peer_relays = false));
+    assert!(!asks(|s| s.stopping = true));
+    assert!(!asks(|s| s.role = Role::Master));
+    assert!(!asks(|s| s.peer = Some(Role::Backup)));
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl Leases {
         if due(self.accept) || due(self.second) {
             let relay = Relay {
                 accept: self.accept.is_some(),
+                asks: false,
                 second_chance: self.second.is_some(),
                 yields: self.yields,
             };

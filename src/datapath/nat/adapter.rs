@@ -93,6 +93,12 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// How long it is until then; none: it never is.
+fn until(due: Option<u64>) -> Duration {
+    let left = |due: u64| Duration::from_nanos(due.saturating_sub(now()));
+    due.map_or(Duration::MAX, left)
+}
+
 /// Loads the program or adopts what a former life left, puts it at the interfaces of the VIPs, and
 /// starts the thread, which belongs to the caller's network namespace. The lease is as it was.
 ///
@@ -272,7 +278,7 @@ impl Worker {
         self.look();
         let busy = if self.leading { BUSY } else { 1 };
         if work >= busy {
-            Next::Nap(self.engine.lull())
+            Next::Nap(self.engine.lull().min(until(self.kicker.timeout())))
         } else {
             Next::Wait
         }
@@ -287,6 +293,7 @@ impl Worker {
                 self.kicker.end();
             }
             NatCommand::Probe => self.kicker.begin(now()),
+            NatCommand::Relay(relay) => self.kicker.ask(relay.asks, now()),
             NatCommand::Learn(ref items) => {
                 let new = |item: &&Item| matches!(item, Item::NatOpen { .. });
                 self.kicker
@@ -426,15 +433,13 @@ impl Worker {
     }
 
     fn wait(&self) {
-        let time = now();
         let most = match (&self.waiting, self.polled && self.leading) {
             (Some(_), _) => AGAIN,
             (None, true) => LOOK,
             (None, false) => IDLE,
         };
         let due = [self.engine.poll_timeout(), self.kicker.timeout()];
-        let due = due.into_iter().flatten().min().unwrap_or(u64::MAX);
-        let most = most.min(Duration::from_nanos(due.saturating_sub(time)));
+        let most = most.min(until(due.into_iter().flatten().min()));
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let tables = &self.nat.tables;
         let mut fds = [

@@ -2,13 +2,15 @@
 //! standby's word. Its program would let them pass now, but nobody repeats them before a second has
 //! passed.
 //!
-//! The new master has them repeated at once: it asks the dead node's program for the SYN of each
+//! The new master has them repeated at once, and so has a standby whose master has been silent for as
+//! long as a living one never is: it asks the dead node's program for the SYN of each
 //! (`packet::kick`), whose backend then sends the answer again. The frames go straight to the peer, to
 //! a VIP that is on this node as well.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -17,7 +19,7 @@ use super::reference::RECENT;
 use crate::config::{Acknowledge, Config};
 use crate::model::Neighbour;
 
-/// Frames of one round: the youngest handshakes come first, and are those of a quick takeover.
+/// Frames of one go: the youngest handshakes come first, and are those of a quick takeover.
 const AT_ONCE: u32 = 64;
 /// Asked for in any case.
 const LEAST: u32 = 128;
@@ -26,6 +28,8 @@ const HUNG: u64 = 500_000_000;
 const SECOND: u64 = 1_000_000_000;
 /// The second time of asking: the peer may have died only after this node took over.
 const AGAIN: u64 = 200_000_000;
+/// How often a peer that may be dead is asked.
+const EVERY: u64 = 10_000_000;
 
 /// Asks the peer.
 #[derive(Debug)]
@@ -35,14 +39,72 @@ pub(super) struct Kicker {
     /// An address of each family, and the interface that carries it.
     vips: Vec<(IpAddr, String)>,
     neighbours: BTreeMap<String, Neighbour>,
-    /// When each time of asking begins, and the number it has come to.
+    rounds: Rounds,
+}
+
+/// When it is asked, and for how many. Times are nanoseconds of one clock.
+#[derive(Debug, Default)]
+struct Rounds {
+    /// When each round begins, and the number it has come to.
     times: VecDeque<(u64, u32)>,
     /// How many there are to ask for.
     count: u32,
-    /// New connections that the master told in this second and in the one before.
+    /// A round follows on each, since the peer may be dead.
+    asking: bool,
     rate: Rate,
 }
 
+impl Rounds {
+    /// This node has just become master.
+    fn begin(&mut self, now: u64) {
+        self.asking = false;
+        self.set(now);
+        self.times.push_back((now + AGAIN, 0));
+    }
+
+    /// The peer may be dead, or is known to live.
+    fn ask(&mut self, asks: bool, now: u64) {
+        if asks == self.asking {
+            return;
+        }
+        self.asking = asks;
+        self.times.clear();
+        if asks {
+            self.set(now);
+        }
+    }
+
+    fn set(&mut self, now: u64) {
+        self.rate.count(0, now);
+        let likely = self.rate.now.max(self.rate.before) * HUNG / SECOND;
+        let likely = u32::try_from(likely).unwrap_or(u32::MAX);
+        self.count = (likely.saturating_add(LEAST)).min(RECENT as u32);
+        self.times = [(now, 0)].into();
+    }
+
+    fn end(&mut self) {
+        self.times.clear();
+        self.asking = false;
+    }
+
+    /// Those that are to be asked for now.
+    fn due(&mut self, now: u64) -> Range<u32> {
+        let Some((_, from)) = self.times.front_mut().filter(|(at, _)| now >= *at) else {
+            return 0..0;
+        };
+        let numbers = *from..(*from + AT_ONCE).min(self.count);
+        *from = numbers.end;
+        if numbers.end == self.count {
+            self.times.pop_front();
+            if self.asking {
+                self.times.push_back((now + EVERY, 0));
+            }
+        }
+        numbers
+    }
+}
+
+/// New connections that the master told in this second and in the one before.
 #[derive(Clone, Copy, Debug, Default)]
 struct Rate {
     since: u64,
@@ -51,7 +113,7 @@ struct Rate {
 }
 
 impl Rate {
-    fn count(&mut self, new: u64, now: u64) {
+    const fn count(&mut self, new: u64, now: u64) {
         let seconds = now.saturating_sub(self.since) / SECOND;
         if seconds > 0 {
             self.before = if seconds == 1 { self.now } else { 0 };
@@ -90,9 +152,7 @@ impl Kicker {
             socket,
             vips,
             neighbours: BTreeMap::new(),
-            times: VecDeque::new(),
-            count: 0,
-            rate: Rate::default(),
+            rounds: Rounds::default(),
         }
     }
 
@@ -102,42 +162,40 @@ impl Kicker {
     }
 
     /// The master told of so many new connections.
-    pub(super) fn learned(&mut self, new: u64, now: u64) {
-        self.rate.count(new, now);
+    pub(super) const fn learned(&mut self, new: u64, now: u64) {
+        self.rounds.rate.count(new, now);
+    }
+
+    /// As backup: the master may be dead, or is known to live.
+    pub(super) fn ask(&mut self, asks: bool, now: u64) {
+        self.rounds.ask(asks, now);
     }
 
     /// This node has just become master.
     pub(super) fn begin(&mut self, now: u64) {
-        self.rate.count(0, now);
-        let likely = self.rate.now.max(self.rate.before) * HUNG / SECOND;
-        let likely = u32::try_from(likely).unwrap_or(u32::MAX);
-        self.count = (likely.saturating_add(LEAST)).min(RECENT as u32);
-        self.times = [(now, 0), (now + AGAIN, 0)].into();
+        self.rounds.begin(now);
     }
 
     /// This node is master no more.
     pub(super) fn end(&mut self) {
-        self.times.clear();
+        self.rounds.end();
     }
 
     /// When there is something to do.
     pub(super) fn timeout(&self) -> Option<u64> {
-        let (at, _) = self.times.front().filter(|_| self.socket.is_some())?;
+        let (at, _) = self
+            .rounds
+            .times
+            .front()
+            .filter(|_| self.socket.is_some())?;
         Some(*at)
     }
 
     /// Asks for some of them.
     pub(super) fn kick(&mut self, now: u64) {
-        let Some((at, from)) = self.times.front_mut() else {
+        let numbers = self.rounds.due(now);
+        if numbers.is_empty() {
             return;
-        };
-        if now < *at {
-            return;
-        }
-        let numbers = *from..(*from + AT_ONCE).min(self.count);
-        *from = numbers.end;
-        if numbers.end == self.count {
-            self.times.pop_front();
         }
         let Some(socket) = &self.socket else { return };
         for (vip, interface) in &self.vips {
@@ -180,3 +238,7 @@ fn address(interface: u32) -> SockAddr {
     // SAFETY: a whole sockaddr_ll was written above.
     unsafe { SockAddr::new(storage, length) }
 }
+
+#[cfg(test)]
+#[path = "kick_test.rs"]
+mod tests;

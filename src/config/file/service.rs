@@ -1,0 +1,178 @@
+//! `[[service]]`, its kernel mode and its backends.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::health::Health;
+use super::{HOUR, MAX_CONNECTIONS, MINUTE, WEEK, ms, s};
+use crate::config::read::Section;
+use crate::config::report::{At, Field, List, Located, Reported};
+use crate::config::units::{
+    Fault, Read, backend_address, duration, listen_address, name, number, source_address, word,
+};
+use crate::config::{Acknowledge, Fallback, Forward, OnDown, Stray};
+use crate::model::Scheduler;
+
+/// Most addresses of one service.
+const MAX_LISTEN: usize = 64;
+/// Most backends of one service.
+const MAX_BACKENDS: usize = 1_024;
+/// Most addresses towards the backends of one service: one a family.
+const MAX_SOURCES: usize = 2;
+/// Most new connections a second from one address.
+const MAX_RATE: u32 = 1_000_000;
+
+const SCHEDULERS: &[(&str, Scheduler)] = &[
+    ("round_robin", Scheduler::RoundRobin),
+    ("weighted_round_robin", Scheduler::WeightedRoundRobin),
+    ("least_connections", Scheduler::LeastConnections),
+    ("random", Scheduler::Random),
+];
+const MODES: &[(&str, Mode)] = &[("proxy", Mode::Proxy), ("kernel", Mode::Kernel)];
+const FORWARDS: &[(&str, Forward)] = &[("nat", Forward::Nat), ("dnat", Forward::Dnat)];
+const REPLICATIONS: &[(&str, Acknowledge)] =
+    &[("sync", Acknowledge::Sync), ("async", Acknowledge::Async)];
+const FALLBACKS: &[(&str, Fallback)] = &[("refuse", Fallback::Refuse), ("proxy", Fallback::Proxy)];
+const ON_DOWN: &[(&str, OnDown)] = &[("keep", OnDown::Keep), ("reset", OnDown::Reset)];
+const STRAYS: &[(&str, Stray)] = &[("reset", Stray::Reset), ("drop", Stray::Drop)];
+
+/// `[[service]]`
+pub(in crate::config) struct Service {
+    pub(in crate::config) name: Field<String>,
+    pub(in crate::config) listen: List<Located<SocketAddr>>,
+    pub(in crate::config) mode: Field<Mode>,
+    pub(in crate::config) balance: Field<Scheduler>,
+    pub(in crate::config) connect_timeout: Field<Duration>,
+    pub(in crate::config) idle_timeout: Field<Duration>,
+    pub(in crate::config) max_connections: Field<u32>,
+    pub(in crate::config) kernel: KernelMode,
+    pub(in crate::config) health: Option<Result<Health, Reported>>,
+    pub(in crate::config) backends: List<Backend>,
+}
+
+/// Where the connections of a service are forwarded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::config) enum Mode {
+    Kernel,
+    Proxy,
+}
+
+/// Those keys of `[[service]]` that only the kernel mode has. None: not written.
+pub(in crate::config) struct KernelMode {
+    pub(in crate::config) source: Option<List<Located<IpAddr>>>,
+    pub(in crate::config) forward: Option<Field<Forward>>,
+    pub(in crate::config) replication: Option<Field<Acknowledge>>,
+    pub(in crate::config) fallback: Option<Field<Fallback>>,
+    pub(in crate::config) on_down: Option<Field<OnDown>>,
+    pub(in crate::config) stray: Option<Field<Stray>>,
+    pub(in crate::config) source_rate: Option<Field<u32>>,
+}
+
+/// `[[service.backend]]`
+pub(in crate::config) struct Backend {
+    pub(in crate::config) name: Field<String>,
+    pub(in crate::config) address: Field<SocketAddr>,
+    pub(in crate::config) weight: Field<u16>,
+}
+
+impl Service {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        let name = section.required("name", r#""web""#, name);
+        let listen = r#"["192.0.2.100:80"]"#;
+        let listen = section.list("listen", listen, 1..=MAX_LISTEN, listen_address);
+        let mode = section.or("mode", Mode::Proxy, word(MODES));
+        let balance = section.or("balance", Scheduler::default(), word(SCHEDULERS));
+        let (connect, idle) = match &mode {
+            // RFC 5382, REQ-5: a translator keeps an idle connection for 2 h 4 min at least.
+            Ok(mode) if mode.value == Mode::Kernel => (ms(250), 124 * MINUTE),
+            _ => (s(2), 5 * MINUTE),
+        };
+        Self {
+            name,
+            listen,
+            mode,
+            balance,
+            connect_timeout: section.or("connect_timeout", connect, duration(ms(1)..=HOUR)),
+            idle_timeout: section.or("idle_timeout", idle, duration(s(1)..=WEEK)),
+            max_connections: section.or("max_connections", 50_000, number(1..=MAX_CONNECTIONS)),
+            kernel: KernelMode::read(section),
+            health: section.table("health", Health::read),
+            backends: section.tables("backend", 1..=MAX_BACKENDS, Backend::read),
+        }
+    }
+}
+
+impl KernelMode {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        Self {
+            source: section.one_or_more("source", 1..=MAX_SOURCES, source_address),
+            forward: section.optional("forward", forward),
+            replication: section.optional("replication", word(REPLICATIONS)),
+            fallback: section.optional("fallback", word(FALLBACKS)),
+            on_down: section.optional("on_down", word(ON_DOWN)),
+            stray: section.optional("stray", word(STRAYS)),
+            source_rate: section.optional("source_rate", number(0..=MAX_RATE)),
+        }
+    }
+
+    /// What is written, in the order of the documentation: the key and its place.
+    pub(in crate::config) fn written(&self) -> Vec<(&'static str, At)> {
+        // Named one by one, so that a new key cannot be forgotten here.
+        let Self {
+            source,
+            forward,
+            replication,
+            fallback,
+            on_down,
+            stray,
+            source_rate,
+        } = self;
+        let source = source.iter().flatten().flatten().next();
+        [
+            (
+                "source",
+                source.map(|address| At {
+                    place: address.at.place,
+                    key: address.at.key.trim_end_matches("[0]").to_owned(),
+                }),
+            ),
+            ("forward", at(forward)),
+            ("replication", at(replication)),
+            ("fallback", at(fallback)),
+            ("on_down", at(on_down)),
+            ("stray", at(stray)),
+            ("source_rate", at(source_rate)),
+        ]
+        .into_iter()
+        .filter_map(|(key, at)| Some((key, at?)))
+        .collect()
+    }
+}
+
+/// The place of a good value that is written.
+fn at<T>(field: &Option<Field<T>>) -> Option<At> {
+    Some(field.as_ref()?.as_ref().ok()?.at.clone())
+}
+
+/// What the backend sees. LVS and others also have "direct server return", which is worth its own
+/// words.
+fn forward(value: &DeValue<'_>) -> Read<Forward> {
+    if value.as_str() == Some("dsr") {
+        let what = "this version has no `dsr` (direct server return)";
+        let remedy = "write \"nat\", or \"dnat\" if the backends must see the clients' addresses";
+        return Err(Fault::new(what, remedy));
+    }
+    word(FORWARDS)(value)
+}
+
+impl Backend {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        Self {
+            name: section.required("name", r#""b1""#, name),
+            address: section.required("address", r#""198.51.100.21:8080""#, backend_address),
+            weight: section.or("weight", 1, number(1..=256)),
+        }
+    }
+}
