@@ -10,8 +10,10 @@ use super::goals::{Met, SHORT, judge};
 use super::plan::{Fault, Plan};
 use super::switches::Switch;
 use super::wrk::Wrk;
-use crate::lab::survive::{Counts, Ends, How, Kind, Step, Window};
+use crate::lab::Failure;
+use crate::lab::survive::{Counts, Ends, How, Kind, Step, Trouble, Window};
 use crate::lab::verdict::ms;
+use crate::time::Mono;
 
 /// Everything that was seen in one run.
 pub(super) struct Evidence<'a> {
@@ -41,6 +43,22 @@ pub struct OldEnds {
     pub last_us: u64,
 }
 
+/// Those that are told one by one.
+const TROUBLED: usize = 16;
+
+/// A new connection that was lost or late.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Troubled {
+    /// When it began, after a process was harmed; negative: before.
+    pub began_ms: Option<f64>,
+    /// Until its end, or its answer.
+    pub took_ms: f64,
+    /// What its client saw; none: it was late.
+    pub failure: Option<Failure>,
+    /// The client's port; none: it never stood.
+    pub port: Option<u16>,
+}
+
 /// One run's figures. Times in milliseconds; those of stalls and new connections are of the fault
 /// itself, of the time before, or of the node's return; the counts are of the whole run.
 #[derive(Clone, Debug, Serialize)]
@@ -57,6 +75,8 @@ pub struct Run {
     pub new_while_dying: u64,
     /// Those whose handshake took more than 100 ms.
     pub new_late: u64,
+    /// The first of those that were lost or late.
+    pub new_troubled: Vec<Troubled>,
     /// Those that the lab did not open, because too many were under way.
     pub new_skipped: u64,
     /// How far the lab stayed below its rate while nothing happened, in percent.
@@ -136,6 +156,7 @@ impl Run {
             new_in_flight,
             new_while_dying,
             new_late: sum(|w| w.counts.new.late),
+            new_troubled: troubled(*death, ends),
             new_skipped: sum(|w| w.counts.new.skipped),
             new_short_percent: short(plan.crowd.new_rate, windows),
             new_slowest_ms: harm(|w| w.counts.new.handshake_ms),
@@ -179,13 +200,31 @@ impl Run {
     }
 }
 
+/// The first new connections that were lost or late.
+fn troubled(death: Option<Death>, ends: &Ends) -> Vec<Troubled> {
+    let since_harm = |at: Mono| {
+        let harm = death?.at;
+        Some(ms(at.since(harm)) - ms(harm.since(at)))
+    };
+    let one = |one: &Trouble| Troubled {
+        began_ms: since_harm(one.began),
+        took_ms: ms(one.ended.since(one.began)),
+        failure: one.failure,
+        port: one.port,
+    };
+    ends.of_new.iter().take(TROUBLED).map(one).collect()
+}
+
 /// Lost new connections that the dying process had, and those that its kernel took for it while it
 /// died. Nobody can keep what only a dead process knew.
 fn in_flight(death: Option<Death>, ends: &Ends) -> (u64, u64) {
     let Some((at, gone)) = death.and_then(|death| Some((death.at, death.gone?))) else {
         return (0, 0);
     };
-    let lost = || ends.of_new.iter().filter(|loss| loss.ended >= at);
+    let lost = || {
+        let of_new = ends.of_new.iter();
+        of_new.filter(|one| one.failure.is_some() && one.ended >= at)
+    };
     let open = lost().filter(|loss| loss.began <= at).count();
     let until_gone = lost().filter(|loss| loss.began <= gone).count();
     (open as u64, (until_gone - open) as u64)

@@ -4,7 +4,7 @@ use super::super::switches;
 use super::*;
 use crate::lab::Failure;
 use crate::lab::config::Mode;
-use crate::lab::survive::{End, Loss, NewTally, Tally};
+use crate::lab::survive::{End, NewTally, Tally};
 use crate::time::Mono;
 
 const fn at(ms: u64) -> Mono {
@@ -197,12 +197,21 @@ fn old_connections_of_a_proxy_are_told_apart_by_their_ends() {
     );
 }
 
+fn lost_one(began: Mono, ended: Mono) -> Trouble {
+    Trouble {
+        began,
+        ended,
+        failure: Some(Failure::Reset),
+        port: Some(40_000),
+    }
+}
+
 #[test]
 fn only_what_the_dying_process_had_is_excused() {
     let lost = |began, ended| {
         run(Fault::Kill9, Mode::Proxy, |e| {
             let (began, ended) = (at(began), at(ended));
-            e.ends.of_new.push(Loss { began, ended });
+            e.ends.of_new.push(lost_one(began, ended));
             e.windows[1].counts.new.lost = [(Failure::Reset, 1)].into();
         })
     };
@@ -221,7 +230,7 @@ fn only_what_the_dying_process_had_is_excused() {
     // One that nobody saw die excuses nothing.
     let alive = run(Fault::Kill9, Mode::Proxy, |e| {
         let (began, ended) = (at(998), at(1_003));
-        e.ends.of_new.push(Loss { began, ended });
+        e.ends.of_new.push(lost_one(began, ended));
         e.windows[1].counts.new.lost = [(Failure::Reset, 1)].into();
         e.death = Some(Death {
             gone: None,

@@ -15,8 +15,7 @@ use tandem::datapath::nat::{self, Counter};
 use tandem::model::Role;
 
 use super::super::ends::State;
-use super::super::kernel_mode::{Path, path_of};
-use super::super::leases::LENGTH;
+use super::super::kernel_mode::{LENGTH, Path, path_of};
 use super::super::segment::glance;
 use super::super::world::World;
 use super::{Checkers, SETTLE, is_master};
@@ -114,11 +113,8 @@ impl World {
         // A handshake that a dead process has not answered is nobody's: the client asks again.
         let stands = [nat::State::Established, nat::State::Closing];
         let open = flow.client_isn == end.isn && stands.iter().any(|it| it.number() == flow.state);
-        // Nobody hands over to the dead what a second chance does not let him: a master that lost its
-        // power does not know that they had anything.
-        let master = self.machines[1 - machine].process.as_ref();
-        let asks = master.is_none_or(|process| process.relay.second_chance);
-        let asked = asks || !host.kept.is_dead(self.now);
+        // Without the relay nobody hands anything to the dead.
+        let asked = self.relays == [true; 2] || !host.kept.is_dead(self.now);
         if !open || !asked || !host.powered() || !self.has_the_right(machine, 0) {
             return None;
         }
