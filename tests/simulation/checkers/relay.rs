@@ -6,7 +6,7 @@
 //! | decides | a connection begins, or is replaced, only where the node has turned as master within a lease, or, for what its peer handed over, as the standby of a master |
 //! | forwards | a packet goes on only there, or by the table of a process that was master when it died, for [`FROZEN`] and a lease at most, or that a new process inherits and does not know its role |
 //! | one way | two machines that may forward never have different ways for one open connection; but for three heartbeats after both were masters, and [`SETTLE`] if one of them has died |
-//! | no reset | the same of a client's reset, whose connection a machine knows that may forward |
+//! | no reset | the same of a client's reset, whose connection a machine knows that may forward; a dead one counts only if its host is heard, which tells of the death |
 //! | owner | what the data path tells a node never makes it master |
 
 use tandem::datapath::nat::layout::FlowKey;
@@ -113,12 +113,21 @@ impl World {
         // A handshake that a dead process has not answered is nobody's: the client asks again.
         let stands = [nat::State::Established, nat::State::Closing];
         let open = flow.client_isn == end.isn && stands.iter().any(|it| it.number() == flow.state);
-        // Without the relay nobody hands anything to the dead.
-        let asked = self.relays == [true; 2] || !host.kept.is_dead(self.now);
+        // Without the relay nobody hands anything to the dead; nor to a host that nobody hears say
+        // that the process is dead.
+        let asks = self.relays == [true; 2] && !self.was_mute(machine);
+        let asked = asks || !host.kept.is_dead(self.now);
         if !open || !asked || !host.powered() || !self.has_the_right(machine, 0) {
             return None;
         }
         path_of(flow)
+    }
+
+    /// Nothing of this machine reached the other one lately, refusals included.
+    fn was_mute(&self, machine: usize) -> bool {
+        let links = &self.network.links[machine];
+        let heard = self.checkers.unmuted[machine];
+        links.iter().all(|link| link.cut) || self.lately(heard, 3 * HEARTBEAT)
     }
 
     /// Nobody decides what another one has decided in the meantime.
