@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::balance::Route;
-use crate::config::{Backend, Service};
+use crate::config::{Backend, Proxied, Service};
 use crate::model::{BackendId, Scheduler, ServiceId, Weight};
 
 /// The ids of the fixture's backends, in order.
@@ -29,6 +29,7 @@ pub(in crate::balance) fn route(scheduler: Scheduler, weights: &[u16]) -> Route 
         idle_timeout: Duration::from_secs(300),
         max_connections: 100,
         kernel: None,
+        proxied: Proxied::default(),
         health: None,
         backends: weights.iter().enumerate().map(backend).collect(),
     };

@@ -5,7 +5,7 @@ use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
     Acknowledge, Backend, Cluster, Config, Election, Fallback, Forward, Health, Kernel, KernelMode,
-    Node, OnDown, Proxy, Service, Stray,
+    Node, OnDown, Proxied, Proxy, SendProxy, Service, Stray,
 };
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
@@ -105,6 +105,7 @@ fn service(service: file::Service) -> Result<Service, Reported> {
             file::Mode::Kernel => Some(kernel_mode(service.kernel)?),
             file::Mode::Proxy => None,
         },
+        proxied: proxied(service.proxied)?,
         health: match service.health {
             Some(section) => Some(health(section?)?),
             None => None,
@@ -123,6 +124,27 @@ fn kernel_mode(written: file::KernelMode) -> Result<KernelMode, Reported> {
         on_down: or(written.on_down, OnDown::Keep)?,
         stray: or(written.stray, Stray::Reset)?,
         source_rate: or(written.source_rate, 0)?,
+    })
+}
+
+fn proxied(written: file::Proxied) -> Result<Proxied, Reported> {
+    let default = Proxied::default();
+    let tlvs = all(written.send_proxy_tlvs.unwrap_or_default(), value)?;
+    let send_proxy = match written.send_proxy {
+        Some(version) => Some(SendProxy {
+            version: version?.value,
+            authority: tlvs.contains(&file::Tlv::Authority),
+            unique_id: tlvs.contains(&file::Tlv::UniqueId),
+            crc32c: tlvs.contains(&file::Tlv::Crc32c),
+        }),
+        None => None,
+    };
+    Ok(Proxied {
+        accept_proxy: all(written.accept_proxy.unwrap_or_default(), value)?,
+        accept_proxy_timeout: or(written.accept_proxy_timeout, default.accept_proxy_timeout)?,
+        send_proxy,
+        inspect_timeout: or(written.inspect_timeout, default.inspect_timeout)?,
+        inspect_bytes: or(written.inspect_bytes, default.inspect_bytes)?,
     })
 }
 

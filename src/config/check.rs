@@ -12,9 +12,9 @@ use humantime::format_duration;
 use ipnet::IpNet;
 
 use super::file::{Election, File, Health, Node, Service, Vip};
-use super::kernel;
 use super::report::{At, List, Located, Report};
 use super::units::Fault;
+use super::{kernel, rules};
 use crate::model::{BackendId, ServiceId};
 
 /// Most addresses that a remedy lists.
@@ -35,6 +35,7 @@ pub(super) fn check(file: &File, report: &Report<'_>) {
     }
     check.backend_ids();
     kernel::check(file, report);
+    rules::check(file, report);
 }
 
 struct Check<'f> {

@@ -5,7 +5,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Backend, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Proxy, Service};
+use super::{
+    Backend, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Proxied, Proxy, Service,
+};
 use crate::model::ConfigHash;
 
 /// The hash of the canonical text. The order of VIPs, services, backends and listen addresses
@@ -103,6 +105,7 @@ fn write_service(text: &mut String, service: &Service) {
         idle_timeout,
         max_connections,
         kernel,
+        proxied,
         health,
         backends,
     } = service;
@@ -127,6 +130,10 @@ fn write_service(text: &mut String, service: &Service) {
             "kernel {sources:?} {forward:?} {replication:?} {fallback:?} {on_down:?} {stray:?} {source_rate}"
         );
     }
+    // What says nothing keeps the fingerprint that earlier versions of the program gave it.
+    if *proxied != Proxied::default() {
+        write_proxied(text, proxied);
+    }
     if let Some(health) = health {
         let Health {
             kind,
@@ -149,6 +156,21 @@ fn write_service(text: &mut String, service: &Service) {
         } = backend;
         line!(text, "backend {name} {address} {}", weight.0);
     }
+}
+
+fn write_proxied(text: &mut String, proxied: &Proxied) {
+    let Proxied {
+        accept_proxy,
+        accept_proxy_timeout,
+        send_proxy,
+        inspect_timeout,
+        inspect_bytes,
+    } = proxied;
+    let accept_proxy = sorted(accept_proxy, |net| **net);
+    line!(
+        text,
+        "proxied {accept_proxy:?} {accept_proxy_timeout:?} {send_proxy:?} {inspect_timeout:?} {inspect_bytes}"
+    );
 }
 
 fn sorted<T, K: Ord>(list: &[T], key: impl FnMut(&&T) -> K) -> Vec<&T> {

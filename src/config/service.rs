@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::health::Health;
+use super::proxied::Proxied;
 use crate::model::{BackendId, Scheduler, ServiceId, Weight};
 
 /// How a service in kernel mode forwards.
@@ -93,6 +94,8 @@ pub struct Service {
     pub max_connections: u32,
     /// The kernel mode's settings; none: the service is proxied.
     pub kernel: Option<KernelMode>,
+    /// What only a proxied service has; defaults in kernel mode.
+    pub proxied: Proxied,
     /// `[service.health]`; none: backends count as up until connects fail.
     pub health: Option<Health>,
     /// `[[service.backend]]`: 1 to 1,024.

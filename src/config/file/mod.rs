@@ -13,9 +13,11 @@ use super::units::{
 use ipnet::IpNet;
 
 mod health;
+mod proxied;
 mod service;
 
 pub(super) use self::health::Health;
+pub(super) use self::proxied::{Proxied, Tlv};
 pub(super) use self::service::{Backend, KernelMode, Mode, Service};
 
 /// Most heartbeat paths.
