@@ -19,6 +19,7 @@ pub(in crate::balance) fn route(scheduler: Scheduler, weights: &[u16]) -> Route 
         name: format!("b{n}"),
         address: ([192, 0, 2, 1], 1_000 + n as u16).into(),
         weight: Weight(*weight),
+        pool: None,
     };
     let service = Service {
         id: ServiceId::of("web"),

@@ -32,7 +32,7 @@ use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use health::{Health, HealthKind};
-pub use proxied::{Proxied, ProxyVersion, SendProxy};
+pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
 
 /// A valid configuration.

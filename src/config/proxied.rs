@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::health::Health;
+use crate::model::Scheduler;
+
 /// How a proxied service treats its connections, beyond what every service has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Proxied {
@@ -20,6 +23,50 @@ pub struct Proxied {
     pub inspect_timeout: Duration,
     /// How many of them are looked at. Default 16,384; 512 to 65,536.
     pub inspect_bytes: u32,
+    /// What a client's name is if it seems to be hidden. Default `unknown`.
+    pub ech: Ech,
+    /// `[[service.pool]]`: up to 64, beside the service's own backends.
+    pub pools: Vec<Pool>,
+    /// `[[service.rule]]`: up to 256; the first that matches says the pool.
+    pub rules: Vec<Rule>,
+}
+
+/// The name of the service's own backends, as a pool.
+pub const DEFAULT_POOL: &str = "default";
+
+/// Backends that some of a service's connections go to. They are in [`super::Service::backends`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Unique within its service.
+    pub name: String,
+    /// Scheduler. Default: the service's.
+    pub balance: Scheduler,
+    /// `[service.pool.health]`. Default: the service's.
+    pub health: Option<Health>,
+}
+
+/// A way to a pool. Each list that is not empty must have one entry that fits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rule {
+    /// Names that a TLS client asks for, in lower case; `*.` stands for all names below.
+    pub sni: Vec<String>,
+    /// Application protocols that it offers.
+    pub alpn: Vec<String>,
+    /// Hosts that an HTTP/1 request asks, in lower case.
+    pub host: Vec<String>,
+    /// Where the client is; by the PROXY protocol, if its header says so.
+    pub source: Vec<IpNet>,
+    /// The pool's place in [`Proxied::pools`]; none: the service's own backends.
+    pub pool: Option<u16>,
+}
+
+/// What a TLS client's name is if it uses Encrypted Client Hello, or seems to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ech {
+    /// The name in the clear, although it may be its provider's.
+    Outer,
+    /// Unknown.
+    Unknown,
 }
 
 /// The header of the PROXY protocol that backends get.
@@ -52,6 +99,9 @@ impl Default for Proxied {
             send_proxy: None,
             inspect_timeout: Duration::from_secs(5),
             inspect_bytes: 16 << 10,
+            ech: Ech::Unknown,
+            pools: Vec::new(),
+            rules: Vec::new(),
         }
     }
 }

@@ -15,6 +15,7 @@ mod packets;
 mod pair;
 mod plumbing;
 mod programs;
+mod proxy_protocol;
 mod relay;
 mod silence;
 mod survive;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
     let tests = plain
         .chain(programs::tests())
+        .chain(proxy_protocol::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(kernel);

@@ -5,19 +5,25 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
+use super::rules::{Pool, Rule};
 use super::service::{at, at_list};
 use super::{MINUTE, ms};
-use crate::config::ProxyVersion;
 use crate::config::read::Section;
 use crate::config::report::{At, Field, List, Located};
 use crate::config::units::{Fault, Read, duration, number, shown, string, word};
+use crate::config::{Ech, ProxyVersion};
 
 /// Most networks in one list.
-const MAX_NETWORKS: usize = 64;
+pub(super) const MAX_NETWORKS: usize = 64;
+/// Most pools of one service, beside its own.
+const MAX_POOLS: usize = 64;
+/// Most rules of one service.
+const MAX_RULES: usize = 256;
 /// Fewest bytes to look at, and most.
 const INSPECT_BYTES: std::ops::RangeInclusive<u32> = 512..=64 << 10;
 
 const VERSIONS: &[(&str, ProxyVersion)] = &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
+const ECHS: &[(&str, Ech)] = &[("unknown", Ech::Unknown), ("outer", Ech::Outer)];
 const TLVS: &[(&str, Tlv)] = &[
     ("authority", Tlv::Authority),
     ("unique_id", Tlv::UniqueId),
@@ -32,6 +38,9 @@ pub(in crate::config) struct Proxied {
     pub(in crate::config) send_proxy_tlvs: Option<List<Located<Tlv>>>,
     pub(in crate::config) inspect_timeout: Option<Field<Duration>>,
     pub(in crate::config) inspect_bytes: Option<Field<u32>>,
+    pub(in crate::config) ech: Option<Field<Ech>>,
+    pub(in crate::config) pools: Option<List<Pool>>,
+    pub(in crate::config) rules: Option<List<Rule>>,
 }
 
 /// What a header of version 2 can carry beside the addresses.
@@ -60,6 +69,9 @@ impl Proxied {
             send_proxy_tlvs: section.one_or_more("send_proxy_tlvs", 1..=TLVS.len(), word(TLVS)),
             inspect_timeout: section.optional("inspect_timeout", timeout()),
             inspect_bytes: section.optional("inspect_bytes", number(INSPECT_BYTES)),
+            ech: section.optional("ech", word(ECHS)),
+            pools: section.optional_tables("pool", 1..=MAX_POOLS, Pool::read),
+            rules: section.optional_tables("rule", 1..=MAX_RULES, Rule::read),
         }
     }
 
@@ -73,7 +85,12 @@ impl Proxied {
             send_proxy_tlvs,
             inspect_timeout,
             inspect_bytes,
+            ech,
+            pools,
+            rules,
         } = self;
+        let pool = pools.iter().flatten().flatten().next();
+        let rule = rules.iter().flatten().flatten().next();
         [
             ("accept_proxy", at_list(accept_proxy)),
             ("accept_proxy_timeout", at(accept_proxy_timeout)),
@@ -81,6 +98,9 @@ impl Proxied {
             ("send_proxy_tlvs", at_list(send_proxy_tlvs)),
             ("inspect_timeout", at(inspect_timeout)),
             ("inspect_bytes", at(inspect_bytes)),
+            ("ech", at(ech)),
+            ("pool", pool.map(|pool| pool.at.clone())),
+            ("rule", rule.map(|rule| rule.at.clone())),
         ]
         .into_iter()
         .filter_map(|(key, at)| Some((key, at?)))

@@ -19,13 +19,13 @@ use crate::model::Scheduler;
 /// Most addresses of one service.
 const MAX_LISTEN: usize = 64;
 /// Most backends of one service.
-const MAX_BACKENDS: usize = 1_024;
+pub(super) const MAX_BACKENDS: usize = 1_024;
 /// Most addresses towards the backends of one service: one a family.
 const MAX_SOURCES: usize = 2;
 /// Most new connections a second from one address.
 const MAX_RATE: u32 = 1_000_000;
 
-const SCHEDULERS: &[(&str, Scheduler)] = &[
+pub(super) const SCHEDULERS: &[(&str, Scheduler)] = &[
     ("round_robin", Scheduler::RoundRobin),
     ("weighted_round_robin", Scheduler::WeightedRoundRobin),
     ("least_connections", Scheduler::LeastConnections),
@@ -104,6 +104,22 @@ impl Service {
             health: section.table("health", Health::read),
             backends: section.tables("backend", 1..=MAX_BACKENDS, Backend::read),
         }
+    }
+}
+
+impl Service {
+    /// The backends of all pools.
+    pub(in crate::config) fn all_backends(&self) -> impl Iterator<Item = &Backend> {
+        let pools = self.proxied.pools.iter().flatten().flatten();
+        let others = pools.flat_map(|pool| pool.backends.iter().flatten());
+        self.backends.iter().flatten().chain(others)
+    }
+
+    /// The health checks of all pools.
+    pub(in crate::config) fn all_health(&self) -> impl Iterator<Item = &Health> {
+        let pools = self.proxied.pools.iter().flatten().flatten();
+        let others = pools.filter_map(|pool| pool.health.as_ref());
+        self.health.iter().chain(others).flatten()
     }
 }
 

@@ -119,7 +119,7 @@ fn read_tlvs<'b>(header: &mut Header<'b>, whole: &'b [u8], at: usize) -> Result<
         match kind {
             ALPN => header.alpn = header.alpn.or(Some(value)),
             AUTHORITY if length <= MAX_AUTHORITY => {
-                header.authority = header.authority.or(str::from_utf8(value).ok());
+                header.authority = header.authority.or_else(|| str::from_utf8(value).ok());
             }
             UNIQUE_ID if length > MAX_UNIQUE_ID => return Err(Malformed::Length),
             UNIQUE_ID => header.unique_id = header.unique_id.or(Some(value)),
