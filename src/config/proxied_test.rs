@@ -259,3 +259,14 @@ fn the_kernel_mode_has_neither_pools_nor_rules() {
         "{said:#?}"
     );
 }
+
+#[test]
+fn the_sample_of_the_documentation_is_good() {
+    let manual = include_str!("../../docs/configuration.md");
+    let (_, part) = manual.split_once("\n## Pools and rules\n").unwrap();
+    let (_, part) = part.split_once("```toml\n").unwrap();
+    let (sample, _) = part.split_once("```").unwrap();
+    let (head, _) = SAMPLE.split_once("[[service]]").unwrap();
+    let config = Config::parse(&format!("{head}{sample}")).unwrap();
+    assert_eq!(config.services[0].proxied.rules.len(), 3);
+}

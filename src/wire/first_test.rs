@@ -329,6 +329,27 @@ fn a_remote_desktop_tells_its_user_or_its_token() {
 }
 
 #[test]
+fn a_client_is_known_again_by_a_mark() {
+    let hello = records(&browser(&[]), 1 << 14);
+    let desktop = desktop(b"Cookie: mstshash=eltons\r\n");
+    let cookie = |name: &str| Mark::Cookie(name.into());
+    let rows = [
+        (Mark::ServerName, &hello[..], Some(&b"shop.example.com"[..])),
+        (Mark::SessionId, &hello, Some(&[9; 32])),
+        (Mark::Host, REQUEST.as_bytes(), Some(b"www.example.com")),
+        (cookie("SERVER"), REQUEST.as_bytes(), Some(b"s%201")),
+        (cookie("b"), REQUEST.as_bytes(), None),
+        (Mark::ServerName, REQUEST.as_bytes(), None),
+        (Mark::Host, &hello, None),
+        (Mark::RdpUser, &desktop, Some(b"eltons")),
+        (Mark::RdpToken, &desktop, None),
+    ];
+    for (mark, bytes, expected) in rows {
+        assert_eq!(mark.of(&look(bytes)).as_deref(), expected, "{mark:?}");
+    }
+}
+
+#[test]
 fn names_and_patterns() {
     let matches = |name: &str, pattern| Name::of(name.as_bytes()).unwrap().matches(pattern);
     assert!(matches("API.example.com", "api.example.com"));

@@ -260,7 +260,7 @@ async fn pools() -> Result<(), LabError> {
     }
 
     // A pool's backend is drained by its name, and nobody takes its place.
-    let said = ask(&mut lab, master, &["backend", "drain", "shop/api1"]).await;
+    let said = ask(&mut lab, master, &["drain", "shop/api1"]).await;
     assert!(said.status.success(), "{said:?}");
     let resolve = format!("api.example:9443:{VIP4}");
     let client = [

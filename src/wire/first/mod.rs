@@ -3,16 +3,19 @@
 //!
 //! [`look`] takes the bytes that have come so far. It keeps no state, so bytes that come one by
 //! one give the same answer as bytes that come at once. `tls` reads ClientHello and ServerHello,
-//! `http` the head of a request and of a reply, `rdp` the request that a remote desktop begins with.
+//! `http` the head of a request and of a reply, `rdp` the request that a remote
+//! desktop begins with; [`Mark`] is one of the things by which a client is known again.
 //! Never: changes the bytes, decides what becomes of them.
 //! Invariants: the caller's limit bounds the work; what cannot be parsed is [`Look::Unknown`],
 //! never an error; a name is only given if every server would read the same one.
 
 pub mod http;
+pub mod mark;
 pub mod name;
 pub mod rdp;
 pub mod tls;
 
+pub use mark::Mark;
 pub use name::Name;
 
 /// What the first bytes are.
