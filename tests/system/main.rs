@@ -4,6 +4,7 @@
 //! listed as ignored, with the reason; none passes silently.
 
 mod balance;
+mod bench;
 mod crowd;
 mod drain;
 mod garbage;
@@ -47,7 +48,10 @@ fn main() -> ExitCode {
         million::tests(),
     ];
     let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
-    let kernel = kernel::tests().into_iter().chain(drain::relayed());
+    let kernel = kernel::tests()
+        .into_iter()
+        .chain(drain::relayed())
+        .chain(bench::tests());
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
     let tests = plain
         .chain(programs::tests())
