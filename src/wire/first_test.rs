@@ -104,6 +104,17 @@ fn real_clients_are_read() {
     assert_eq!(hello.server_name().unwrap().as_str(), "api.example.com");
     assert_eq!(protocols(&hello), Vec::<Vec<u8>>::new());
     assert_eq!((hello.session_id(), hello.ticket()), (&[][..], &[][..]));
+    // Cut at every byte, and told in records of every size.
+    for sample in [OPENSSL, OPENSSL_12] {
+        let bytes = hex(sample);
+        for end in 0..bytes.len() {
+            assert_eq!(look(&bytes[..end]), Look::More, "{end}");
+        }
+        let expected = tls(&bytes);
+        for size in 1..bytes.len() {
+            assert_eq!(tls(&records(&bytes[5..], size)), expected, "{size}");
+        }
+    }
 }
 
 #[test]
