@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::balance::Route;
-use crate::config::{Backend, Service};
+use crate::config::{Backend, Proxied, Service};
 use crate::model::{BackendId, Scheduler, ServiceId, Weight};
 
 /// The ids of the fixture's backends, in order.
@@ -19,6 +19,7 @@ pub(in crate::balance) fn route(scheduler: Scheduler, weights: &[u16]) -> Route 
         name: format!("b{n}"),
         address: ([192, 0, 2, 1], 1_000 + n as u16).into(),
         weight: Weight(*weight),
+        pool: None,
     };
     let service = Service {
         id: ServiceId::of("web"),
@@ -29,6 +30,7 @@ pub(in crate::balance) fn route(scheduler: Scheduler, weights: &[u16]) -> Route 
         idle_timeout: Duration::from_secs(300),
         max_connections: 100,
         kernel: None,
+        proxied: Proxied::default(),
         health: None,
         backends: weights.iter().enumerate().map(backend).collect(),
     };

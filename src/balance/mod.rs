@@ -9,7 +9,9 @@
 pub mod flow;
 pub mod nat;
 pub mod routes;
+pub mod rules;
 pub mod scheduler;
 
 pub use routes::{Load, Route, Routes, Target};
+pub use rules::{Chosen, Rules};
 pub use scheduler::Picks;

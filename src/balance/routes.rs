@@ -56,7 +56,7 @@ impl Drop for Load {
     }
 }
 
-/// A service with those of its backends that may get new connections.
+/// A pool of a service with those of its backends that may get new connections.
 #[derive(Debug)]
 pub struct Route {
     /// Which.
@@ -65,7 +65,7 @@ pub struct Route {
     pool: Vec<Arc<Target>>,
     scheduler: Scheduler,
     rotation: Rotation,
-    /// Every backend of the service, in the order of the file.
+    /// Every backend of the pool, in the order of the file.
     all: Arc<[Arc<Target>]>,
     /// How many connections have asked so far. Shared by all workers and by every later
     /// compilation, which makes rotations exact over all of them together.
@@ -73,10 +73,16 @@ pub struct Route {
 }
 
 impl Route {
+    #[cfg(test)]
     pub(super) fn new(service: &Service, eligible: &BTreeSet<BackendId>) -> Self {
+        Self::of_pool(service, None, eligible)
+    }
+
+    fn of_pool(service: &Service, pool: Option<u16>, eligible: &BTreeSet<BackendId>) -> Self {
         let all: Arc<[_]> = service
             .backends
             .iter()
+            .filter(|backend| backend.pool == pool)
             .map(|backend| {
                 Arc::new(Target {
                     id: backend.id,
@@ -88,7 +94,7 @@ impl Route {
             .collect();
         Self::compile(
             service.id,
-            service.balance,
+            service.balance_of(pool),
             all,
             Arc::new(AtomicU64::new(0)),
             eligible,
@@ -149,15 +155,24 @@ impl Route {
 /// Where new connections go, for every service.
 #[derive(Debug)]
 pub struct Routes {
+    /// To the services' own backends.
     routes: Vec<Route>,
+    /// To the pools of each service.
+    pools: Vec<Box<[Route]>>,
 }
 
 impl Routes {
     /// The first compilation. Positions and counts start at zero.
     pub fn compile(config: &Config, eligible: &BTreeSet<BackendId>) -> Self {
-        let route = |service| Route::new(service, eligible);
+        let route = |service: &Service, pool| Route::of_pool(service, pool, eligible);
+        let pools = |service: &Service| {
+            let places = 0..service.proxied.pools.len() as u16;
+            places.map(|pool| route(service, Some(pool))).collect()
+        };
+        let services = || config.services.iter();
         Self {
-            routes: config.services.iter().map(route).collect(),
+            routes: services().map(|service| route(service, None)).collect(),
+            pools: services().map(pools).collect(),
         }
     }
 
@@ -177,6 +192,21 @@ impl Routes {
         };
         Self {
             routes: self.routes.iter().map(route).collect(),
+            pools: (self.pools.iter())
+                .map(|pools| pools.iter().map(route).collect())
+                .collect(),
+        }
+    }
+
+    /// A pool of the n-th service of the configuration; none: its own backends.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many.
+    pub fn pool(&self, service: usize, pool: Option<u16>) -> &Route {
+        match pool {
+            Some(pool) => &self.pools[service][usize::from(pool)],
+            None => self.route(service),
         }
     }
 

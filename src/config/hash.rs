@@ -5,7 +5,10 @@
 
 use std::fmt::Write as _;
 
-use super::{Backend, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Proxy, Service};
+use super::{
+    Backend, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Pool, Proxied, Proxy,
+    Rule, Service,
+};
 use crate::model::ConfigHash;
 
 /// The hash of the canonical text. The order of VIPs, services, backends and listen addresses
@@ -103,6 +106,7 @@ fn write_service(text: &mut String, service: &Service) {
         idle_timeout,
         max_connections,
         kernel,
+        proxied,
         health,
         backends,
     } = service;
@@ -127,18 +131,12 @@ fn write_service(text: &mut String, service: &Service) {
             "kernel {sources:?} {forward:?} {replication:?} {fallback:?} {on_down:?} {stray:?} {source_rate}"
         );
     }
+    // What says nothing keeps the fingerprint that earlier versions of the program gave it.
+    if *proxied != Proxied::default() {
+        write_proxied(text, proxied);
+    }
     if let Some(health) = health {
-        let Health {
-            kind,
-            interval,
-            timeout,
-            rise,
-            fall,
-        } = health;
-        line!(
-            text,
-            "health {kind:?} {interval:?} {timeout:?} {rise} {fall}"
-        );
+        write_health(text, health);
     }
     for backend in sorted(backends, |backend| backend.name.clone()) {
         let Backend {
@@ -146,8 +144,72 @@ fn write_service(text: &mut String, service: &Service) {
             name,
             address,
             weight,
+            pool,
         } = backend;
         line!(text, "backend {name} {address} {}", weight.0);
+        if let Some(pool) = pool {
+            line!(text, "pool {}", proxied.pools[usize::from(*pool)].name);
+        }
+    }
+}
+
+fn write_health(text: &mut String, health: &Health) {
+    let Health {
+        kind,
+        interval,
+        timeout,
+        rise,
+        fall,
+    } = health;
+    line!(
+        text,
+        "health {kind:?} {interval:?} {timeout:?} {rise} {fall}"
+    );
+}
+
+fn write_proxied(text: &mut String, proxied: &Proxied) {
+    let Proxied {
+        accept_proxy,
+        accept_proxy_timeout,
+        send_proxy,
+        inspect_timeout,
+        inspect_bytes,
+        ech,
+        pools,
+        rules,
+    } = proxied;
+    let accept_proxy = sorted(accept_proxy, |net| **net);
+    line!(
+        text,
+        "proxied {accept_proxy:?} {accept_proxy_timeout:?} {send_proxy:?} {inspect_timeout:?} {inspect_bytes} {ech:?}"
+    );
+    for pool in sorted(pools, |pool| pool.name.clone()) {
+        let Pool {
+            name,
+            balance,
+            health,
+        } = pool;
+        line!(text, "pool {name} {balance:?}");
+        if let Some(health) = health {
+            write_health(text, health);
+        }
+    }
+    // The order of rules is what they mean.
+    for rule in rules {
+        let Rule {
+            sni,
+            alpn,
+            host,
+            source,
+            pool,
+        } = rule;
+        let (sni, alpn) = (
+            sorted(sni, |it| (*it).clone()),
+            sorted(alpn, |it| (*it).clone()),
+        );
+        let (host, source) = (sorted(host, |it| (*it).clone()), sorted(source, |it| **it));
+        let pool = pool.map(|pool| &pools[usize::from(pool)].name);
+        line!(text, "rule {sni:?} {alpn:?} {host:?} {source:?} {pool:?}");
     }
 }
 

@@ -16,6 +16,7 @@ mod packets;
 mod pair;
 mod plumbing;
 mod programs;
+mod proxy_protocol;
 mod relay;
 mod silence;
 mod survive;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
     let tests = plain
         .chain(programs::tests())
+        .chain(proxy_protocol::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(kernel);
