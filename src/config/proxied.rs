@@ -99,7 +99,7 @@ impl Default for Proxied {
             send_proxy: None,
             inspect_timeout: Duration::from_secs(5),
             inspect_bytes: 16 << 10,
-            ech: Ech::Unknown,
+            ech: Ech::Outer,
             pools: Vec::new(),
             rules: Vec::new(),
         }

@@ -16,7 +16,7 @@ fn every_key_is_known() {
     let text = with(
         "accept_proxy = [\"192.0.2.0/24\", \"2001:db8::7/128\"]\naccept_proxy_timeout = \"4s\"\n\
          send_proxy = \"v2\"\nsend_proxy_tlvs = [\"authority\", \"crc32c\"]\n\
-         inspect_timeout = \"1s\"\ninspect_bytes = 0x1000\nech = \"outer\"",
+         inspect_timeout = \"1s\"\ninspect_bytes = 0x1000\nech = \"unknown\"",
     );
     let config = Config::parse(&text).unwrap();
     let expected = Proxied {
@@ -33,7 +33,7 @@ fn every_key_is_known() {
         }),
         inspect_timeout: Duration::from_secs(1),
         inspect_bytes: 4_096,
-        ech: Ech::Outer,
+        ech: Ech::Unknown,
         pools: Vec::new(),
         rules: Vec::new(),
     };
@@ -43,7 +43,7 @@ fn every_key_is_known() {
 #[test]
 fn written_defaults_mean_what_leaving_them_out_means() {
     let long = with(
-        "accept_proxy_timeout = \"3s\"\ninspect_timeout = \"5s\"\ninspect_bytes = 16384\nech = \"unknown\"",
+        "accept_proxy_timeout = \"3s\"\ninspect_timeout = \"5s\"\ninspect_bytes = 16384\nech = \"outer\"",
     );
     assert_eq!(Config::parse(&long), Config::parse(SAMPLE));
 }
@@ -62,7 +62,7 @@ fn both_nodes_must_agree_on_every_key() {
         "send_proxy = \"v2\"\nsend_proxy_tlvs = [\"crc32c\"]",
         "inspect_timeout = \"4s\"",
         "inspect_bytes = 4096",
-        "ech = \"outer\"",
+        "ech = \"unknown\"",
     ];
     for line in lines {
         let config = Config::parse(&with(line)).unwrap();
@@ -98,7 +98,7 @@ fn the_kernel_mode_has_none_of_these_keys() {
         "send_proxy = \"v1\"",
         "inspect_timeout = \"5s\"",
         "inspect_bytes = 16384",
-        "ech = \"unknown\"",
+        "ech = \"outer\"",
     ];
     for line in lines {
         let key = line.split(' ').next().unwrap();
