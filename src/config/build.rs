@@ -4,8 +4,8 @@ use super::file;
 use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
-    Acknowledge, Backend, Cluster, Config, Election, Fallback, Forward, Health, Kernel, KernelMode,
-    Node, OnDown, Proxy, Service, Stray,
+    Acknowledge, Backend, Balance, Cluster, Config, Election, Fallback, Forward, Health, Kernel,
+    KernelMode, Node, OnDown, Proxy, Service, Stray,
 };
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
@@ -97,7 +97,7 @@ fn service(service: file::Service) -> Result<Service, Reported> {
     Ok(Service {
         id: ServiceId::of(&name),
         listen: all(service.listen, value)?,
-        balance: service.balance?.value,
+        balance: balance(service.balance?)?,
         connect_timeout: service.connect_timeout?.value,
         idle_timeout: service.idle_timeout?.value,
         max_connections: service.max_connections?.value,
@@ -111,6 +111,17 @@ fn service(service: file::Service) -> Result<Service, Reported> {
         },
         backends: all(service.backends, |written| backend(&name, written))?,
         name,
+    })
+}
+
+fn balance(written: file::Balance) -> Result<Balance, Reported> {
+    Ok(Balance {
+        scheduler: written.scheduler?.value,
+        table_size: or(written.table_size, Balance::TABLE_SIZE)?,
+        bounded_load: optional(written.bounded_load)?,
+        hash_key: or(written.hash_key, String::new())?,
+        decay: or(written.decay, Balance::DECAY)?,
+        floor: or(written.floor, Balance::FLOOR)?,
     })
 }
 
@@ -142,6 +153,7 @@ fn backend(service: &str, backend: file::Backend) -> Result<Backend, Reported> {
         id: BackendId::of(service, &name),
         address: backend.address?.value,
         weight: Weight(backend.weight?.value),
+        max_connections: optional(backend.max_connections)?,
         name,
     })
 }
@@ -160,6 +172,11 @@ fn or<T>(written: Option<Field<T>>, default: T) -> Result<T, Reported> {
         Some(field) => field.map(|located| located.value),
         None => Ok(default),
     }
+}
+
+/// What is written, if anything.
+fn optional<T>(written: Option<Field<T>>) -> Result<Option<T>, Reported> {
+    written.map(|field| Ok(field?.value)).transpose()
 }
 
 fn value<T>(located: Located<T>) -> Result<T, Reported> {

@@ -35,6 +35,7 @@ pub(super) fn check(file: &File, report: &Report<'_>) {
     }
     check.backend_ids();
     kernel::check(file, report);
+    super::schedulers::check(file, report);
 }
 
 struct Check<'f> {

@@ -8,6 +8,7 @@
 //! its mistake is reported (with `read` for shapes and `units` for single values); `check` and
 //! `kernel` compare values with each other; `build` makes the `Config`, which `hash` fingerprints.
 
+mod balance;
 mod build;
 mod check;
 mod error;
@@ -18,6 +19,7 @@ mod kernel;
 mod read;
 mod render;
 mod report;
+mod schedulers;
 mod service;
 mod units;
 
@@ -28,6 +30,7 @@ use std::time::Duration;
 
 use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 
+pub use balance::Balance;
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use health::{Health, HealthKind};
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};

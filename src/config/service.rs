@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::balance::Balance;
 use super::health::Health;
-use crate::model::{BackendId, Scheduler, ServiceId, Weight};
+use crate::model::{BackendId, ServiceId, Weight};
 
 /// How a service in kernel mode forwards.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,8 +82,8 @@ pub struct Service {
     pub name: String,
     /// Where clients connect; each address is a VIP. 1 to 64.
     pub listen: Vec<SocketAddr>,
-    /// Scheduler. Default `round_robin`.
-    pub balance: Scheduler,
+    /// Scheduler and its settings.
+    pub balance: Balance,
     /// Time for one connect to one backend. Default 2 s, 1 ms to 1 h; in kernel mode 250 ms, and
     /// below 1 s, when a client's kernel sends its SYN again (RFC 6298, 2.1).
     pub connect_timeout: Duration,
@@ -110,4 +111,6 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its share. Default 1; 1 to 256.
     pub weight: Weight,
+    /// Connections at once, in proxy mode. None: as many as the service may have. 1 to 10,000,000.
+    pub max_connections: Option<u32>,
 }

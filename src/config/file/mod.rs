@@ -12,9 +12,11 @@ use super::units::{
 };
 use ipnet::IpNet;
 
+mod balance;
 mod health;
 mod service;
 
+pub(super) use self::balance::Balance;
 pub(super) use self::health::Health;
 pub(super) use self::service::{Backend, KernelMode, Mode, Service};
 
