@@ -36,6 +36,7 @@ fn lab(args: &cli::Lab) -> ExitCode {
         stale: args.stale,
         rate: args.rate,
         bench,
+        balance: args.balance,
         runs: args.runs,
         json: args.json,
         keep: args.keep,
