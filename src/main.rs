@@ -37,6 +37,7 @@ fn lab(args: &cli::Lab) -> ExitCode {
         rate: args.rate,
         switchovers: args.switchovers,
         bench,
+        balance: args.balance,
         runs: args.runs,
         json: args.json,
         keep: args.keep,

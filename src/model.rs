@@ -248,15 +248,63 @@ impl fmt::Debug for Secret {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Scheduler {
+    /// By a weight that falls while the backend is slow or fails.
+    Adaptive,
+    /// The first one in the file that has room.
+    First,
     /// The backend with the fewest connections per weight.
     LeastConnections,
-    /// Uniform, or by weight.
+    /// The shortest response time times connections per weight.
+    LeastResponseTime,
+    /// By the client's address, from a table (Eisenbud et al., NSDI 2016).
+    Maglev,
+    /// The better of two random ones.
+    PowerOfTwo,
+    /// By weight.
     Random,
     /// One after another, each the same share: P = 1/N.
     #[default]
     RoundRobin,
+    /// By the client's address, the highest of all backends' scores.
+    SourceHash,
     /// Smooth weighted rotation: P = W/sum W.
     WeightedRoundRobin,
+}
+
+impl Scheduler {
+    /// All, as the configuration writes them.
+    pub const WORDS: &'static [(&'static str, Self)] = &[
+        ("round_robin", Self::RoundRobin),
+        ("weighted_round_robin", Self::WeightedRoundRobin),
+        ("least_connections", Self::LeastConnections),
+        ("least_response_time", Self::LeastResponseTime),
+        ("random", Self::Random),
+        ("power_of_two", Self::PowerOfTwo),
+        ("source_hash", Self::SourceHash),
+        ("maglev", Self::Maglev),
+        ("first", Self::First),
+        ("adaptive", Self::Adaptive),
+    ];
+
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        let known = Self::WORDS.iter().find(|(_, scheduler)| *scheduler == self);
+        known.map_or("", |(word, _)| word)
+    }
+
+    /// The kernel mode has it, too.
+    pub const fn in_kernel(self) -> bool {
+        matches!(
+            self,
+            Self::RoundRobin | Self::WeightedRoundRobin | Self::LeastConnections | Self::Random
+        )
+    }
+}
+
+impl fmt::Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// What an operator said of a backend.

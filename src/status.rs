@@ -252,6 +252,9 @@ pub struct BackendStatus {
     pub pool: Option<String>,
     /// Weight.
     pub weight: u16,
+    /// What the scheduler measures of it; none: nothing.
+    #[serde(default)]
+    pub measure: Option<Measure>,
     /// Health verdict.
     pub up: bool,
     /// Why, in a few words (`check ok in 0.2 ms`, `connect refused`).
@@ -268,6 +271,15 @@ pub struct BackendStatus {
     pub checks_good: u64,
     /// Checks that failed.
     pub checks_bad: u64,
+}
+
+/// What a scheduler knows of a backend.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Measure {
+    /// Response time as of now (peak-EWMA), in microseconds; none before the first.
+    pub response_us: Option<u64>,
+    /// Weight that is left, with `adaptive`.
+    pub effective_weight: Option<f64>,
 }
 
 /// The data path in the kernel. Counts are of this process's life, those of the program

@@ -6,12 +6,15 @@
 //! Invariants: routes never change once compiled, they are replaced whole; what must survive a
 //! replacement (the rotation's position, the counts of connections) is shared by old and new.
 
+mod adaptive;
 pub mod flow;
+pub mod gauge;
 pub mod nat;
 pub mod routes;
 pub mod rules;
 pub mod scheduler;
 
+pub use gauge::Gauge;
 pub use routes::{Load, Route, Routes, Target};
 pub use rules::{Chosen, Rules};
 pub use scheduler::Picks;

@@ -7,9 +7,12 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::scheduler::Rotation;
-use crate::config::{Config, Service};
+use super::adaptive::Rule;
+use super::gauge::Gauge;
+use super::scheduler::Method;
+use crate::config::{Backend, Balance, Config, Service};
 use crate::model::{BackendId, Scheduler, ServiceId};
 
 /// A backend as the data path sees it. One value for the life of the process, shared by all routes
@@ -22,14 +25,39 @@ pub struct Target {
     pub address: SocketAddr,
     /// Its share, 1 to 256.
     pub weight: u16,
+    /// Most connections at once.
+    limit: u32,
     /// Connections now, those that are still connecting included.
     live: AtomicU32,
+    /// None: the scheduler needs no measurements.
+    gauge: Option<Gauge>,
 }
 
 impl Target {
     /// Connections now, over all workers, those that are still connecting included.
     pub fn live(&self) -> u32 {
         self.live.load(Ordering::Relaxed)
+    }
+
+    /// It may have one more.
+    pub fn has_room(&self) -> bool {
+        self.live() < self.limit
+    }
+
+    /// What it measures; none: nobody needs that.
+    pub const fn gauge(&self) -> Option<&Gauge> {
+        self.gauge.as_ref()
+    }
+
+    /// Its response time as of now, in microseconds, if it was measured.
+    pub fn response_time(&self, now: Duration) -> Option<f32> {
+        self.gauge.as_ref()?.response_time(now)
+    }
+
+    /// Its weight times the factor of `adaptive`, in 1/256; at least one.
+    pub fn effective_weight(&self) -> u32 {
+        let factor = self.gauge.as_ref().map_or(1.0, Gauge::factor);
+        ((f32::from(self.weight) * 256.0 * factor).round() as u32).max(1)
     }
 }
 
@@ -38,10 +66,12 @@ impl Target {
 pub struct Load(Arc<Target>);
 
 impl Load {
-    /// Counts one more connection.
-    pub fn on(target: &Arc<Target>) -> Self {
-        target.live.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(target))
+    /// Counts one more connection, if the backend has room: another worker may have taken the last
+    /// since it was picked.
+    pub fn on(target: &Arc<Target>) -> Option<Self> {
+        let load = Self(Arc::clone(target));
+        let before = target.live.fetch_add(1, Ordering::Relaxed);
+        (before < target.limit).then_some(load)
     }
 
     /// The backend.
@@ -63,13 +93,20 @@ pub struct Route {
     pub service: ServiceId,
     /// Eligible backends, in the order of the file.
     pool: Vec<Arc<Target>>,
-    scheduler: Scheduler,
-    rotation: Rotation,
+    method: Method,
+    /// What all compilations of it share.
+    base: Arc<Base>,
+}
+
+#[derive(Debug)]
+struct Base {
+    balance: Balance,
     /// Every backend of the pool, in the order of the file.
-    all: Arc<[Arc<Target>]>,
+    all: Box<[Arc<Target>]>,
     /// How many connections have asked so far. Shared by all workers and by every later
     /// compilation, which makes rotations exact over all of them together.
-    tickets: Arc<AtomicU64>,
+    tickets: AtomicU64,
+    rule: Rule,
 }
 
 impl Route {
@@ -79,57 +116,51 @@ impl Route {
     }
 
     fn of_pool(service: &Service, pool: Option<u16>, eligible: &BTreeSet<BackendId>) -> Self {
-        let all: Arc<[_]> = service
-            .backends
-            .iter()
-            .filter(|backend| backend.pool == pool)
-            .map(|backend| {
-                Arc::new(Target {
-                    id: backend.id,
-                    address: backend.address,
-                    weight: backend.weight.0.max(1),
-                    live: AtomicU32::new(0),
-                })
+        let balance = service.balance_of(pool);
+        let measures = matches!(
+            balance.scheduler,
+            Scheduler::LeastResponseTime | Scheduler::Adaptive
+        );
+        let target = |backend: &Backend| {
+            Arc::new(Target {
+                id: backend.id,
+                address: backend.address,
+                weight: backend.weight.0.max(1),
+                limit: backend.max_connections.unwrap_or(u32::MAX),
+                live: AtomicU32::new(0),
+                gauge: measures.then(|| Gauge::new(balance.decay)),
             })
-            .collect();
-        Self::compile(
-            service.id,
-            service.balance_of(pool),
-            all,
-            Arc::new(AtomicU64::new(0)),
-            eligible,
-        )
+        };
+        let here = service.backends.iter().filter(|it| it.pool == pool);
+        let base = Base {
+            balance: balance.clone(),
+            all: here.map(target).collect(),
+            tickets: AtomicU64::new(0),
+            rule: Rule::new(balance.decay, balance.floor),
+        };
+        Self::compile(service.id, Arc::new(base), eligible)
     }
 
-    fn compile(
-        service: ServiceId,
-        scheduler: Scheduler,
-        all: Arc<[Arc<Target>]>,
-        tickets: Arc<AtomicU64>,
-        eligible: &BTreeSet<BackendId>,
-    ) -> Self {
-        let pool: Vec<_> = all
+    fn compile(service: ServiceId, base: Arc<Base>, eligible: &BTreeSet<BackendId>) -> Self {
+        let pool: Vec<_> = base
+            .all
             .iter()
             .filter(|target| eligible.contains(&target.id))
             .cloned()
             .collect();
-        let rotation = match scheduler {
-            Scheduler::WeightedRoundRobin => {
-                let weights: Vec<u16> = pool.iter().map(|target| target.weight).collect();
-                Rotation::weighted(&weights)
-            }
-            Scheduler::LeastConnections | Scheduler::Random | Scheduler::RoundRobin => {
-                Rotation::even(pool.len())
-            }
-        };
         Self {
             service,
+            method: Method::new(&base.balance, &pool),
             pool,
-            scheduler,
-            rotation,
-            all,
-            tickets,
+            base,
         }
+    }
+
+    /// The same backends are eligible.
+    fn is_for(&self, eligible: &BTreeSet<BackendId>) -> bool {
+        let wanted = self.base.all.iter().map(|target| target.id);
+        let wanted = wanted.filter(|id| eligible.contains(id));
+        wanted.eq(self.pool.iter().map(|target| target.id))
     }
 
     /// The eligible backends, in the order of the file.
@@ -137,18 +168,34 @@ impl Route {
         &self.pool
     }
 
-    /// The algorithm.
-    pub const fn scheduler(&self) -> Scheduler {
-        self.scheduler
+    /// Every backend of the pool, in the order of the file.
+    pub fn all(&self) -> &[Arc<Target>] {
+        &self.base.all
     }
 
-    pub(super) const fn rotation(&self) -> &Rotation {
-        &self.rotation
+    /// The algorithm.
+    pub fn scheduler(&self) -> Scheduler {
+        self.base.balance.scheduler
+    }
+
+    /// Its scheduler wants to know how connections fare, and the time.
+    pub fn measures(&self) -> bool {
+        self.base.all.first().is_some_and(|it| it.gauge.is_some())
+    }
+
+    pub(super) const fn method(&self) -> &Method {
+        &self.method
     }
 
     /// The next connection's number.
     pub(super) fn ticket(&self) -> u64 {
-        self.tickets.fetch_add(1, Ordering::Relaxed)
+        self.base.tickets.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// `adaptive` takes its turn if one is due.
+    pub(super) fn adapt(&self, now: Duration) {
+        let pool = self.pool.iter().map(|target| &**target);
+        self.base.rule.turn(now, pool);
     }
 }
 
@@ -156,15 +203,15 @@ impl Route {
 #[derive(Debug)]
 pub struct Routes {
     /// To the services' own backends.
-    routes: Vec<Route>,
+    routes: Vec<Arc<Route>>,
     /// To the pools of each service.
-    pools: Vec<Box<[Route]>>,
+    pools: Vec<Box<[Arc<Route>]>>,
 }
 
 impl Routes {
     /// The first compilation. Positions and counts start at zero.
     pub fn compile(config: &Config, eligible: &BTreeSet<BackendId>) -> Self {
-        let route = |service: &Service, pool| Route::of_pool(service, pool, eligible);
+        let route = |service: &Service, pool| Arc::new(Route::of_pool(service, pool, eligible));
         let pools = |service: &Service| {
             let places = 0..service.proxied.pools.len() as u16;
             places.map(|pool| route(service, Some(pool))).collect()
@@ -178,17 +225,13 @@ impl Routes {
 
     /// The same services with other eligible backends; positions and counts live on in both.
     ///
-    /// Takes at most [`super::scheduler::SEQUENCE_WORK`] steps for each service.
+    /// A service whose backends stay the same keeps its route. Another takes at most
+    /// [`super::scheduler::SEQUENCE_WORK`] steps, or those of its Maglev table.
     #[must_use]
     pub fn recompile(&self, eligible: &BTreeSet<BackendId>) -> Self {
-        let route = |old: &Route| {
-            Route::compile(
-                old.service,
-                old.scheduler,
-                Arc::clone(&old.all),
-                Arc::clone(&old.tickets),
-                eligible,
-            )
+        let route = |old: &Arc<Route>| match old.is_for(eligible) {
+            true => Arc::clone(old),
+            false => Arc::new(Route::compile(old.service, Arc::clone(&old.base), eligible)),
         };
         Self {
             routes: self.routes.iter().map(route).collect(),
@@ -208,6 +251,11 @@ impl Routes {
             Some(pool) => &self.pools[service][usize::from(pool)],
             None => self.route(service),
         }
+    }
+
+    /// Every pool of every service.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.iter().chain(self.pools.iter().flatten())
     }
 
     /// The n-th service of the configuration.

@@ -354,6 +354,11 @@ pub struct Lab {
     #[arg(long, value_name = "WHAT", value_parser = ["proxy", "kernel", "relay"], conflicts_with_all = ["scenario", "keep"])]
     pub bench: Option<String>,
 
+    /// Under each scheduler of the proxy mode: what share of connections each backend gets, beside
+    /// what its formula says. Takes about a minute.
+    #[arg(long, conflicts_with_all = ["scenario", "keep", "bench", "runs"])]
+    pub balance: bool,
+
     /// How many times to break it, or rounds to measure. Default: 5 or 3, by scenario.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: Option<u32>,

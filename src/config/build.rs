@@ -4,10 +4,10 @@ use super::file;
 use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
-    Acknowledge, Backend, Cluster, Config, Election, Fallback, Forward, Health, Kernel, KernelMode,
-    Node, OnDown, Pool, Proxied, Proxy, Rule, SendProxy, Service, Stray,
+    Acknowledge, Backend, Balance, Cluster, Config, Election, Fallback, Forward, Health, Kernel,
+    KernelMode, Node, OnDown, Pool, Proxied, Proxy, Rule, SendProxy, Service, Stray,
 };
-use crate::model::{BackendId, ConfigHash, Priority, Scheduler, ServiceId, Vip, Weight};
+use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
 /// The configuration, if every value is there.
 pub(super) fn build(file: file::File) -> Result<Config, Reported> {
@@ -97,11 +97,11 @@ fn service(mut service: file::Service) -> Result<Service, Reported> {
     let pools = service.proxied.pools.take().unwrap_or_default();
     let rules = service.proxied.rules.take().unwrap_or_default();
     let mut proxied = proxied(service.proxied)?;
-    let balance = service.balance?.value;
+    let balance = balance(service.balance?)?;
     let health = service.health.map(|section| health(section?)).transpose()?;
     let mut backends = all(service.backends, |written| backend(&name, None, written))?;
     for (written, place) in pools.into_iter().zip(0..) {
-        let (pool, own) = pool(&name, place, written?, balance, health.as_ref())?;
+        let (pool, own) = pool(&name, place, written?, &balance, health.as_ref())?;
         proxied.pools.push(pool);
         backends.extend(own);
     }
@@ -121,6 +121,17 @@ fn service(mut service: file::Service) -> Result<Service, Reported> {
         health,
         backends,
         name,
+    })
+}
+
+fn balance(written: file::Balance) -> Result<Balance, Reported> {
+    Ok(Balance {
+        scheduler: written.scheduler?.value,
+        table_size: or(written.table_size, Balance::TABLE_SIZE)?,
+        bounded_load: optional(written.bounded_load)?,
+        hash_key: or(written.hash_key, String::new())?,
+        decay: or(written.decay, Balance::DECAY)?,
+        floor: or(written.floor, Balance::FLOOR)?,
     })
 }
 
@@ -165,12 +176,15 @@ fn pool(
     service: &str,
     place: u16,
     written: file::Pool,
-    balance: Scheduler,
+    own_balance: &Balance,
     own: Option<&Health>,
 ) -> Result<(Pool, Vec<Backend>), Reported> {
     let pool = Pool {
         name: written.name?.value,
-        balance: or(written.balance, balance)?,
+        balance: match written.balance {
+            Some(section) => balance(section?)?,
+            None => own_balance.clone(),
+        },
         health: match written.health {
             Some(section) => Some(health(section?)?),
             None => own.cloned(),
@@ -212,6 +226,7 @@ fn backend(service: &str, pool: Option<u16>, backend: file::Backend) -> Result<B
         address: backend.address?.value,
         weight: Weight(backend.weight?.value),
         pool,
+        max_connections: optional(backend.max_connections)?,
         name,
     })
 }
@@ -230,6 +245,11 @@ fn or<T>(written: Option<Field<T>>, default: T) -> Result<T, Reported> {
         Some(field) => field.map(|located| located.value),
         None => Ok(default),
     }
+}
+
+/// What is written, if anything.
+fn optional<T>(written: Option<Field<T>>) -> Result<Option<T>, Reported> {
+    written.map(|field| Ok(field?.value)).transpose()
 }
 
 fn value<T>(located: Located<T>) -> Result<T, Reported> {

@@ -36,6 +36,7 @@ pub(super) fn check(file: &File, report: &Report<'_>) {
     check.backend_ids();
     kernel::check(file, report);
     rules::check(file, report);
+    super::schedulers::check(file, report);
 }
 
 struct Check<'f> {

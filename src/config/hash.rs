@@ -6,13 +6,13 @@
 use std::fmt::Write as _;
 
 use super::{
-    Backend, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Pool, Proxied, Proxy,
-    Rule, Service,
+    Backend, Balance, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Pool, Proxied,
+    Proxy, Rule, Service,
 };
-use crate::model::ConfigHash;
+use crate::model::{ConfigHash, Scheduler};
 
 /// The hash of the canonical text. The order of VIPs, services, backends and listen addresses
-/// means nothing; that of nodes and of their addresses does.
+/// means nothing; that of nodes and of their addresses does, and that of backends with `first`.
 pub(super) fn fingerprint(config: &Config) -> ConfigHash {
     let mut text = String::new();
     write_config(&mut text, config);
@@ -111,10 +111,25 @@ fn write_service(text: &mut String, service: &Service) {
         backends,
     } = service;
     let listen = sorted(listen, |address| **address);
+    let Balance {
+        scheduler,
+        table_size,
+        bounded_load,
+        hash_key,
+        decay,
+        floor,
+    } = balance;
     line!(
         text,
-        "service {name} {listen:?} {balance:?} {connect_timeout:?} {idle_timeout:?} {max_connections}"
+        "service {name} {listen:?} {scheduler:?} {connect_timeout:?} {idle_timeout:?} {max_connections}"
     );
+    // Only if it says more than the word, so that a file without it means what it always meant.
+    if *balance != Balance::from(*scheduler) {
+        line!(
+            text,
+            "balance {table_size} {bounded_load:?} {hash_key:?} {decay:?} {floor}"
+        );
+    }
     if let Some(kernel) = kernel {
         let KernelMode {
             sources,
@@ -138,15 +153,24 @@ fn write_service(text: &mut String, service: &Service) {
     if let Some(health) = health {
         write_health(text, health);
     }
-    for backend in sorted(backends, |backend| backend.name.clone()) {
+    let mut backends = sorted(backends, |backend| backend.name.clone());
+    if *scheduler == Scheduler::First {
+        // They are filled in this order.
+        backends = service.backends.iter().collect();
+    }
+    for backend in backends {
         let Backend {
             id: _,
             name,
             address,
             weight,
+            max_connections,
             pool,
         } = backend;
         line!(text, "backend {name} {address} {}", weight.0);
+        if let Some(most) = max_connections {
+            line!(text, "max_connections {most}");
+        }
         if let Some(pool) = pool {
             line!(text, "pool {}", proxied.pools[usize::from(*pool)].name);
         }

@@ -13,6 +13,7 @@ use super::check::{no_vip, vips, whole};
 use super::file::{File, Mode, Service, Vip};
 use super::report::{At, Located, Report};
 use super::units::Fault;
+use crate::model::Scheduler;
 
 /// A client's kernel sends a SYN again after this long (RFC 6298, 2.1). It must not meet a backend
 /// that the first one was not sent to.
@@ -68,11 +69,35 @@ impl<'f> Check<'f> {
             let remedy = "write less than \"1s\"; the default here is \"250ms\"";
             self.report.fault(&timeout.at, Fault::new(what, remedy));
         }
+        self.balance(service);
         self.sources(service);
         self.ways(service);
         self.own_backends(service);
         if whole(&service.listen) {
             self.families(service);
+        }
+    }
+
+    /// What the program in the kernel can choose by.
+    fn balance(&self, service: &Service) {
+        let Ok(balance) = &service.balance else {
+            return;
+        };
+        if let Ok(scheduler) = &balance.scheduler
+            && !scheduler.value.in_kernel()
+        {
+            let what = format!("mode = \"kernel\" has no scheduler `{}`", scheduler.value);
+            let words = Scheduler::WORDS.iter().filter(|(_, word)| word.in_kernel());
+            let words: Vec<_> = words.map(|(word, _)| format!("\"{word}\"")).collect();
+            let remedy = format!("write {}, or mode = \"proxy\"", words.join(" or "));
+            self.report.fault(&scheduler.at, Fault::new(what, remedy));
+        }
+        for backend in service.backends.iter().flatten() {
+            if let Some(Ok(limit)) = &backend.max_connections {
+                let what = "mode = \"kernel\" has no `max_connections` of a backend";
+                let remedy = "write it in the service, or write mode = \"proxy\"";
+                self.report.fault(&limit.at, Fault::new(what, remedy));
+            }
         }
     }
 

@@ -192,6 +192,9 @@ max_flows = 500_000 -> opening_timeout = "11m" => 15:19: kernel.opening_timeout:
 max_flows = 500_000 -> closing_timeout = "61m" => 15:19: kernel.closing_timeout: 1h 1m is out of range
 max_flows = 500_000 -> closed_timeout = "0s" => 15:18: kernel.closed_timeout: 0s is out of range
 max_flows -> max_flow => 15:1: kernel.max_flow: unknown key; did you mean `max_flows`?
+"weighted_round_robin" -> "maglev" => 31:11: service[0].balance: mode = "kernel" has no scheduler `maglev`; write "round_robin" or "weighted_round_robin" or "least_connections" or "random", or mode = "proxy"
+"weighted_round_robin" -> { scheduler = "adaptive", floor = 0.5 } => 31:25: service[0].balance.scheduler: mode = "kernel" has no scheduler `adaptive`
+weight = 3 -> max_connections = 9 => 38:19: service[0].backend[0].max_connections: mode = "kernel" has no `max_connections` of a backend; write it in the service, or write mode = "proxy"
 "sync" -> "synchronous" => 30:15: service[0].replication: unknown word `synchronous`; write "sync" or "async"
 "sync" -> "asynch" => 30:15: service[0].replication: unknown word `asynch`; did you mean "async"?
 source =  -> forward = "dsr"⏎source =  => 29:11: service[0].forward: this version has no `dsr` (direct server return); write "nat", or "dnat" if

@@ -50,6 +50,23 @@ misses = 3 -> misses = 1 => 16:10: election.misses: 1 is out of range; write a w
 misses = 3 -> preempt_delay = "2h" => 16:17: election.preempt_delay: 2h is out of range
 "round_robin" -> "roundrobin" => 26:11: service[0].balance: unknown word `roundrobin`; did you mean "round_robin"?
 "round_robin" -> "best" => 26:11: service[0].balance: unknown word `best`; write "round_robin" or "weighted
+# Schedulers and their settings.
+"round_robin" -> 5 => 26:11: service[0].balance: an integer instead of a word or a table; write balance = { scheduler = "maglev" }
+"round_robin" -> {} => 26:11: service[0].balance.scheduler: missing; add scheduler = "maglev"
+"round_robin" -> { scheduler = "magleve" } => 26:25: service[0].balance.scheduler: unknown word `magleve`; did you mean "maglev"?
+"round_robin" -> { scheduler = "maglev", size = 7 } => 26:35: service[0].balance.size: unknown key; remove it; known here: scheduler, table_size
+"round_robin" -> { scheduler = "maglev", table_size = 65536 } => 26:48: service[0].balance.table_size: 65536 is not prime, so backends would miss parts of the table; write 65521 or 65537
+"round_robin" -> { scheduler = "maglev", table_size = 250 } => 26:48: service[0].balance.table_size: 250 is out of range; write a whole number from 251 to 262139
+"round_robin" -> { scheduler = "maglev", bounded_load = 1 } => 26:50: service[0].balance.bounded_load: 1 is out of range; write a number from 1.01 to 10 with at most two decimals
+"round_robin" -> { scheduler = "maglev", bounded_load = 1.255 } => 26:50: service[0].balance.bounded_load: 1.255 is too exact; write a number from 1.01 to 10
+"round_robin" -> { scheduler = "maglev", bounded_load = inf } => 26:50: service[0].balance.bounded_load: no finite number
+"round_robin" -> { scheduler = "maglev", bounded_load = "2" } => 26:50: service[0].balance.bounded_load: a string instead of a number
+"round_robin" -> { scheduler = "source_hash", table_size = 251 } => 26:53: service[0].balance.table_size: `source_hash` has no `table_size`; remove it, or write scheduler = "maglev"
+"round_robin" -> { scheduler = "maglev", decay = "1s" } => 26:43: service[0].balance.decay: `maglev` has no `decay`; remove it, or write scheduler = "least_response_time" or "adaptive"
+"round_robin" -> { scheduler = "adaptive", decay = "99ms" } => 26:45: service[0].balance.decay: 99ms is out of range
+"round_robin" -> { scheduler = "adaptive", floor = 0 } => 26:45: service[0].balance.floor: 0 is out of range; write a number from 0.01 to 1
+"round_robin" -> { scheduler = "maglev", hash_key = "" } => 26:46: service[0].balance.hash_key: 0 bytes; write 1 to 256 bytes
+weight = 2 -> max_connections = 0 => 39:19: service[0].backend[1].max_connections: 0 is out of range
 "tcp" -> "http" => 28:8: service[0].health.kind: unknown word `http`; write "tcp"
 balance -> connect_timeout = "0s"⏎balance => 26:19: service[0].connect_timeout: 0s is out of range
 balance -> idle_timeout = "8days"⏎balance => 26:16: service[0].idle_timeout: 8days is out of range

@@ -8,6 +8,7 @@
 //! its mistake is reported (with `read` for shapes and `units` for single values); `check`,
 //! `kernel` and `rules` compare values with each other; `build` makes the `Config`, which `hash` fingerprints.
 
+mod balance;
 mod build;
 mod check;
 mod error;
@@ -20,6 +21,7 @@ mod read;
 mod render;
 mod report;
 mod rules;
+mod schedulers;
 mod service;
 mod units;
 
@@ -30,6 +32,7 @@ use std::time::Duration;
 
 use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 
+pub use balance::Balance;
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use health::{Health, HealthKind};
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::balance::Balance;
 use super::health::Health;
-use crate::model::Scheduler;
 
 /// How a proxied service treats its connections, beyond what every service has.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +40,7 @@ pub struct Pool {
     /// Unique within its service.
     pub name: String,
     /// Scheduler. Default: the service's.
-    pub balance: Scheduler,
+    pub balance: Balance,
     /// `[service.pool.health]`. Default: the service's.
     pub health: Option<Health>,
 }

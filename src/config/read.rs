@@ -46,6 +46,13 @@ fn section<'i, T>(
     result
 }
 
+/// What stands where a word or a table may stand.
+pub(super) enum Shape<'i> {
+    /// A word, or the proof that it is neither.
+    Word(Field<DeValue<'i>>),
+    Table(Located<DeTable<'i>>),
+}
+
 /// A table that is being taken apart.
 pub(super) struct Section<'r, 'i> {
     report: &'r Report<'i>,
@@ -78,12 +85,8 @@ impl<'i> Section<'_, 'i> {
         default: T,
         read: impl FnOnce(&DeValue<'_>) -> Read<T>,
     ) -> Field<T> {
-        self.optional(key, read).unwrap_or_else(|| {
-            Ok(Located {
-                value: default,
-                at: self.at.below(self.at.place, key),
-            })
-        })
+        self.optional(key, read)
+            .unwrap_or_else(|| self.default(key, default))
     }
 
     /// A value that may be left out and whose default depends on others.
@@ -186,6 +189,46 @@ impl<'i> Section<'_, 'i> {
             let at = self.at.below(self.at.place, key);
             Ok(section(self.report, at, DeTable::new(), read))
         })
+    }
+
+    /// A value that may be a word or a table with the same word in it.
+    pub(super) fn word_or_table(&mut self, key: &'static str, example: &str) -> Option<Shape<'i>> {
+        let Located { value, at } = self.take(key)?;
+        Some(match value {
+            DeValue::Table(value) => Shape::Table(Located { value, at }),
+            value @ DeValue::String(_) => Shape::Word(Ok(Located { value, at })),
+            value => {
+                let what = format!("{} instead of a word or a table", described(&value));
+                Shape::Word(Err(self
+                    .report
+                    .fault(&at, Fault::new(what, write(example)))))
+            }
+        })
+    }
+
+    /// What [`Section::word_or_table`] found, if it is a word.
+    pub(super) fn read<T>(
+        &self,
+        found: &Field<DeValue<'i>>,
+        read: impl FnOnce(&DeValue<'_>) -> Read<T>,
+    ) -> Field<T> {
+        let Located { value, at } = found.as_ref().map_err(|reported| *reported)?;
+        self.leaf(value, at.clone(), read)
+    }
+
+    /// What [`Section::word_or_table`] found, if it is a table.
+    pub(super) fn below<T>(
+        &self,
+        found: Located<DeTable<'i>>,
+        read: impl FnOnce(&mut Section<'_, 'i>) -> T,
+    ) -> T {
+        section(self.report, found.at, found.value, read)
+    }
+
+    /// The value of a key that is left out.
+    pub(super) fn default<T>(&self, key: &'static str, value: T) -> Field<T> {
+        let at = self.at.below(self.at.place, key);
+        Ok(Located { value, at })
     }
 
     fn take(&mut self, key: &'static str) -> Option<Located<DeValue<'i>>> {

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::balance::Balance;
 use super::health::Health;
 use super::proxied::{Pool, Proxied};
-use crate::model::{BackendId, Scheduler, ServiceId, Weight};
+use crate::model::{BackendId, ServiceId, Weight};
 
 /// How a service in kernel mode forwards.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,8 +83,8 @@ pub struct Service {
     pub name: String,
     /// Where clients connect; each address is a VIP. 1 to 64.
     pub listen: Vec<SocketAddr>,
-    /// Scheduler. Default `round_robin`.
-    pub balance: Scheduler,
+    /// Scheduler and its settings.
+    pub balance: Balance,
     /// Time for one connect to one backend. Default 2 s, 1 ms to 1 h; in kernel mode 250 ms, and
     /// below 1 s, when a client's kernel sends its SYN again (RFC 6298, 2.1).
     pub connect_timeout: Duration,
@@ -113,6 +114,8 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its share. Default 1; 1 to 256.
     pub weight: Weight,
+    /// Connections at once, in proxy mode. None: as many as the service may have. 1 to 10,000,000.
+    pub max_connections: Option<u32>,
     /// The place of its pool in [`Proxied::pools`]; none: the service's own.
     pub pool: Option<u16>,
 }
@@ -127,8 +130,8 @@ impl Service {
     }
 
     /// How the backends of a pool are chosen from.
-    pub fn balance_of(&self, pool: Option<u16>) -> Scheduler {
-        self.pool(pool).map_or(self.balance, |pool| pool.balance)
+    pub fn balance_of(&self, pool: Option<u16>) -> &Balance {
+        self.pool(pool).map_or(&self.balance, |pool| &pool.balance)
     }
 
     /// The pool that a backend is in; none: the service's own.

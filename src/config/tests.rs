@@ -81,7 +81,7 @@ fn the_sample_means_what_it_says() {
     assert_eq!(config.interfaces(), BTreeSet::from(["eth0"]));
     let service = &config.services[0];
     assert_eq!(service.id, ServiceId::of("web"));
-    assert_eq!(service.balance, Scheduler::RoundRobin);
+    assert_eq!(service.balance, Scheduler::RoundRobin.into());
     let health = service.health.as_ref().unwrap();
     assert_eq!(health.timeout, Duration::from_millis(500));
     assert_eq!(service.backends[1].id, BackendId::of("web", "b2"));
@@ -167,6 +167,29 @@ fn the_fingerprint_is_of_the_meaning() {
             "[\"192.0.2.100:80\", \"192.0.2.100:81\"]",
         ),
         ("\"round_robin\"", "\"random\""),
+        ("\"round_robin\"", "{ scheduler = \"maglev\" }"),
+        (
+            "\"round_robin\"",
+            "{ scheduler = \"maglev\", table_size = 251 }",
+        ),
+        (
+            "\"round_robin\"",
+            "{ scheduler = \"maglev\", bounded_load = 1.5 }",
+        ),
+        (
+            "\"round_robin\"",
+            "{ scheduler = \"maglev\", hash_key = \"k\" }",
+        ),
+        ("\"round_robin\"", "{ scheduler = \"adaptive\" }"),
+        (
+            "\"round_robin\"",
+            "{ scheduler = \"adaptive\", decay = \"1s\" }",
+        ),
+        (
+            "\"round_robin\"",
+            "{ scheduler = \"adaptive\", floor = 0.5 }",
+        ),
+        ("weight = 2", "weight = 2\nmax_connections = 5"),
         ("balance", "connect_timeout = \"1s\"\nbalance"),
         ("balance", "idle_timeout = \"1m\"\nbalance"),
         ("balance", "max_connections = 1\nbalance"),
@@ -206,6 +229,58 @@ fn the_fingerprint_is_of_the_meaning() {
     assert!(hashes.insert(hash(&turned.replace('x', "192.0.2.12"))));
     // Two versions of the program with one file must agree.
     assert_eq!(hash(SAMPLE).to_string(), "fb078319c74b9d3a");
+}
+
+#[test]
+fn the_order_of_backends_has_a_meaning_where_they_are_filled_in_it() {
+    for (scheduler, same) in [("first", false), ("maglev", true)] {
+        let one = sample_with("round_robin", scheduler).replace("weight = 2\n", "");
+        let other = one
+            .replace("\"b1\"", "@")
+            .replace("\"b2\"", "\"b1\"")
+            .replace('@', "\"b2\"")
+            .replace(".21:", "@")
+            .replace(".22:", ".21:")
+            .replace('@', ".22:");
+        assert_eq!(hash(&one) == hash(&other), same, "{scheduler}");
+    }
+}
+
+#[test]
+fn a_scheduler_is_a_word_or_a_table() {
+    let of = |balance: &str| {
+        let text = sample_with("\"round_robin\"", balance);
+        Config::parse(&text).unwrap().services.remove(0).balance
+    };
+    assert_eq!(of("{ scheduler = \"maglev\" }"), of("\"maglev\""));
+    let all = r#"{ scheduler = "maglev", table_size = 251, bounded_load = 1.25, hash_key = "k" }"#;
+    let all = of(all);
+    assert_eq!((all.table_size, all.bounded_load), (251, Some(125)));
+    assert_eq!(all.hash_key, "k");
+    let measured = of(r#"{ scheduler = "adaptive", decay = "3s", floor = 0.05 }"#);
+    assert_eq!((measured.decay.as_secs(), measured.floor), (3, 5));
+    assert_eq!(of("\"maglev\"").table_size, 65_537);
+}
+
+#[test]
+fn maglev_needs_places_for_all() {
+    let backends: String = (0..30)
+        .map(|n| {
+            format!(
+                "[[service.backend]]\nname = \"x{n}\"\naddress = \"198.51.100.1:{}\"\n",
+                n + 1
+            )
+        })
+        .collect();
+    let text = sample_with(
+        "\"round_robin\"",
+        r#"{ scheduler = "maglev", table_size = 251 }"#,
+    );
+    let said = Config::parse(&(text + &backends)).unwrap_err().to_string();
+    assert!(
+        said.contains("251 places are too few for 32 backends"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -103,6 +103,55 @@ where
     }
 }
 
+/// A number with at most two decimals, as hundredths of this range.
+pub(super) fn hundredths(range: RangeInclusive<u16>) -> impl Fn(&DeValue<'_>) -> Read<u16> {
+    move |value| {
+        let shown = |hundredths: &u16| f64::from(*hundredths) / 100.0;
+        let (least, most) = (shown(range.start()), shown(range.end()));
+        let remedy = || format!("write a number from {least} to {most} with at most two decimals");
+        let written = match value {
+            DeValue::Float(float) => float.as_str().replace('_', "").parse::<f64>().ok(),
+            DeValue::Integer(integer) => i128::from_str_radix(integer.as_str(), integer.radix())
+                .ok()
+                .map(|whole| whole as f64),
+            _ => {
+                let what = format!("{} instead of a number", described(value));
+                return Err(Fault::new(what, remedy()));
+            }
+        };
+        let written = written.filter(|number| number.is_finite());
+        let near = written.map(|number| (number * 100.0).round());
+        let exact = near.filter(|near| (written.unwrap_or(0.0) * 100.0 - near).abs() < 1e-6);
+        exact
+            .filter(|near| *near >= f64::from(*range.start()) && *near <= f64::from(*range.end()))
+            .map(|near| near as u16)
+            .ok_or_else(|| {
+                let what = match written {
+                    Some(number) if near.is_some() && exact.is_none() => {
+                        format!("{number} is too exact")
+                    }
+                    Some(number) => format!("{number} is out of range"),
+                    None => "no finite number".to_owned(),
+                };
+                Fault::new(what, remedy())
+            })
+    }
+}
+
+/// Any text of so many bytes.
+pub(super) fn text(length: RangeInclusive<usize>) -> impl Fn(&DeValue<'_>) -> Read<String> {
+    move |value| {
+        let text = string(value, "any words")?;
+        if length.contains(&text.len()) {
+            return Ok(text.to_owned());
+        }
+        Err(Fault::new(
+            format!("{} bytes", text.len()),
+            format!("write {} to {} bytes", length.start(), length.end()),
+        ))
+    }
+}
+
 /// A duration with a unit, of this range.
 pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>) -> Read<Duration> {
     move |value| {

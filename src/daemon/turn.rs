@@ -22,6 +22,7 @@ use crate::balance::nat::NatReport;
 use crate::control::Asked;
 use crate::datapath::Proxy;
 use crate::health::probe::ProbeResult;
+use crate::model::BackendId;
 use crate::net::clock::Clock;
 use crate::net::guard::DeadMan;
 use crate::net::heartbeat::{Arrival, Heartbeats, SendOutcome};
@@ -263,8 +264,13 @@ impl TurnLoop {
             let mode = self.adapters.kernel_mode.as_ref();
             status.nat = mode.map(KernelMode::status);
             status.relay.lacking.clone_from(&self.adapters.lacking);
+            let measures: BTreeMap<_, _> = self.adapters.proxy.measures().into_iter().collect();
             for service in &mut status.services {
                 service.fallback = self.adapters.fallback.contains(&service.name);
+                for backend in &mut service.backends {
+                    let id = BackendId::of(&service.name, &backend.name);
+                    backend.measure = measures.get(&id).cloned();
+                }
             }
             let counters = &mut status.counters;
             let adapters = &self.adapters;

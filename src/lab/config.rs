@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::error::LabError;
 use super::netns::Rights;
+use super::shares::{Case, EVEN_PORT, FIRST_PORT, UNEVEN_PORT, WEIGHTS};
 use super::topology::{
     BACKENDS, SOURCE4, SOURCE6, VIP4, VIP6, backend_address, backend_address6, node_addresses,
 };
@@ -142,6 +143,32 @@ pub(super) fn mode_config(services: &[(&str, Mode, u16)], to: u16) -> String {
     text
 }
 
+/// A pair with a proxied service for each of these cases (`shares`), on ports that follow each other.
+pub(super) fn balance_config(cases: &[Case]) -> String {
+    let mut text = head();
+    vip(&mut text, &format!("{VIP6}/64"), "eth0");
+    for (n, case) in cases.iter().enumerate() {
+        let (balance, port) = (case.balance, FIRST_PORT + n as u16);
+        let _ = write!(
+            text,
+            "\n[[service]]\nname = \"s{n}\"\nlisten = [\"[{VIP6}]:{port}\"]\nbalance = {balance}\n"
+        );
+        let to = match case.uneven {
+            true => UNEVEN_PORT,
+            false => EVEN_PORT,
+        };
+        for (n, weight) in WEIGHTS.iter().enumerate() {
+            let (name, address) = (backend_name(n), backend_address6(n));
+            let _ = write!(
+                text,
+                "\n[[service.backend]]\nname = \"{name}\"\naddress = \"[{address}]:{to}\"\n\
+                 weight = {weight}\n"
+            );
+        }
+    }
+    text
+}
+
 /// Whether a service of this file is in kernel mode. A file that is wrong on purpose has none.
 pub(super) fn is_kernel_mode(text: &str) -> bool {
     let file: toml::Table = toml::from_str(text).unwrap_or_default();
@@ -211,6 +238,19 @@ mod tests {
         assert_eq!(config.paths().count(), 2);
         assert_eq!(config.vips.len(), 2);
         assert_eq!(config.services[0].backends.len(), BACKENDS);
+    }
+
+    #[test]
+    fn there_is_a_service_for_every_scheduler_of_the_proxy() {
+        let cases = super::super::shares::cases();
+        let text = balance_config(&cases).replace(DIR, "/tmp");
+        let config = Config::parse(&text).unwrap_or_else(|errors| panic!("{errors}"));
+        let known: std::collections::BTreeSet<_> = config
+            .services
+            .iter()
+            .map(|it| it.balance.scheduler)
+            .collect();
+        assert_eq!(known.len(), crate::model::Scheduler::WORDS.len());
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod report;
 mod run;
 mod scenario;
 mod scratch;
+mod shares;
 mod stale;
 pub mod survive;
 mod tamper;
@@ -80,6 +81,8 @@ pub struct Options {
     pub switchovers: Option<u32>,
     /// Measure a data path beside others.
     pub bench: Option<BenchChoice>,
+    /// Show what share of connections each scheduler gives each backend.
+    pub balance: bool,
     /// Runs of each scenario; none: 5 of `kill9` and `switchover`, 3 of the others. Rounds of a
     /// benchmark; none: 5, of `relay` 10.
     pub runs: Option<u32>,
@@ -169,6 +172,11 @@ async fn work(options: &Options, rights: Rights) -> Result<Outcome, LabError> {
     let config = LabConfig::new(&options.binary);
     if let Some(choice) = options.bench {
         return bench(&config, rights, choice, options).await;
+    }
+    if options.balance {
+        let report = shares::run(&options.binary, |what| anstream::eprintln!("{what}")).await?;
+        print(options, &report, shares::table);
+        return Ok(Outcome::of(report.ok()));
     }
     match options.scenario {
         _ if options.keep => keep::stay(&config, rights).await,

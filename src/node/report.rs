@@ -132,7 +132,7 @@ fn service(node: &Node, known: &config::Service) -> ServiceStatus {
         // The daemon knows.
         fallback: false,
         listen: known.listen.clone(),
-        balance: scheduler(known.balance).into(),
+        balance: known.balance.scheduler.to_string(),
         connections: counts.connections + backends.iter().map(live).sum::<u64>(),
         total: counts.total + node.nat.of_service(known.id),
         failed: counts.failed,
@@ -146,16 +146,6 @@ fn service(node: &Node, known: &config::Service) -> ServiceStatus {
     }
 }
 
-const fn scheduler(scheduler: crate::model::Scheduler) -> &'static str {
-    use crate::model::Scheduler;
-    match scheduler {
-        Scheduler::LeastConnections => "least_connections",
-        Scheduler::Random => "random",
-        Scheduler::RoundRobin => "round_robin",
-        Scheduler::WeightedRoundRobin => "weighted_round_robin",
-    }
-}
-
 fn backend(node: &Node, service: &config::Service, known: &config::Backend) -> BackendStatus {
     let counts = node.flows.backend(known.id);
     let record = node.health.record(known.id);
@@ -164,6 +154,8 @@ fn backend(node: &Node, service: &config::Service, known: &config::Backend) -> B
         address: known.address.to_string(),
         pool: service.pool_of(known).map(|pool| pool.name.clone()),
         weight: known.weight.0,
+        // The daemon knows.
+        measure: None,
         up: record.up,
         reason: node.health.reason(known.id).to_owned(),
         admin: node

@@ -275,6 +275,14 @@ fn backend_row(backend: &BackendStatus, pools: bool) -> Vec<String> {
         let failures = plural(backend.connect_failures, "failed connect");
         why = format!("{why}; {failures}");
     }
+    if let Some(measure) = &backend.measure {
+        if let Some(response) = measure.response_us {
+            why = format!("{why}; responds in {}", millis(response as f64 / 1_000.0));
+        }
+        if let Some(weight) = measure.effective_weight {
+            why = format!("{why}; effective weight {weight:.2}");
+        }
+    }
     let mut row = vec![
         mark(!backend.up),
         backend.name.clone(),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::samples_test::{backend, backup, head, master, page};
 use crate::model::{AdminState, Role};
-use crate::status::{DrainStatus, Event, PathStatus, PeerStatus, Status, VipStatus, What};
+use crate::status::{DrainStatus, Event, Measure, PathStatus, PeerStatus, Status, VipStatus, What};
 
 #[test]
 fn a_healthy_master() {
@@ -308,4 +308,23 @@ fn a_drain_is_a_fact() {
         drain.as_mut().unwrap().cut_in_ms = None;
     }
     assert_eq!((fact(&old), fact(&new)), (None, None), "it is over");
+}
+
+#[test]
+fn what_a_scheduler_measures_is_said() {
+    let mut status = master();
+    let web = &mut status.services[0];
+    web.balance = "adaptive".into();
+    web.backends[0].measure = Some(Measure {
+        response_us: Some(1_234),
+        effective_weight: Some(0.5),
+    });
+    web.backends[1].measure = Some(Measure::default());
+    let page = page(&status);
+    let expected = "check ok in 0.2 ms; responds in 1.23 ms; effective weight 0.50";
+    let said = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("proxy, adaptive"), "{page}");
+    for word in expected.split("; ") {
+        assert!(said.contains(word), "{page}");
+    }
 }

@@ -5,13 +5,13 @@ use std::net::Ipv6Addr;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
+use super::balance::Balance;
 use super::health::Health;
 use super::proxied::{MAX_NETWORKS, network};
-use super::service::{Backend, MAX_BACKENDS, SCHEDULERS};
+use super::service::{Backend, MAX_BACKENDS};
 use crate::config::read::Section;
 use crate::config::report::{At, Field, List, Located, Reported};
-use crate::config::units::{Fault, Read, name, shown, string, word};
-use crate::model::Scheduler;
+use crate::config::units::{Fault, Read, name, shown, string};
 
 /// Most names in one list of a rule.
 const MAX_NAMES: usize = 64;
@@ -23,7 +23,7 @@ const MAX_PROTOCOL: usize = 255;
 /// `[[service.pool]]`
 pub(in crate::config) struct Pool {
     pub(in crate::config) name: Field<String>,
-    pub(in crate::config) balance: Option<Field<Scheduler>>,
+    pub(in crate::config) balance: Option<Result<Balance, Reported>>,
     pub(in crate::config) health: Option<Result<Health, Reported>>,
     pub(in crate::config) backends: List<Backend>,
     pub(in crate::config) at: At,
@@ -43,7 +43,7 @@ impl Pool {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
             name: section.required("name", r#""api""#, name),
-            balance: section.optional("balance", word(SCHEDULERS)),
+            balance: Balance::take_written(section),
             health: section.table("health", Health::read),
             backends: section.tables("backend", 1..=MAX_BACKENDS, Backend::read),
             at: section.at(),

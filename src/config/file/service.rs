@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::balance::Balance;
 use super::health::Health;
 use super::proxied::Proxied;
 use super::{HOUR, MAX_CONNECTIONS, MINUTE, WEEK, ms, s};
@@ -14,7 +15,6 @@ use crate::config::units::{
     Fault, Read, backend_address, duration, listen_address, name, number, source_address, word,
 };
 use crate::config::{Acknowledge, Fallback, Forward, OnDown, Stray};
-use crate::model::Scheduler;
 
 /// Most addresses of one service.
 const MAX_LISTEN: usize = 64;
@@ -25,12 +25,6 @@ const MAX_SOURCES: usize = 2;
 /// Most new connections a second from one address.
 const MAX_RATE: u32 = 1_000_000;
 
-pub(super) const SCHEDULERS: &[(&str, Scheduler)] = &[
-    ("round_robin", Scheduler::RoundRobin),
-    ("weighted_round_robin", Scheduler::WeightedRoundRobin),
-    ("least_connections", Scheduler::LeastConnections),
-    ("random", Scheduler::Random),
-];
 const MODES: &[(&str, Mode)] = &[("proxy", Mode::Proxy), ("kernel", Mode::Kernel)];
 const FORWARDS: &[(&str, Forward)] = &[("nat", Forward::Nat), ("dnat", Forward::Dnat)];
 const REPLICATIONS: &[(&str, Acknowledge)] =
@@ -44,7 +38,7 @@ pub(in crate::config) struct Service {
     pub(in crate::config) name: Field<String>,
     pub(in crate::config) listen: List<Located<SocketAddr>>,
     pub(in crate::config) mode: Field<Mode>,
-    pub(in crate::config) balance: Field<Scheduler>,
+    pub(in crate::config) balance: Result<Balance, Reported>,
     pub(in crate::config) connect_timeout: Field<Duration>,
     pub(in crate::config) idle_timeout: Field<Duration>,
     pub(in crate::config) max_connections: Field<u32>,
@@ -77,6 +71,8 @@ pub(in crate::config) struct Backend {
     pub(in crate::config) name: Field<String>,
     pub(in crate::config) address: Field<SocketAddr>,
     pub(in crate::config) weight: Field<u16>,
+    /// None: not written.
+    pub(in crate::config) max_connections: Option<Field<u32>>,
 }
 
 impl Service {
@@ -85,7 +81,7 @@ impl Service {
         let listen = r#"["192.0.2.100:80"]"#;
         let listen = section.list("listen", listen, 1..=MAX_LISTEN, listen_address);
         let mode = section.or("mode", Mode::Proxy, word(MODES));
-        let balance = section.or("balance", Scheduler::default(), word(SCHEDULERS));
+        let balance = Balance::take(section);
         let (connect, idle) = match &mode {
             // RFC 5382, REQ-5: a translator keeps an idle connection for 2 h 4 min at least.
             Ok(mode) if mode.value == Mode::Kernel => (ms(250), 124 * MINUTE),
@@ -194,6 +190,7 @@ impl Backend {
             name: section.required("name", r#""b1""#, name),
             address: section.required("address", r#""198.51.100.21:8080""#, backend_address),
             weight: section.or("weight", 1, number(1..=256)),
+            max_connections: section.optional("max_connections", number(1..=MAX_CONNECTIONS)),
         }
     }
 }

@@ -47,14 +47,21 @@ pub(super) async fn connect(
     let routes = worker.shared.routes.load_full();
     let route = routes.pool(service, intro.pool);
     let limit = worker.shared.services[service].connect_timeout;
-    let mut picks = Picks::new();
-    let mut why = Unserved::NoBackend;
+    let mut picks = Picks::new(flow.client.get().ip());
+    // Where nobody is tried although there is somebody, all are full.
+    let mut why = match route.pool().is_empty() {
+        true => Unserved::NoBackend,
+        false => Unserved::Limit,
+    };
     loop {
-        let place = picks.next(route, &mut worker.rng.borrow_mut());
+        let now = worker.measured_at(route);
+        let place = picks.next(route, now, &mut worker.rng.borrow_mut());
         let Some(place) = place else {
             return Err(Failed::Unserved(why));
         };
-        let load = Load::on(&route.pool()[place]);
+        let Some(load) = Load::on(&route.pool()[place]) else {
+            continue;
+        };
         let address = load.target().address;
         let started = Instant::now();
         match attempt(address, &intro.header, first, limit, flow).await {
@@ -69,13 +76,13 @@ pub(super) async fn connect(
             Err(Trouble::Cut) => return Err(Failed::Cut),
             Err(Trouble::Own(error)) => {
                 tracing::debug!(%address, %error, "this host cannot connect");
-                if why == Unserved::NoBackend {
-                    why = Unserved::Limit;
-                }
             }
             Err(Trouble::Backend(failure)) => {
                 why = Unserved::AllFailed;
                 let backend = load.target().id;
+                if let Some(gauge) = load.target().gauge() {
+                    gauge.failed(limit, worker.shared.now());
+                }
                 worker.tell(|report| report.push(FlowEvent::ConnectFailed { backend, failure }));
             }
         }

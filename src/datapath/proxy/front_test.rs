@@ -42,6 +42,7 @@ fn ruled(config: &mut Config, address: SocketAddr, rule: Rule) {
     let place = service.proxied.pools.len() as u16;
     let name = format!("p{place}");
     service.backends.push(Backend {
+        max_connections: None,
         id: BackendId::of("web", &name),
         name: name.clone(),
         address,
@@ -50,7 +51,7 @@ fn ruled(config: &mut Config, address: SocketAddr, rule: Rule) {
     });
     service.proxied.pools.push(Pool {
         name,
-        balance: Scheduler::Random,
+        balance: Scheduler::Random.into(),
         health: None,
     });
     service.proxied.rules.push(Rule {

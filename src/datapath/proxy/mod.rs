@@ -20,6 +20,7 @@ mod pump;
 mod report;
 mod serve;
 mod shared;
+mod watch;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -34,11 +35,12 @@ use tokio::sync::mpsc::Sender;
 use self::report::Report;
 use self::shared::{Control, Shared};
 use self::worker::Setup;
-use crate::balance::Routes;
 use crate::balance::flow::FlowEvent;
+use crate::balance::{Routes, Target};
 use crate::config::Config;
 use crate::datapath::DatapathError;
-use crate::model::{BackendId, ServiceId};
+use crate::model::{BackendId, Scheduler, ServiceId};
+use crate::status::Measure;
 
 /// A worker that has not gone round its loop for so long is stuck: ten beats are missing.
 const STUCK: Duration = Duration::from_secs(1);
@@ -154,6 +156,26 @@ impl Proxy {
             .all(|control| control.beats_within(STUCK, now))
     }
 
+    /// What the schedulers know of each backend now, of those services that measure.
+    pub fn measures(&self) -> Vec<(BackendId, Measure)> {
+        let now = self.shared.now();
+        let routes = self.shared.routes.load();
+        let targets = routes.all().flat_map(|route| {
+            let adaptive = route.scheduler() == Scheduler::Adaptive;
+            route.all().iter().map(move |target| (target, adaptive))
+        });
+        let measure = |(target, adaptive): (&Arc<Target>, bool)| {
+            let gauge = target.gauge()?;
+            let measure = Measure {
+                response_us: gauge.response_time(now).map(|micros| micros as u64),
+                effective_weight: adaptive
+                    .then(|| f64::from(target.weight) * f64::from(gauge.factor())),
+            };
+            Some((target.id, measure))
+        };
+        targets.filter_map(measure).collect()
+    }
+
     /// Where the services listen, in the order of the configuration; with the port that the kernel
     /// chose where the configuration says 0.
     pub fn addresses(&self) -> &[(ServiceId, SocketAddr)] {
@@ -203,6 +225,10 @@ mod rig;
 #[cfg(test)]
 #[path = "stream_test.rs"]
 mod stream_tests;
+
+#[cfg(test)]
+#[path = "balance_test.rs"]
+mod balance_tests;
 
 #[cfg(test)]
 #[path = "proxy_test.rs"]

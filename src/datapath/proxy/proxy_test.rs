@@ -48,7 +48,7 @@ fn failures(events: &[FlowEvent]) -> Vec<(BackendId, ConnectFailure)> {
 fn two_workers_keep_the_weights_exactly() {
     let mut config = config(&[named(0), named(1), named(2)]);
     config.proxy.workers = Some(2);
-    config.services[0].balance = Scheduler::WeightedRoundRobin;
+    config.services[0].balance = Scheduler::WeightedRoundRobin.into();
     for (backend, weight) in config.services[0].backends.iter_mut().zip([3, 2, 1]) {
         backend.weight = Weight(weight);
     }
@@ -71,7 +71,7 @@ fn two_workers_keep_the_weights_exactly() {
 #[test]
 fn least_connections_counts_live_connections() {
     let mut config = config(&[echo(), echo()]);
-    config.services[0].balance = Scheduler::LeastConnections;
+    config.services[0].balance = Scheduler::LeastConnections.into();
     let mut rig = Rig::of(&config);
     let mut held: Vec<_> = (0..10).map(|_| rig.connect()).collect();
     for client in &mut held {

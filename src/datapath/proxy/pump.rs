@@ -13,6 +13,7 @@ use tokio::net::tcp::ReadHalf;
 
 use super::direction::{Buffers, Direction, Fault};
 use super::flows::Flow;
+use super::watch::Watch;
 use crate::balance::flow::FlowEnd;
 
 /// How a connection ended.
@@ -38,6 +39,8 @@ struct Pump<'a> {
     /// The backend refused bytes of the client's after it had said everything.
     refused: bool,
     flow: &'a Flow,
+    /// Until the first byte of the answer, for a scheduler that wants to know.
+    watch: Option<Box<Watch<'a>>>,
     buffers: &'a Buffers,
 }
 
@@ -50,6 +53,7 @@ pub(super) fn run<'a>(
     backend: &'a mut TcpStream,
     up: Direction,
     flow: &'a Flow,
+    watch: Option<Box<Watch<'a>>>,
     buffers: &'a Buffers,
 ) -> impl Future<Output = Ending> + 'a {
     let (client, client_side) = client.split();
@@ -61,6 +65,7 @@ pub(super) fn run<'a>(
         down: Direction::new(Vec::new(), 0, false),
         refused: false,
         flow,
+        watch,
         buffers,
     };
     async move {
@@ -78,6 +83,9 @@ pub(super) fn run<'a>(
                 Box::pin(pump.rest(watched)).await
             }
         };
+        if let Some(watch) = pump.watch.take() {
+            watch.end(ending);
+        }
         pump.up.release(buffers);
         pump.down.release(buffers);
         ending
@@ -141,6 +149,7 @@ impl Pump<'_> {
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
+        self.look_at_watch();
         let down = self.down.poll(
             cx,
             &mut self.backend,
@@ -149,6 +158,7 @@ impl Pump<'_> {
             self.up.is_done(),
             self.buffers,
         );
+        self.look_at_watch();
         match down {
             Poll::Ready(Err(Fault::Source)) => return reset(FlowEnd::BackendError),
             Poll::Ready(Err(_)) => return reset(FlowEnd::ClientError),
@@ -166,6 +176,14 @@ impl Pump<'_> {
             (false, false) => Poll::Pending,
             _ if until == Until::HalfClosed => Poll::Ready(None),
             _ => Poll::Pending,
+        }
+    }
+
+    fn look_at_watch(&mut self) {
+        if let Some(watch) = &mut self.watch
+            && watch.look(self.flow)
+        {
+            self.watch = None;
         }
     }
 

@@ -24,6 +24,7 @@ use super::flows::{Flow, Flows};
 use super::report::Report;
 use super::serve::serve;
 use super::shared::{Control, Seat, Shared};
+use crate::balance::Route;
 use crate::balance::flow::{FlowEnd, FlowEvent, Unserved};
 use crate::model::FlowId;
 
@@ -228,6 +229,14 @@ impl Worker {
         for (_, listener) in listeners {
             // What a listener gives is reset when it is closed.
             while SockRef::from(&**listener).accept().is_ok() {}
+        }
+    }
+
+    /// The time for a scheduler that needs it.
+    pub(super) fn measured_at(&self, route: &Route) -> Duration {
+        match route.measures() {
+            true => self.shared.now(),
+            false => Duration::ZERO,
         }
     }
 

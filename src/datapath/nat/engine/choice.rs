@@ -48,7 +48,8 @@ impl Engine {
                 let best = best.filter(|(place, _)| Some(load(*place)) == least);
                 equals(best.collect(), &mut self.rng)
             }
-            Scheduler::Random => {
+            // `random`; the configuration refuses the others.
+            _ => {
                 let sum = rest.iter().map(|(place, _)| u32::from(weight(*place)));
                 let mut point = self.rng.u32(0..sum.sum::<u32>().max(1));
                 rest.into_iter().find(|(place, _)| {

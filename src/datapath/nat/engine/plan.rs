@@ -164,7 +164,7 @@ impl Plan {
                 | flag(mode.replication == Acknowledge::Sync, SERVICE_SYNC)
                 | SERVICE_RETRY
                 | flag(dnat, SERVICE_DNAT),
-            balance: service.balance,
+            balance: service.balance.scheduler,
             connect: nanos(service.connect_timeout),
             idle: nanos(service.idle_timeout),
             max_connections: service.max_connections,
@@ -229,13 +229,13 @@ impl Plan {
             .iter()
             .map(|(at, _)| self.backends[*at].weight)
             .collect();
-        let scheduler = match service.balance {
+        let scheduler = match service.balance.scheduler {
             Scheduler::Random => names::Scheduler::Random,
             _ => names::Scheduler::RoundRobin,
         };
         // IP and TCP without options (RFC 9293, section 3.7.1).
         let headers = if source.is_ipv4() { 40 } else { 60 };
-        let half = half(service.balance, &weights);
+        let half = half(service.balance.scheduler, &weights);
         let endpoints: Vec<Endpoint> = listen.iter().map(|at| (*at).into()).collect();
         self.by_endpoint
             .extend(endpoints.iter().map(|at| (*at, outlet)));
@@ -316,7 +316,8 @@ fn half(balance: Scheduler, weights: &[u16]) -> u32 {
     match balance {
         Scheduler::RoundRobin => count,
         Scheduler::LeastConnections => (4 * count).clamp(LEAST_SLOTS, MOST_SLOTS),
-        Scheduler::WeightedRoundRobin | Scheduler::Random => {
+        // The configuration refuses the others.
+        _ => {
             let rotation = crate::balance::scheduler::Rotation::weighted(weights);
             rotation.period().min(u64::from(MOST_SLOTS)) as u32
         }

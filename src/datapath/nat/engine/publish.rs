@@ -170,7 +170,8 @@ impl Engine {
                 return Ok(slots);
             }
             Scheduler::RoundRobin => Rotation::weighted(&vec![1; pool.len()]),
-            Scheduler::WeightedRoundRobin | Scheduler::Random => rotation(&weights),
+            // The configuration refuses the others.
+            _ => rotation(&weights),
         };
         let period = rotation.period().min(u64::from(outlet.half));
         Ok((0..period).map(|at| pool[rotation.at(at)].1).collect())

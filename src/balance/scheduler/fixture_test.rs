@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::balance::Route;
-use crate::config::{Backend, Proxied, Service};
+use crate::config::{Backend, Balance, Proxied, Service};
 use crate::model::{BackendId, Scheduler, ServiceId, Weight};
 
 /// The ids of the fixture's backends, in order.
@@ -14,18 +14,30 @@ pub(in crate::balance) fn ids(backends: usize) -> Vec<BackendId> {
 
 /// All of them eligible.
 pub(in crate::balance) fn route(scheduler: Scheduler, weights: &[u16]) -> Route {
+    route_of(scheduler.into(), weights)
+}
+
+/// The same, with settings.
+pub(in crate::balance) fn route_of(balance: Balance, weights: &[u16]) -> Route {
+    let service = service(balance, weights);
+    Route::new(&service, &ids(weights.len()).into_iter().collect())
+}
+
+/// The service.
+pub(in crate::balance) fn service(balance: Balance, weights: &[u16]) -> Service {
     let backend = |(n, weight): (usize, &u16)| Backend {
         id: ids(n + 1)[n],
         name: format!("b{n}"),
         address: ([192, 0, 2, 1], 1_000 + n as u16).into(),
         weight: Weight(*weight),
         pool: None,
+        max_connections: None,
     };
-    let service = Service {
+    Service {
         id: ServiceId::of("web"),
         name: "web".into(),
         listen: Vec::new(),
-        balance: scheduler,
+        balance,
         connect_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_secs(300),
         max_connections: 100,
@@ -33,6 +45,5 @@ pub(in crate::balance) fn route(scheduler: Scheduler, weights: &[u16]) -> Route 
         proxied: Proxied::default(),
         health: None,
         backends: weights.iter().enumerate().map(backend).collect(),
-    };
-    Route::new(&service, &ids(weights.len()).into_iter().collect())
+    }
 }

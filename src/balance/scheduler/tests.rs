@@ -4,6 +4,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::fixture::route;
+use super::rotation::{Stride, smooth};
 use super::*;
 use crate::balance::Load;
 
@@ -18,10 +19,18 @@ fn rng() -> fastrand::Rng {
     fastrand::Rng::with_seed(7)
 }
 
+fn picks() -> Picks {
+    Picks::new([192, 0, 2, 7].into())
+}
+
+fn pick(route: &Route, rng: &mut fastrand::Rng) -> Option<usize> {
+    picks().next(route, Duration::ZERO, rng)
+}
+
 /// First choices of so many connections that end at once.
 fn firsts(route: &Route, connections: usize) -> Vec<usize> {
     let mut rng = rng();
-    let pick = |_| Picks::new().next(route, &mut rng).unwrap();
+    let pick = |_| pick(route, &mut rng).unwrap();
     (0..connections).map(pick).collect()
 }
 
@@ -101,8 +110,8 @@ fn least_connections_fills_by_weight() {
     let mut rng = rng();
     let mut loads = Vec::new();
     for _ in 0..60 {
-        let place = Picks::new().next(&route, &mut rng).unwrap();
-        loads.push(Load::on(&route.pool()[place]));
+        let place = pick(&route, &mut rng).unwrap();
+        loads.push(Load::on(&route.pool()[place]).unwrap());
     }
     let live: Vec<u32> = route.pool().iter().map(|target| target.live()).collect();
     assert_eq!(live, [30, 20, 10]);
@@ -112,7 +121,10 @@ fn least_connections_fills_by_weight() {
 fn least_connections_goes_where_room_is_and_takes_turns_among_equals() {
     let route = route(Scheduler::LeastConnections, &[1, 1, 1]);
     assert_eq!(firsts(&route, 6), [0, 1, 2, 0, 1, 2]);
-    let busy = [Load::on(&route.pool()[0]), Load::on(&route.pool()[2])];
+    let busy = [
+        Load::on(&route.pool()[0]).unwrap(),
+        Load::on(&route.pool()[2]).unwrap(),
+    ];
     assert_eq!(firsts(&route, 3), [1, 1, 1]);
     drop(busy);
 }
@@ -134,8 +146,9 @@ fn weighted_retries_go_to_the_highest_weight_first() {
     let route = route(Scheduler::WeightedRoundRobin, &[1, 4, 2, 3]);
     let mut rng = rng();
     for _ in 0..10 {
-        let mut picks = Picks::new();
-        let order: Vec<_> = std::iter::from_fn(|| picks.next(&route, &mut rng)).collect();
+        let mut picks = picks();
+        let order: Vec<_> =
+            std::iter::from_fn(|| picks.next(&route, Duration::ZERO, &mut rng)).collect();
         let mut rest: Vec<_> = [1, 3, 2, 0].into();
         rest.retain(|place| *place != order[0]);
         assert_eq!(order[1..], rest);
@@ -149,9 +162,9 @@ fn weighted_retries_share_equals() {
     let mut rng = rng();
     let mut second = [0; 3];
     for _ in 0..4_000 {
-        let mut picks = Picks::new();
-        if picks.next(&route, &mut rng) == Some(0) {
-            second[picks.next(&route, &mut rng).unwrap()] += 1;
+        let mut picks = picks();
+        if picks.next(&route, Duration::ZERO, &mut rng) == Some(0) {
+            second[picks.next(&route, Duration::ZERO, &mut rng).unwrap()] += 1;
         }
     }
     assert_eq!(second.iter().sum::<i32>(), 2_000);
@@ -165,10 +178,10 @@ fn retries_do_not_shift_the_rotation_of_others() {
         let troubled = route(scheduler, &[3, 2, 1]);
         let mut rng = rng();
         for _ in 0..30 {
-            let calm = Picks::new().next(&quiet, &mut rng);
-            let mut picks = Picks::new();
-            assert_eq!(picks.next(&troubled, &mut rng), calm);
-            picks.next(&troubled, &mut rng);
+            let calm = pick(&quiet, &mut rng);
+            let mut picks = picks();
+            assert_eq!(picks.next(&troubled, Duration::ZERO, &mut rng), calm);
+            picks.next(&troubled, Duration::ZERO, &mut rng);
         }
     }
 }
@@ -177,7 +190,7 @@ fn retries_do_not_shift_the_rotation_of_others() {
 fn nothing_is_picked_from_an_empty_pool() {
     for scheduler in WEIGHTED {
         let route = route(scheduler, &[]);
-        assert_eq!(Picks::new().next(&route, &mut rng()), None);
+        assert_eq!(pick(&route, &mut rng()), None);
     }
 }
 
@@ -259,10 +272,10 @@ proptest! {
         let route = route(WEIGHTED[which], &weights);
         let mut rng = fastrand::Rng::with_seed(seed);
         for _ in 0..before {
-            Picks::new().next(&route, &mut rng);
+            pick(&route, &mut rng);
         }
-        let mut picks = Picks::new();
-        let order: Vec<_> = std::iter::from_fn(|| picks.next(&route, &mut rng)).collect();
+        let mut picks = picks();
+        let order: Vec<_> = std::iter::from_fn(|| picks.next(&route, Duration::ZERO, &mut rng)).collect();
         let distinct: BTreeSet<_> = order.iter().collect();
         prop_assert_eq!(order.len(), weights.len());
         prop_assert_eq!(distinct.len(), weights.len());
