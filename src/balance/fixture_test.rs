@@ -19,6 +19,10 @@ pub(in crate::balance) fn route(scheduler: Scheduler, weights: &[u16]) -> Route 
         name: format!("b{n}"),
         address: ([192, 0, 2, 1], 1_000 + n as u16).into(),
         weight: Weight(*weight),
+        check_address: None,
+        check_port: None,
+        agent_address: None,
+        agent_port: None,
     };
     let service = Service {
         id: ServiceId::of("web"),
@@ -29,6 +33,7 @@ pub(in crate::balance) fn route(scheduler: Scheduler, weights: &[u16]) -> Route 
         idle_timeout: Duration::from_secs(300),
         max_connections: 100,
         kernel: None,
+        agent: None,
         health: None,
         backends: weights.iter().enumerate().map(backend).collect(),
     };

@@ -3,10 +3,10 @@
 //! A worker takes the current `Arc<Routes>` once for a connection and keeps it until the connection
 //! has a backend, so that "all were tried" means one fixed list.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::scheduler::Rotation;
 use crate::config::{Config, Service};
@@ -20,13 +20,20 @@ pub struct Target {
     pub id: BackendId,
     /// Where it listens.
     pub address: SocketAddr,
-    /// Its share, 1 to 256.
-    pub weight: u16,
+    /// Its configured share, 1 to 256.
+    base: u16,
+    /// Its share now.
+    weight: AtomicU16,
     /// Connections now, those that are still connecting included.
     live: AtomicU32,
 }
 
 impl Target {
+    /// Its share, 1 to 256: as configured, or as its agent said.
+    pub fn weight(&self) -> u16 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
     /// Connections now, over all workers, those that are still connecting included.
     pub fn live(&self) -> u32 {
         self.live.load(Ordering::Relaxed)
@@ -81,7 +88,8 @@ impl Route {
                 Arc::new(Target {
                     id: backend.id,
                     address: backend.address,
-                    weight: backend.weight.0.max(1),
+                    base: backend.weight.0.max(1),
+                    weight: AtomicU16::new(backend.weight.0.max(1)),
                     live: AtomicU32::new(0),
                 })
             })
@@ -109,7 +117,7 @@ impl Route {
             .collect();
         let rotation = match scheduler {
             Scheduler::WeightedRoundRobin => {
-                let weights: Vec<u16> = pool.iter().map(|target| target.weight).collect();
+                let weights: Vec<u16> = pool.iter().map(|target| target.weight()).collect();
                 Rotation::weighted(&weights)
             }
             Scheduler::LeastConnections | Scheduler::Random | Scheduler::RoundRobin => {
@@ -158,6 +166,15 @@ impl Routes {
         let route = |service| Route::new(service, eligible);
         Self {
             routes: config.services.iter().map(route).collect(),
+        }
+    }
+
+    /// Sets weights; backends that are not named have theirs of the configuration. Rotations know of it
+    /// with the next compilation.
+    pub fn weigh(&self, weights: &BTreeMap<BackendId, u16>) {
+        for target in self.routes.iter().flat_map(|route| route.all.iter()) {
+            let weight = weights.get(&target.id).copied().unwrap_or(target.base);
+            target.weight.store(weight.clamp(1, 256), Ordering::Relaxed);
         }
     }
 

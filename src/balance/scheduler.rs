@@ -190,7 +190,7 @@ impl Picks {
     }
 
     fn heaviest(&self, route: &Route, ticket: u64) -> usize {
-        let weight = |place: usize| route.pool()[place].weight;
+        let weight = |place: usize| route.pool()[place].weight();
         let most = self.untried(route).map(weight).max().unwrap_or(0);
         let equals = self.untried(route).filter(|place| weight(*place) == most);
         // Scattered, because the tickets whose first choice is one backend may all be alike.
@@ -211,16 +211,20 @@ impl Picks {
     }
 
     fn drawn(&self, route: &Route, rng: &mut fastrand::Rng) -> usize {
-        let weight = |place: usize| u32::from(route.pool()[place].weight);
+        let weight = |place: usize| u32::from(route.pool()[place].weight());
         let sum: u32 = self.untried(route).map(weight).sum();
         let mut point = rng.u32(0..sum.max(1));
+        let mut last = 0;
         for place in self.untried(route) {
-            if point < weight(place) {
+            let weight = weight(place);
+            if point < weight {
                 return place;
             }
-            point -= weight(place);
+            point -= weight;
+            last = place;
         }
-        0
+        // Weights fell meanwhile.
+        last
     }
 }
 
@@ -237,7 +241,7 @@ impl Share {
         Self {
             place,
             live: u64::from(target.live()),
-            weight: u64::from(target.weight),
+            weight: u64::from(target.weight()),
         }
     }
 

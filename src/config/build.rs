@@ -4,8 +4,8 @@ use super::file;
 use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
-    Acknowledge, Backend, Cluster, Config, Election, Fallback, Forward, Health, Kernel, KernelMode,
-    Node, OnDown, Proxy, Service, Stray,
+    Acknowledge, Agent, Backend, Checks, Cluster, Config, Election, Fallback, Forward, Health,
+    Kernel, KernelMode, Node, OnDown, Proxy, Service, Stray,
 };
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
@@ -18,6 +18,9 @@ pub(super) fn build(file: file::File) -> Result<Config, Reported> {
         cluster: cluster(file.cluster?)?,
         nodes: [first, second],
         election: election(file.election?)?,
+        health: Checks {
+            concurrency: file.health?.concurrency?.value,
+        },
         kernel: kernel(file.kernel?)?,
         proxy: proxy(file.proxy?)?,
         vips: all(file.vips, vip)?,
@@ -105,6 +108,10 @@ fn service(service: file::Service) -> Result<Service, Reported> {
             file::Mode::Kernel => Some(kernel_mode(service.kernel)?),
             file::Mode::Proxy => None,
         },
+        agent: match service.agent {
+            Some(section) => Some(agent(section?)?),
+            None => None,
+        },
         health: match service.health {
             Some(section) => Some(health(section?)?),
             None => None,
@@ -127,12 +134,30 @@ fn kernel_mode(written: file::KernelMode) -> Result<KernelMode, Reported> {
 }
 
 fn health(health: file::Health) -> Result<Health, Reported> {
+    let interval = health.interval?.value;
     Ok(Health {
-        kind: health.kind?.value,
-        interval: health.interval?.value,
+        kind: health.kind?,
+        interval,
+        fast_interval: or(health.fast_interval, interval)?,
+        down_interval: or(health.down_interval, interval)?,
         timeout: health.timeout?.value,
         rise: health.rise?.value,
         fall: health.fall?.value,
+        start: health.start?.value,
+        observe: health.observe?.value,
+        address: optional(health.address)?,
+        port: optional(health.port)?,
+        flap: health.flap?,
+    })
+}
+
+fn agent(agent: file::Agent) -> Result<Agent, Reported> {
+    Ok(Agent {
+        address: optional(agent.address)?,
+        port: agent.port?.value,
+        interval: agent.interval?.value,
+        timeout: agent.timeout?.value,
+        send: agent.send?,
     })
 }
 
@@ -142,6 +167,10 @@ fn backend(service: &str, backend: file::Backend) -> Result<Backend, Reported> {
         id: BackendId::of(service, &name),
         address: backend.address?.value,
         weight: Weight(backend.weight?.value),
+        check_address: optional(backend.elsewhere.check_address)?,
+        check_port: optional(backend.elsewhere.check_port)?,
+        agent_address: optional(backend.elsewhere.agent_address)?,
+        agent_port: optional(backend.elsewhere.agent_port)?,
         name,
     })
 }
@@ -160,6 +189,11 @@ fn or<T>(written: Option<Field<T>>, default: T) -> Result<T, Reported> {
         Some(field) => field.map(|located| located.value),
         None => Ok(default),
     }
+}
+
+/// What is written, if anything is.
+fn optional<T>(written: Option<Field<T>>) -> Result<Option<T>, Reported> {
+    written.map(|field| value(field?)).transpose()
 }
 
 fn value<T>(located: Located<T>) -> Result<T, Reported> {

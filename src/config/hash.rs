@@ -5,7 +5,10 @@
 
 use std::fmt::Write as _;
 
-use super::{Backend, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Proxy, Service};
+use super::{
+    Agent, Backend, Checks, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Proxy,
+    Service,
+};
 use crate::model::ConfigHash;
 
 /// The hash of the canonical text. The order of VIPs, services, backends and listen addresses
@@ -28,6 +31,7 @@ fn write_config(text: &mut String, config: &Config) {
         cluster,
         nodes,
         election,
+        health,
         kernel,
         proxy,
         vips,
@@ -63,6 +67,8 @@ fn write_config(text: &mut String, config: &Config) {
         text,
         "election {heartbeat:?} {misses} {preempt} {preempt_delay:?} {dead_man:?}"
     );
+    let Checks { concurrency } = health;
+    line!(text, "checks {concurrency}");
     let Kernel {
         max_flows,
         first_port,
@@ -103,6 +109,7 @@ fn write_service(text: &mut String, service: &Service) {
         idle_timeout,
         max_connections,
         kernel,
+        agent,
         health,
         backends,
     } = service;
@@ -131,13 +138,38 @@ fn write_service(text: &mut String, service: &Service) {
         let Health {
             kind,
             interval,
+            fast_interval,
+            down_interval,
             timeout,
             rise,
             fall,
+            start,
+            observe,
+            address,
+            port,
+            flap,
         } = health;
+        // The kind has names and values of all its fields in its debugging form.
         line!(
             text,
-            "health {kind:?} {interval:?} {timeout:?} {rise} {fall}"
+            "health {kind:?} {interval:?} {fast_interval:?} {down_interval:?} {timeout:?} {rise} {fall}"
+        );
+        line!(
+            text,
+            "health {start:?} {observe:?} {address:?} {port:?} {flap:?}"
+        );
+    }
+    if let Some(agent) = agent {
+        let Agent {
+            address,
+            port,
+            interval,
+            timeout,
+            send,
+        } = agent;
+        line!(
+            text,
+            "agent {address:?} {port} {interval:?} {timeout:?} {send:?}"
         );
     }
     for backend in sorted(backends, |backend| backend.name.clone()) {
@@ -146,8 +178,16 @@ fn write_service(text: &mut String, service: &Service) {
             name,
             address,
             weight,
+            check_address,
+            check_port,
+            agent_address,
+            agent_port,
         } = backend;
-        line!(text, "backend {name} {address} {}", weight.0);
+        line!(
+            text,
+            "backend {name} {address} {} {check_address:?} {check_port:?} {agent_address:?} {agent_port:?}",
+            weight.0
+        );
     }
 }
 

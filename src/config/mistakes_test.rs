@@ -50,7 +50,7 @@ misses = 3 -> misses = 1 => 16:10: election.misses: 1 is out of range; write a w
 misses = 3 -> preempt_delay = "2h" => 16:17: election.preempt_delay: 2h is out of range
 "round_robin" -> "roundrobin" => 26:11: service[0].balance: unknown word `roundrobin`; did you mean "round_robin"?
 "round_robin" -> "best" => 26:11: service[0].balance: unknown word `best`; write "round_robin" or "weighted
-"tcp" -> "http" => 28:8: service[0].health.kind: unknown word `http`; write "tcp"
+"tcp" -> "icmp" => 28:8: service[0].health.kind: unknown word `icmp`; write "tcp" or "tls" or "http"
 balance -> connect_timeout = "0s"⏎balance => 26:19: service[0].connect_timeout: 0s is out of range
 balance -> idle_timeout = "8days"⏎balance => 26:16: service[0].idle_timeout: 8days is out of range
 balance -> max_connections = 0⏎balance => 26:19: service[0].max_connections: 0 is out of range

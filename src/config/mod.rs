@@ -15,11 +15,14 @@ mod file;
 mod hash;
 mod health;
 mod kernel;
+mod pattern;
+mod presets;
 mod read;
 mod render;
 mod report;
 mod service;
 mod units;
+mod values;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -29,7 +32,11 @@ use std::time::Duration;
 use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 
 pub use error::{ConfigError, ConfigErrors, Place};
-pub use health::{Health, HealthKind};
+pub use health::{
+    Agent, Checks, Command, Expected, Flap, Grpc, Health, HealthKind, Http, Observe, Script, Start,
+    Step, Tls,
+};
+pub use pattern::Pattern;
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
 
 /// A valid configuration.
@@ -41,6 +48,8 @@ pub struct Config {
     pub nodes: [Node; 2],
     /// `[election]`
     pub election: Election,
+    /// `[health]`
+    pub health: Checks,
     /// `[kernel]`
     pub kernel: Kernel,
     /// `[proxy]`
@@ -183,6 +192,8 @@ impl Config {
     }
 }
 
+#[cfg(test)]
+mod health_test;
 #[cfg(test)]
 mod kernel_test;
 #[cfg(test)]

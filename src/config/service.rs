@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::health::Health;
+use super::health::{Agent, Health};
 use crate::model::{BackendId, Scheduler, ServiceId, Weight};
 
 /// How a service in kernel mode forwards.
@@ -93,6 +93,8 @@ pub struct Service {
     pub max_connections: u32,
     /// The kernel mode's settings; none: the service is proxied.
     pub kernel: Option<KernelMode>,
+    /// `[service.agent]`; none: no agent is asked.
+    pub agent: Option<Agent>,
     /// `[service.health]`; none: backends count as up until connects fail.
     pub health: Option<Health>,
     /// `[[service.backend]]`: 1 to 1,024.
@@ -110,4 +112,12 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its share. Default 1; 1 to 256.
     pub weight: Weight,
+    /// Where it is checked, instead of where the section `[service.health]` says.
+    pub check_address: Option<IpAddr>,
+    /// The same, the port.
+    pub check_port: Option<u16>,
+    /// Where its agent is asked, instead of where the section `[service.agent]` says.
+    pub agent_address: Option<IpAddr>,
+    /// The same, the port.
+    pub agent_port: Option<u16>,
 }

@@ -36,7 +36,7 @@ impl Fault {
 /// What reads a single value.
 pub(super) type Read<T> = Result<T, Fault>;
 
-fn string<'v>(value: &'v DeValue<'_>, example: &str) -> Read<&'v str> {
+pub(super) fn string<'v>(value: &'v DeValue<'_>, example: &str) -> Read<&'v str> {
     value.as_str().ok_or_else(|| {
         Fault::new(
             format!("{} instead of a string", described(value)),
@@ -320,6 +320,11 @@ pub(super) fn listen_address(value: &DeValue<'_>) -> Read<SocketAddr> {
         )),
         _ => Ok(address),
     }
+}
+
+/// Where checks go.
+pub(super) fn check_address(value: &DeValue<'_>) -> Read<IpAddr> {
+    host_address(value, "198.51.100.21")
 }
 
 /// Where a backend listens.

@@ -161,7 +161,7 @@ fn backend(node: &Node, known: &config::Backend) -> BackendStatus {
     BackendStatus {
         name: known.name.clone(),
         address: known.address.to_string(),
-        weight: known.weight.0,
+        weight: node.health.weight(known.id).unwrap_or(known.weight.0),
         up: record.up,
         reason: node.health.reason(known.id).to_owned(),
         admin: node

@@ -20,7 +20,7 @@ mod serve;
 mod shared;
 mod worker;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -131,6 +131,11 @@ impl Proxy {
     pub fn publish(&self, eligible: &BTreeSet<BackendId>) {
         let routes = self.shared.routes.load().recompile(eligible);
         self.shared.routes.store(Arc::new(routes));
+    }
+
+    /// Sets the weights that are not as configured; [`Proxy::publish`] makes rotations of them.
+    pub fn weigh(&self, weights: &BTreeMap<BackendId, u16>) {
+        self.shared.routes.load().weigh(weights);
     }
 
     /// Resets every proxied connection on both sides, at once. Never waits: it wakes the workers.
