@@ -4,6 +4,7 @@
 //! listed as ignored, with the reason; none passes silently.
 
 mod balance;
+mod checks;
 mod crowd;
 mod drain;
 mod garbage;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
     let tests = plain
         .chain(programs::tests())
+        .chain(checks::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(kernel);
