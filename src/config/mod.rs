@@ -16,6 +16,8 @@ mod file;
 mod hash;
 mod health;
 mod kernel;
+mod pattern;
+mod presets;
 mod proxied;
 mod read;
 mod render;
@@ -24,6 +26,7 @@ mod rules;
 mod schedulers;
 mod service;
 mod units;
+mod values;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -34,7 +37,11 @@ use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 
 pub use balance::Balance;
 pub use error::{ConfigError, ConfigErrors, Place};
-pub use health::{Health, HealthKind};
+pub use health::{
+    Agent, Checks, Command, Expected, Flap, Grpc, Health, HealthKind, Http, Observe, Script, Start,
+    Step, Tls,
+};
+pub use pattern::Pattern;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
 
@@ -47,6 +54,8 @@ pub struct Config {
     pub nodes: [Node; 2],
     /// `[election]`
     pub election: Election,
+    /// `[health]`
+    pub health: Checks,
     /// `[kernel]`
     pub kernel: Kernel,
     /// `[proxy]`
@@ -189,6 +198,8 @@ impl Config {
     }
 }
 
+#[cfg(test)]
+mod health_test;
 #[cfg(test)]
 mod kernel_test;
 #[cfg(test)]
