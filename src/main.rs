@@ -35,6 +35,7 @@ fn lab(args: &cli::Lab) -> ExitCode {
         mode,
         stale: args.stale,
         rate: args.rate,
+        switchovers: args.switchovers,
         bench,
         balance: args.balance,
         runs: args.runs,
@@ -45,7 +46,8 @@ fn lab(args: &cli::Lab) -> ExitCode {
     if !options.fits() {
         cli::complain(
             "--mode, --stale and --rate are for kill9, hang, switchover, upgrade or all; survive \
-             takes --mode alone, and --stale and --rate want a mode",
+             and --bench relay take --mode alone, --stale and --rate want a mode, and \
+             --switchovers wants switchover and a mode",
         );
         return Exit::Usage.into();
     }

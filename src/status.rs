@@ -232,6 +232,10 @@ pub struct ServiceStatus {
     pub failed: u64,
     /// Connections refused by a limit.
     pub refused: u64,
+    /// Connections refused since their header of the PROXY protocol was missing, malformed or late,
+    /// or since they came from where none is accepted.
+    #[serde(default)]
+    pub bad_headers: u64,
     /// Backends.
     pub backends: Vec<BackendStatus>,
 }
@@ -243,6 +247,9 @@ pub struct BackendStatus {
     pub name: String,
     /// Address.
     pub address: String,
+    /// Its pool; none: the service's own.
+    #[serde(default)]
+    pub pool: Option<String>,
     /// Weight.
     pub weight: u16,
     /// What the scheduler measures of it; none: nothing.

@@ -89,6 +89,9 @@ pub enum FlowEnd {
 pub enum Unserved {
     /// Every backend was tried.
     AllFailed,
+    /// The header of the PROXY protocol that it must begin with is missing, malformed or late, or it
+    /// comes from where none is accepted.
+    Header,
     /// A connection limit.
     Limit,
     /// No backend is eligible.

@@ -11,8 +11,10 @@ pub mod flow;
 pub mod gauge;
 pub mod nat;
 pub mod routes;
+pub mod rules;
 pub mod scheduler;
 
 pub use gauge::Gauge;
 pub use routes::{Load, Route, Routes, Target};
+pub use rules::{Chosen, Rules};
 pub use scheduler::Picks;

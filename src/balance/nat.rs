@@ -3,6 +3,8 @@
 //! The node decides who serves and who is master, and owns the replicated table; the data path owns
 //! the kernel's tables. Facts about connections flow up on the master and down on its standby.
 
+pub mod leases;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};

@@ -86,7 +86,7 @@ impl Drop for Load {
     }
 }
 
-/// A service with those of its backends that may get new connections.
+/// A pool of a service with those of its backends that may get new connections.
 #[derive(Debug)]
 pub struct Route {
     /// Which.
@@ -110,8 +110,13 @@ struct Base {
 }
 
 impl Route {
+    #[cfg(test)]
     pub(super) fn new(service: &Service, eligible: &BTreeSet<BackendId>) -> Self {
-        let balance = &service.balance;
+        Self::of_pool(service, None, eligible)
+    }
+
+    fn of_pool(service: &Service, pool: Option<u16>, eligible: &BTreeSet<BackendId>) -> Self {
+        let balance = service.balance_of(pool);
         let measures = matches!(
             balance.scheduler,
             Scheduler::LeastResponseTime | Scheduler::Adaptive
@@ -128,7 +133,10 @@ impl Route {
         };
         let base = Base {
             balance: balance.clone(),
-            all: service.backends.iter().map(target).collect(),
+            all: (service.backends.iter())
+                .filter(|backend| backend.pool == pool)
+                .map(target)
+                .collect(),
             tickets: AtomicU64::new(0),
             rule: Rule::new(balance.decay, balance.floor),
         };
@@ -196,15 +204,24 @@ impl Route {
 /// Where new connections go, for every service.
 #[derive(Debug)]
 pub struct Routes {
+    /// To the services' own backends.
     routes: Vec<Arc<Route>>,
+    /// To the pools of each service.
+    pools: Vec<Box<[Arc<Route>]>>,
 }
 
 impl Routes {
     /// The first compilation. Positions and counts start at zero.
     pub fn compile(config: &Config, eligible: &BTreeSet<BackendId>) -> Self {
-        let route = |service| Arc::new(Route::new(service, eligible));
+        let route = |service: &Service, pool| Arc::new(Route::of_pool(service, pool, eligible));
+        let pools = |service: &Service| {
+            let places = 0..service.proxied.pools.len() as u16;
+            places.map(|pool| route(service, Some(pool))).collect()
+        };
+        let services = || config.services.iter();
         Self {
-            routes: config.services.iter().map(route).collect(),
+            routes: services().map(|service| route(service, None)).collect(),
+            pools: services().map(pools).collect(),
         }
     }
 
@@ -220,12 +237,27 @@ impl Routes {
         };
         Self {
             routes: self.routes.iter().map(route).collect(),
+            pools: (self.pools.iter())
+                .map(|pools| pools.iter().map(route).collect())
+                .collect(),
         }
     }
 
-    /// Every service, in the order of the configuration.
-    pub fn all(&self) -> &[Arc<Route>] {
-        &self.routes
+    /// A pool of the n-th service of the configuration; none: its own backends.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many.
+    pub fn pool(&self, service: usize, pool: Option<u16>) -> &Route {
+        match pool {
+            Some(pool) => &self.pools[service][usize::from(pool)],
+            None => self.route(service),
+        }
+    }
+
+    /// Every service and pool.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.iter().chain(self.pools.iter().flatten())
     }
 
     /// The n-th service of the configuration.

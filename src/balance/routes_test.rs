@@ -47,7 +47,10 @@ fn the_position_survives_a_recompilation() {
 fn a_service_whose_backends_stay_keeps_its_route() {
     let all = Arc::new(route(Scheduler::Maglev, &[1, 1]));
     let eligible: BTreeSet<_> = ids(2).into_iter().collect();
-    let routes = Routes { routes: vec![all] };
+    let routes = Routes {
+        routes: vec![all],
+        pools: Vec::new(),
+    };
     let same = routes.recompile(&eligible);
     assert!(Arc::ptr_eq(&routes.routes[0], &same.routes[0]));
     let other = routes.recompile(&eligible.into_iter().skip(1).collect());

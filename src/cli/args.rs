@@ -135,9 +135,10 @@ Example:
   sudo tandem lab
   sudo tandem lab --scenario kill9 --runs 5
   sudo tandem lab --scenario kill9 --mode kernel --stale --runs 20
-  sudo tandem lab --scenario switchover --mode proxy --runs 5
+  sudo tandem lab --scenario switchover --mode proxy --switchovers 10 --runs 1
   sudo tandem lab --scenario survive --runs 20
-  sudo tandem lab --bench proxy")]
+  sudo tandem lab --bench proxy
+  sudo tandem lab --bench relay --mode kernel")]
     Lab(Lab),
 }
 
@@ -329,8 +330,8 @@ pub struct Lab {
     /// How the services run: in kernel mode with new connections replicated before (kernel, sync)
     /// or after (async) they stand, or in proxy mode. With kill9, hang, switchover, upgrade or
     /// all: under 3,000 new connections a second, downloads, uploads and requests, whose clients
-    /// shall notice nothing. Default: sync for survive and upgrade.
-    #[arg(long, value_name = "MODE", value_parser = ["kernel", "sync", "async", "proxy"], requires = "scenario")]
+    /// shall notice nothing. Default: sync for survive, upgrade and `--bench relay`.
+    #[arg(long, value_name = "MODE", value_parser = ["kernel", "sync", "async", "proxy"])]
     pub mode: Option<String>,
 
     /// Clients and backends never hear that the addresses moved, as behind a router that ignores
@@ -342,9 +343,15 @@ pub struct Lab {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000), requires = "scenario")]
     pub rate: Option<u32>,
 
+    /// Switchovers in each run of `switchover`, with `--mode`: there and back, and so on, with the
+    /// same connections. Default: 2.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000), requires = "scenario")]
+    pub switchovers: Option<u32>,
+
     /// Measure the data path of a mode beside others, as far as they are installed: HAProxy, and
-    /// for the kernel mode plain forwarding and nftables too. Takes 2 to 4 minutes.
-    #[arg(long, value_name = "MODE", value_parser = ["proxy", "kernel"], conflicts_with_all = ["scenario", "keep"])]
+    /// for the kernel mode plain forwarding and nftables too. Or (relay) a pair beside itself
+    /// without the relay, in the mode of `--mode`. Takes 2 to 4 minutes.
+    #[arg(long, value_name = "WHAT", value_parser = ["proxy", "kernel", "relay"], conflicts_with_all = ["scenario", "keep"])]
     pub bench: Option<String>,
 
     /// Under each scheduler of the proxy mode: what share of connections each backend gets, beside

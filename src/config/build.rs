@@ -5,9 +5,9 @@ use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
     Acknowledge, Backend, Balance, Cluster, Config, Election, Fallback, Forward, Health, Kernel,
-    KernelMode, Node, OnDown, Proxy, Service, Stray,
+    KernelMode, Node, OnDown, Pool, Proxied, Proxy, Rule, SendProxy, Service, Stray,
 };
-use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
+use crate::model::{BackendId, ConfigHash, Priority, Scheduler, ServiceId, Vip, Weight};
 
 /// The configuration, if every value is there.
 pub(super) fn build(file: file::File) -> Result<Config, Reported> {
@@ -92,12 +92,27 @@ fn vip(vip: file::Vip) -> Result<Vip, Reported> {
     })
 }
 
-fn service(service: file::Service) -> Result<Service, Reported> {
+fn service(mut service: file::Service) -> Result<Service, Reported> {
     let name = service.name?.value;
+    let pools = service.proxied.pools.take().unwrap_or_default();
+    let rules = service.proxied.rules.take().unwrap_or_default();
+    let mut proxied = proxied(service.proxied)?;
+    let balance = match service.balance {
+        Some(written) => chosen(written?)?,
+        None => Scheduler::default().into(),
+    };
+    let health = service.health.map(|section| health(section?)).transpose()?;
+    let mut backends = all(service.backends, |written| backend(&name, None, written))?;
+    for (written, place) in pools.into_iter().zip(0..) {
+        let (pool, own) = pool(&name, place, written?, &balance, health.as_ref())?;
+        proxied.pools.push(pool);
+        backends.extend(own);
+    }
+    proxied.rules = all(rules, |written| rule(written, &proxied.pools))?;
     Ok(Service {
         id: ServiceId::of(&name),
         listen: all(service.listen, value)?,
-        balance: balance(service.balance?)?,
+        balance,
         connect_timeout: service.connect_timeout?.value,
         idle_timeout: service.idle_timeout?.value,
         max_connections: service.max_connections?.value,
@@ -105,16 +120,14 @@ fn service(service: file::Service) -> Result<Service, Reported> {
             file::Mode::Kernel => Some(kernel_mode(service.kernel)?),
             file::Mode::Proxy => None,
         },
-        health: match service.health {
-            Some(section) => Some(health(section?)?),
-            None => None,
-        },
-        backends: all(service.backends, |written| backend(&name, written))?,
+        proxied,
+        health,
+        backends,
         name,
     })
 }
 
-fn balance(written: file::Balance) -> Result<Balance, Reported> {
+fn chosen(written: file::Balance) -> Result<Balance, Reported> {
     Ok(Balance {
         scheduler: written.scheduler?.value,
         table_size: or(written.table_size, Balance::TABLE_SIZE)?,
@@ -137,6 +150,68 @@ fn kernel_mode(written: file::KernelMode) -> Result<KernelMode, Reported> {
     })
 }
 
+fn proxied(written: file::Proxied) -> Result<Proxied, Reported> {
+    let default = Proxied::default();
+    let tlvs = all(written.send_proxy_tlvs.unwrap_or_default(), value)?;
+    let send_proxy = match written.send_proxy {
+        Some(version) => Some(SendProxy {
+            version: version?.value,
+            authority: tlvs.contains(&file::Tlv::Authority),
+            unique_id: tlvs.contains(&file::Tlv::UniqueId),
+            crc32c: tlvs.contains(&file::Tlv::Crc32c),
+        }),
+        None => None,
+    };
+    Ok(Proxied {
+        accept_proxy: all(written.accept_proxy.unwrap_or_default(), value)?,
+        accept_proxy_timeout: or(written.accept_proxy_timeout, default.accept_proxy_timeout)?,
+        send_proxy,
+        inspect_timeout: or(written.inspect_timeout, default.inspect_timeout)?,
+        inspect_bytes: or(written.inspect_bytes, default.inspect_bytes)?,
+        ech: or(written.ech, default.ech)?,
+        pools: Vec::new(),
+        rules: Vec::new(),
+    })
+}
+
+/// A pool with its backends.
+fn pool(
+    service: &str,
+    place: u16,
+    written: file::Pool,
+    balance: &Balance,
+    own: Option<&Health>,
+) -> Result<(Pool, Vec<Backend>), Reported> {
+    let pool = Pool {
+        name: written.name?.value,
+        balance: match written.balance {
+            Some(written) => chosen(written?)?,
+            None => balance.clone(),
+        },
+        health: match written.health {
+            Some(section) => Some(health(section?)?),
+            None => own.cloned(),
+        },
+    };
+    let backends = all(written.backends, |backends| {
+        backend(service, Some(place), backends)
+    })?;
+    Ok((pool, backends))
+}
+
+fn rule(written: file::Rule, pools: &[Pool]) -> Result<Rule, Reported> {
+    let name = written.pool?.value;
+    // That there is one, or that it is the service's own, was checked.
+    let place = pools.iter().position(|pool| pool.name == name);
+    Ok(Rule {
+        sni: all(written.sni.unwrap_or_default(), value)?,
+        alpn: all(written.alpn.unwrap_or_default(), value)?,
+        host: all(written.host.unwrap_or_default(), value)?,
+        source: all(written.source.unwrap_or_default(), value)?,
+        pool: place.map(|place| place as u16),
+    })
+}
+
 fn health(health: file::Health) -> Result<Health, Reported> {
     Ok(Health {
         kind: health.kind?.value,
@@ -147,13 +222,14 @@ fn health(health: file::Health) -> Result<Health, Reported> {
     })
 }
 
-fn backend(service: &str, backend: file::Backend) -> Result<Backend, Reported> {
+fn backend(service: &str, pool: Option<u16>, backend: file::Backend) -> Result<Backend, Reported> {
     let name = backend.name?.value;
     Ok(Backend {
         id: BackendId::of(service, &name),
         address: backend.address?.value,
         weight: Weight(backend.weight?.value),
         max_connections: optional(backend.max_connections)?,
+        pool,
         name,
     })
 }

@@ -12,9 +12,9 @@ use humantime::format_duration;
 use ipnet::IpNet;
 
 use super::file::{Election, File, Health, Node, Service, Vip};
-use super::kernel;
 use super::report::{At, List, Located, Report};
 use super::units::Fault;
+use super::{kernel, rules};
 use crate::model::{BackendId, ServiceId};
 
 /// Most addresses that a remedy lists.
@@ -36,6 +36,7 @@ pub(super) fn check(file: &File, report: &Report<'_>) {
     check.backend_ids();
     kernel::check(file, report);
     super::schedulers::check(file, report);
+    rules::check(file, report);
 }
 
 struct Check<'f> {
@@ -200,10 +201,10 @@ impl<'f> Check<'f> {
     }
 
     fn service(&self, service: &'f Service) {
-        if let Some(Ok(health)) = &service.health {
+        for health in service.all_health() {
             self.timeout(health);
         }
-        let backends = || service.backends.iter().flatten();
+        let backends = || service.all_backends();
         self.distinct(
             backends().flat_map(|backend| &backend.name),
             String::clone,
@@ -244,7 +245,7 @@ impl<'f> Check<'f> {
     fn backend_ids(&self) {
         let mut names = BTreeMap::new();
         for service in self.services() {
-            for backend in service.backends.iter().flatten() {
+            for backend in service.all_backends() {
                 if let (Ok(service), Ok(backend)) = (&service.name, &backend.name) {
                     let name = (service.value.as_str(), backend.value.as_str());
                     names.entry(name).or_insert(&backend.at);
@@ -318,7 +319,8 @@ pub(super) fn whole<T>(list: &List<T>) -> bool {
     list.iter().all(Result::is_ok)
 }
 
-fn used(value: &impl fmt::Display, first: &At, remedy: &str) -> Fault {
+/// A value that was used before.
+pub(super) fn used(value: &impl fmt::Display, first: &At, remedy: &str) -> Fault {
     let what = format!(
         "{value} is already {} (line {})",
         first.key, first.place.line

@@ -6,7 +6,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Backend, Balance, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Proxy, Service,
+    Backend, Balance, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Pool, Proxied,
+    Proxy, Rule, Service,
 };
 use crate::model::{ConfigHash, Scheduler};
 
@@ -105,28 +106,19 @@ fn write_service(text: &mut String, service: &Service) {
         idle_timeout,
         max_connections,
         kernel,
+        proxied,
         health,
         backends,
     } = service;
     let listen = sorted(listen, |address| **address);
-    let Balance {
-        scheduler,
-        table_size,
-        bounded_load,
-        hash_key,
-        decay,
-        floor,
-    } = balance;
+    let scheduler = &balance.scheduler;
     line!(
         text,
         "service {name} {listen:?} {scheduler:?} {connect_timeout:?} {idle_timeout:?} {max_connections}"
     );
     // Only if it says more than the word, so that a file without it means what it always meant.
     if *balance != Balance::from(*scheduler) {
-        line!(
-            text,
-            "balance {table_size} {bounded_load:?} {hash_key:?} {decay:?} {floor}"
-        );
+        write_settings(text, balance);
     }
     if let Some(kernel) = kernel {
         let KernelMode {
@@ -144,21 +136,16 @@ fn write_service(text: &mut String, service: &Service) {
             "kernel {sources:?} {forward:?} {replication:?} {fallback:?} {on_down:?} {stray:?} {source_rate}"
         );
     }
+    // What says nothing keeps the fingerprint that earlier versions of the program gave it.
+    if *proxied != Proxied::default() {
+        write_proxied(text, proxied);
+    }
     if let Some(health) = health {
-        let Health {
-            kind,
-            interval,
-            timeout,
-            rise,
-            fall,
-        } = health;
-        line!(
-            text,
-            "health {kind:?} {interval:?} {timeout:?} {rise} {fall}"
-        );
+        write_health(text, health);
     }
     let mut backends = sorted(backends, |backend| backend.name.clone());
-    if *scheduler == Scheduler::First {
+    let first = |balance: &Balance| balance.scheduler == Scheduler::First;
+    if first(balance) || proxied.pools.iter().any(|pool| first(&pool.balance)) {
         // They are filled in this order.
         backends = service.backends.iter().collect();
     }
@@ -169,11 +156,93 @@ fn write_service(text: &mut String, service: &Service) {
             address,
             weight,
             max_connections,
+            pool,
         } = backend;
         line!(text, "backend {name} {address} {}", weight.0);
         if let Some(most) = max_connections {
             line!(text, "max_connections {most}");
         }
+        if let Some(pool) = pool {
+            line!(text, "pool {}", proxied.pools[usize::from(*pool)].name);
+        }
+    }
+}
+
+fn write_settings(text: &mut String, balance: &Balance) {
+    let Balance {
+        scheduler: _,
+        table_size,
+        bounded_load,
+        hash_key,
+        decay,
+        floor,
+    } = balance;
+    line!(
+        text,
+        "balance {table_size} {bounded_load:?} {hash_key:?} {decay:?} {floor}"
+    );
+}
+
+fn write_health(text: &mut String, health: &Health) {
+    let Health {
+        kind,
+        interval,
+        timeout,
+        rise,
+        fall,
+    } = health;
+    line!(
+        text,
+        "health {kind:?} {interval:?} {timeout:?} {rise} {fall}"
+    );
+}
+
+fn write_proxied(text: &mut String, proxied: &Proxied) {
+    let Proxied {
+        accept_proxy,
+        accept_proxy_timeout,
+        send_proxy,
+        inspect_timeout,
+        inspect_bytes,
+        ech,
+        pools,
+        rules,
+    } = proxied;
+    let accept_proxy = sorted(accept_proxy, |net| **net);
+    line!(
+        text,
+        "proxied {accept_proxy:?} {accept_proxy_timeout:?} {send_proxy:?} {inspect_timeout:?} {inspect_bytes} {ech:?}"
+    );
+    for pool in sorted(pools, |pool| pool.name.clone()) {
+        let Pool {
+            name,
+            balance,
+            health,
+        } = pool;
+        line!(text, "pool {name} {:?}", balance.scheduler);
+        if *balance != Balance::from(balance.scheduler) {
+            write_settings(text, balance);
+        }
+        if let Some(health) = health {
+            write_health(text, health);
+        }
+    }
+    // The order of rules is what they mean.
+    for rule in rules {
+        let Rule {
+            sni,
+            alpn,
+            host,
+            source,
+            pool,
+        } = rule;
+        let (sni, alpn) = (
+            sorted(sni, |it| (*it).clone()),
+            sorted(alpn, |it| (*it).clone()),
+        );
+        let (host, source) = (sorted(host, |it| (*it).clone()), sorted(source, |it| **it));
+        let pool = pool.map(|pool| &pools[usize::from(pool)].name);
+        line!(text, "rule {sni:?} {alpn:?} {host:?} {source:?} {pool:?}");
     }
 }
 

@@ -53,6 +53,11 @@ impl<'f> Check<'f> {
     }
 
     fn kernel(&self, service: &Service) {
+        for (key, at) in service.proxied.written() {
+            let what = format!("mode = \"kernel\" has no `{key}`");
+            let remedy = "write mode = \"proxy\" in this service, or remove the key";
+            self.report.fault(&at, Fault::new(what, remedy));
+        }
         if let Ok(timeout) = &service.connect_timeout
             && timeout.value >= SYN_TIMER
         {
@@ -75,7 +80,7 @@ impl<'f> Check<'f> {
 
     /// What the program in the kernel can choose by.
     fn balance(&self, service: &Service) {
-        let Ok(balance) = &service.balance else {
+        let Some(Ok(balance)) = &service.balance else {
             return;
         };
         if let Ok(scheduler) = &balance.scheduler

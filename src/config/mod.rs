@@ -5,8 +5,8 @@
 //! Owns: defaults, ranges, cross-checks. Never: reads files, looks at the host.
 //!
 //! Three steps: `file` reads the text into sections whose every value has a place or the proof that
-//! its mistake is reported (with `read` for shapes and `units` for single values); `check` and
-//! `kernel` compare values with each other; `build` makes the `Config`, which `hash` fingerprints.
+//! its mistake is reported (with `read` for shapes and `units` for single values); `check`,
+//! `kernel` and `rules` compare values with each other; `build` makes the `Config`, which `hash` fingerprints.
 
 mod balance;
 mod build;
@@ -16,9 +16,11 @@ mod file;
 mod hash;
 mod health;
 mod kernel;
+mod proxied;
 mod read;
 mod render;
 mod report;
+mod rules;
 mod schedulers;
 mod service;
 mod units;
@@ -33,6 +35,7 @@ use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 pub use balance::Balance;
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use health::{Health, HealthKind};
+pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
 
 /// A valid configuration.
@@ -190,5 +193,7 @@ impl Config {
 mod kernel_test;
 #[cfg(test)]
 mod mistakes_test;
+#[cfg(test)]
+mod proxied_test;
 #[cfg(test)]
 mod tests;

@@ -144,6 +144,20 @@ impl<'i> Section<'_, 'i> {
         })
     }
 
+    /// `[[tables]]` that may be left out.
+    pub(super) fn optional_tables<T>(
+        &mut self,
+        key: &'static str,
+        length: RangeInclusive<usize>,
+        read: impl Fn(&mut Section<'_, 'i>) -> T,
+    ) -> Option<List<T>> {
+        if self.values.contains_key(key) {
+            return Some(self.tables(key, length, read));
+        }
+        self.known.push(key);
+        None
+    }
+
     /// A `[table]`, if it is there.
     pub(super) fn table<T>(
         &mut self,

@@ -1,6 +1,6 @@
 //! What a scheduler's settings ask of each other and of the backends.
 
-use super::file::{Balance, File, Service};
+use super::file::{Balance, File};
 use super::report::Report;
 use super::units::Fault;
 use crate::model::Scheduler;
@@ -11,9 +11,15 @@ const PLACES: usize = 10;
 /// Reports every contradiction.
 pub(super) fn check(file: &File, report: &Report<'_>) {
     for service in file.services.iter().flatten() {
-        if let Ok(balance) = &service.balance {
+        if let Some(Ok(balance)) = &service.balance {
             settings(balance, report);
-            table(service, balance, report);
+            table(service.backends.len(), balance, report);
+        }
+        for pool in service.proxied.pools.iter().flatten().flatten() {
+            if let Some(Ok(balance)) = &pool.balance {
+                settings(balance, report);
+                table(pool.backends.len(), balance, report);
+            }
         }
     }
 }
@@ -34,11 +40,10 @@ fn settings(balance: &Balance, report: &Report<'_>) {
 }
 
 /// Maglev's table has places for all.
-fn table(service: &Service, balance: &Balance, report: &Report<'_>) {
+fn table(backends: usize, balance: &Balance, report: &Report<'_>) {
     let Some(Ok(size)) = &balance.table_size else {
         return;
     };
-    let backends = service.backends.len();
     let maglev = |scheduler: &super::report::Located<_>| scheduler.value == Scheduler::Maglev;
     if balance.scheduler.as_ref().is_ok_and(maglev) && (size.value as usize) < PLACES * backends {
         let what = format!("{} places are too few for {backends} backends", size.value);

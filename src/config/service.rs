@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::balance::Balance;
 use super::health::Health;
+use super::proxied::{Pool, Proxied};
 use crate::model::{BackendId, ServiceId, Weight};
 
 /// How a service in kernel mode forwards.
@@ -94,9 +95,11 @@ pub struct Service {
     pub max_connections: u32,
     /// The kernel mode's settings; none: the service is proxied.
     pub kernel: Option<KernelMode>,
+    /// What only a proxied service has; defaults in kernel mode.
+    pub proxied: Proxied,
     /// `[service.health]`; none: backends count as up until connects fail.
     pub health: Option<Health>,
-    /// `[[service.backend]]`: 1 to 1,024.
+    /// `[[service.backend]]`: 1 to 1,024; then those of each pool.
     pub backends: Vec<Backend>,
 }
 
@@ -113,4 +116,30 @@ pub struct Backend {
     pub weight: Weight,
     /// Connections at once, in proxy mode. None: as many as the service may have. 1 to 10,000,000.
     pub max_connections: Option<u32>,
+    /// The place of its pool in [`Proxied::pools`]; none: the service's own.
+    pub pool: Option<u16>,
+}
+
+impl Service {
+    /// How a backend is checked.
+    pub fn health_of(&self, backend: &Backend) -> Option<&Health> {
+        match self.pool_of(backend) {
+            Some(pool) => pool.health.as_ref(),
+            None => self.health.as_ref(),
+        }
+    }
+
+    /// How the backends of a pool are chosen from.
+    pub fn balance_of(&self, pool: Option<u16>) -> &Balance {
+        self.pool(pool).map_or(&self.balance, |pool| &pool.balance)
+    }
+
+    /// The pool that a backend is in; none: the service's own.
+    pub fn pool_of(&self, backend: &Backend) -> Option<&Pool> {
+        self.pool(backend.pool)
+    }
+
+    fn pool(&self, pool: Option<u16>) -> Option<&Pool> {
+        self.proxied.pools.get(usize::from(pool?))
+    }
 }

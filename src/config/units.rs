@@ -36,7 +36,8 @@ impl Fault {
 /// What reads a single value.
 pub(super) type Read<T> = Result<T, Fault>;
 
-fn string<'v>(value: &'v DeValue<'_>, example: &str) -> Read<&'v str> {
+/// The text of a string, for example this one.
+pub(super) fn string<'v>(value: &'v DeValue<'_>, example: &str) -> Read<&'v str> {
     value.as_str().ok_or_else(|| {
         Fault::new(
             format!("{} instead of a string", described(value)),

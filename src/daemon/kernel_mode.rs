@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::Fatal;
-use crate::balance::nat::{NatCommand, NatReport, Relay};
+use crate::balance::nat::leases::Leases;
+use crate::balance::nat::{NatCommand, NatReport};
 use crate::config::{Config, Fallback};
 use crate::datapath::nat::{self, Lease, NatError, NatHandle, NatOptions, Running};
 use crate::model::{NodeId, Role};
@@ -26,18 +27,7 @@ const JIFFY: Duration = Duration::from_millis(10);
 pub(super) struct KernelMode {
     handle: NatHandle,
     lease: Lease,
-    /// For how long the lease is given.
-    length: Duration,
-    /// Until when it holds, on `CLOCK_MONOTONIC`; none: this node may not forward.
-    until: Option<Duration>,
-    /// The process that was here before led. As long as nobody knows who leads now, its connections
-    /// go on, and none begins: where its peer leads, no packet comes here.
-    frozen: bool,
-    /// Until when this node accepts, and gives a second chance; as `until`.
-    accept: Option<Duration>,
-    second: Option<Duration>,
-    /// This node hands over: it decides nothing any more.
-    yields: bool,
+    leases: Leases,
 }
 
 /// What became of the wish for it.
@@ -97,16 +87,9 @@ pub(super) fn start(
             let mut mode = KernelMode {
                 handle,
                 lease,
-                length: lease_length(config),
-                until: None,
-                frozen: led,
-                accept: None,
-                second: None,
-                yields: false,
+                leases: Leases::start(lease_length(config), led, clock::monotonic()),
             };
-            if led {
-                mode.renew(clock::monotonic());
-            }
+            mode.write();
             Ok(Started {
                 config: Arc::clone(config),
                 mode: Some(mode),
@@ -195,15 +178,8 @@ impl KernelMode {
     /// Carries out what the node wants. The lease changes hands at once, ahead of what the thread
     /// has still to do.
     pub(super) fn command(&mut self, command: NatCommand) {
-        match command {
-            NatCommand::Lead => {
-                self.frozen = false;
-                self.renew(clock::monotonic());
-            }
-            NatCommand::Yield => self.lapse(),
-            NatCommand::Relay(relay) => self.relay(relay, clock::monotonic()),
-            _ => {}
-        }
+        self.leases.command(&command, clock::monotonic());
+        self.write();
         self.handle.command(command);
     }
 
@@ -218,67 +194,15 @@ impl KernelMode {
         self.handle.caught_up().await;
     }
 
-    /// The node has made a turn, and is this now. A quarter of the lease may pass before it is
-    /// renewed.
+    /// The node has made a turn, and is this now.
     pub(super) fn turned(&mut self, role: Role) {
-        // A master leads once its addresses are there.
-        if self.frozen && !matches!(role, Role::Initialize | Role::Master) {
-            self.lapse();
-        }
-        let now = clock::monotonic();
-        let least = self.length * 3 / 4;
-        let due =
-            |until: Option<Duration>| until.is_some_and(|until| until.saturating_sub(now) < least);
-        if due(self.accept) || due(self.second) {
-            let relay = Relay {
-                accept: self.accept.is_some(),
-                asks: false,
-                second_chance: self.second.is_some(),
-                yields: self.yields,
-            };
-            self.relay(relay, now);
-        }
-        if due(self.until) {
-            self.renew(now);
-        }
+        self.leases.turned(role, clock::monotonic());
+        self.write();
     }
 
-    /// Begins these, or goes on with them.
-    fn relay(&mut self, relay: Relay, now: Duration) {
-        let until = |on: bool| on.then_some(now + self.length);
-        (self.accept, self.second) = (until(relay.accept), until(relay.second_chance));
-        if std::mem::replace(&mut self.yields, relay.yields) != relay.yields && self.until.is_some()
-        {
-            self.renew(now);
-        }
-        let nanos = |until: Option<Duration>| until.map_or(0, |until| until.as_nanos() as u64);
-        let set = self
-            .lease
-            .accept(nanos(self.accept))
-            .and_then(|()| self.lease.second_chance(nanos(self.second)));
-        if let Err(error) = set {
-            tracing::error!("{error}");
-        }
-    }
-
-    fn renew(&mut self, now: Duration) {
-        let until = now + self.length;
-        self.until = Some(until);
-        self.set(until);
-    }
-
-    fn lapse(&mut self) {
-        (self.until, self.frozen, self.yields) = (None, false, false);
-        self.set(Duration::ZERO);
-    }
-
-    fn set(&mut self, until: Duration) {
-        let until = until.as_nanos() as u64;
-        let set = match self.frozen || self.yields {
-            true => self.lease.freeze(until),
-            false => self.lease.renew(until),
-        };
-        if let Err(error) = set {
+    /// What fails is tried again at the next turn.
+    fn write(&mut self) {
+        if let Err(error) = self.lease.set(self.leases.rights()) {
             tracing::error!("{error}");
         }
     }
@@ -295,7 +219,7 @@ impl KernelMode {
     /// How it is.
     pub(super) fn status(&self) -> NatStatus {
         NatStatus {
-            forwarding: self.until.is_some_and(|until| clock::monotonic() < until),
+            forwarding: clock::monotonic().as_nanos() < self.leases.rights().until.into(),
             ..(*self.handle.status()).clone()
         }
     }

@@ -35,7 +35,7 @@ impl HealthBook {
         };
         for service in &config.services {
             for backend in &service.backends {
-                let mut entry = Entry::new(backend.address, service.health.as_ref());
+                let mut entry = Entry::new(backend.address, service.health_of(backend));
                 entry.begin(&mut book.random, now);
                 book.entries.insert(backend.id, entry);
                 book.settle(backend.id, now);

@@ -56,6 +56,12 @@ pub enum LabError {
         /// What it said.
         message: String,
     },
+    /// What was measured says nothing.
+    #[error("{what}; try again while the machine does less")]
+    Disturbed {
+        /// What happened.
+        what: String,
+    },
     /// Something did not come about in time.
     #[error("{what} did not happen within {seconds} s: {state}")]
     TooLate {

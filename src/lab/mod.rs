@@ -71,18 +71,20 @@ pub use verdict::Run;
 pub struct Options {
     /// Run these scenarios; none: the demonstration.
     pub scenario: Option<ScenarioChoice>,
-    /// How the services run; none: as each scenario has them by itself.
+    /// How the services run; none: as each scenario or benchmark has them by itself.
     pub mode: Option<Mode>,
     /// Nobody hears where the addresses are. Where a mode is given.
     pub stale: bool,
     /// New connections a second. Where a mode is given; none: 3,000.
     pub rate: Option<u32>,
+    /// Switchovers in each run of that scenario. Where a mode is given; none: there and back.
+    pub switchovers: Option<u32>,
     /// Measure a data path beside others.
     pub bench: Option<BenchChoice>,
     /// Show what share of connections each scheduler gives each backend.
     pub balance: bool,
     /// Runs of each scenario; none: 5 of `kill9` and `switchover`, 3 of the others. Rounds of a
-    /// benchmark; none: 5.
+    /// benchmark; none: 5, of `relay` 10.
     pub runs: Option<u32>,
     /// Print one JSON document and nothing else on standard output; without a scenario: all.
     pub json: bool,
@@ -99,12 +101,18 @@ impl Options {
         self.mode.is_some() || self.scenario == Some(ScenarioChoice::Upgrade)
     }
 
-    /// Whether what is asked for fits together: the scenarios that have no mode take none.
+    /// Whether what is asked for fits together: what has no mode takes none.
     pub fn fits(&self) -> bool {
-        let of_relay = self.mode.is_some() || self.stale || self.rate.is_some();
-        match self.scenario {
-            Some(ScenarioChoice::Survive) => !self.stale && self.rate.is_none(),
-            Some(choice) if of_relay => self.is_relay() && relay::Fault::of(choice).is_some(),
+        let of_load = self.stale || self.rate.is_some() || self.switchovers.is_some();
+        match (self.scenario, self.bench) {
+            (_, Some(BenchChoice::Relay)) => !of_load,
+            (None, _) => self.mode.is_none() && !of_load,
+            (Some(ScenarioChoice::Survive), _) => !of_load,
+            (Some(choice), _) if of_load || self.mode.is_some() => {
+                let faults = relay::Fault::of(choice).unwrap_or_default();
+                let switched = faults.contains(&relay::Fault::Switchover);
+                self.is_relay() && !faults.is_empty() && (self.switchovers.is_none() || switched)
+            }
             _ => true,
         }
     }
@@ -186,9 +194,10 @@ async fn bench(
     choice: BenchChoice,
     options: &Options,
 ) -> Result<Outcome, LabError> {
-    let rounds = options.runs.unwrap_or(bench::ROUNDS);
+    let rounds = options.runs.unwrap_or_else(|| choice.rounds());
     let note = |what: &str| anstream::eprintln!("{what}");
-    let report = bench::run(config, rights, choice, rounds, note).await?;
+    let what = (choice, options.mode.unwrap_or(Mode::Sync));
+    let report = bench::run(config, rights, what, rounds, note).await?;
     print(options, &report, bench::table);
     Ok(Outcome::of(report.is_complete()))
 }
@@ -227,7 +236,8 @@ async fn relay(
     let mut series = Vec::new();
     let mut lab = None;
     for fault in relay::Fault::of(choice).unwrap_or_default() {
-        let plan = relay::Plan::new(fault, mode, options.stale, rate);
+        let mut plan = relay::Plan::new(fault, mode, options.stale, rate);
+        plan.switchovers = options.switchovers.unwrap_or(plan.switchovers);
         let lab = match &mut lab {
             Some(lab) => lab,
             none => none.insert(Lab::build(&plan.lab(&options.binary)).await?),

@@ -11,13 +11,14 @@
 //! | yields | this node is master, both relay, and the peer is about to take over in order: what it is told now it may not know by then |
 //! | second chance | this node is master, both relay, and one of: |
 //! | (a) drain | the mastership came in order, and the peer has not said since that nothing is left there |
-//! | (b) dead host | this node took over from a master that fell silent, no [`FROZEN`] ago; the peer did not resign, and its host said within [`GRACE`] that nobody listens |
+//! | (b) dead host | no [`FROZEN`] ago this node took over from a master that fell silent, or found none at its start; the peer did not resign, and its host said within [`GRACE`] that nobody listens |
 //! | (b) silence | it is less than [`GRACE`] ago that this node took over from a master that fell silent |
 //! | (c) restart | after (b) the peer is back in another life, not in sync yet, for [`RESTART`] at most |
 //!
 //! (a) ends when the peer has been silent for [`GRACE`], or lives another life: its connections are
-//! gone. (b) is for what only the dead master knew: its program goes on with that. (c) is for what a
-//! restarted one has inherited and not told yet.
+//! gone. (b) is for what only the dead master knew: its program goes on with that. A node that starts
+//! and finds no master cannot know that one died just before, or that it relays; so it asks a
+//! host where nobody listens, as if. (c) is for what a restarted one has inherited and not told yet.
 //!
 //! The refusals of (b) are not authenticated. They decide about nothing but packets that nobody
 //! knows here, while the peer is silent.
@@ -50,6 +51,8 @@ pub(super) struct RelayBook {
     refused_at: Option<Mono>,
     /// This node took over from a master that fell silent.
     silent_at: Option<Mono>,
+    /// The same, or it became master since none was there.
+    alone_at: Option<Mono>,
     /// The peer came back in another life.
     restarted_at: Option<Mono>,
     /// The life of the peer that was seen last, and whether (b) held then.
@@ -111,7 +114,9 @@ impl Sight {
     }
 
     fn leads(&self) -> bool {
-        self.works && self.peer_relays && self.role == Role::Master
+        // Of one that was never heard nobody knows.
+        let peer_relays = self.peer_relays || self.peer.is_none();
+        self.works && peer_relays && self.role == Role::Master
     }
 
     const fn dead(&self) -> bool {
@@ -157,7 +162,11 @@ impl RelayBook {
                     over: None,
                 });
             }
-            Cause::HeartbeatsLost | Cause::ProcessDied => self.silent_at = Some(now),
+            Cause::HeartbeatsLost | Cause::ProcessDied if peer.is_some() => {
+                (self.silent_at, self.alone_at) = (Some(now), Some(now));
+            }
+            // Of a peer that was never heard it is not known that it fell silent.
+            Cause::Alone | Cause::HeartbeatsLost => self.alone_at = Some(now),
             _ => {}
         }
     }
@@ -166,6 +175,7 @@ impl RelayBook {
     pub(super) const fn left(&mut self) {
         self.handed = None;
         self.silent_at = None;
+        self.alone_at = None;
         self.restarted_at = None;
     }
 
@@ -191,11 +201,11 @@ impl RelayBook {
         }
         let recent = |at: Option<Mono>, time| at.is_some_and(|at| now < at + time);
         sight.drains = self.handed.is_some_and(|handed| handed.over.is_none());
-        sight.refused = recent(self.refused_at, GRACE) && recent(self.silent_at, FROZEN);
+        sight.refused = recent(self.refused_at, GRACE) && recent(self.alone_at, FROZEN);
         sight.fell_silent = recent(self.silent_at, GRACE);
         let life = peer.map(|peer| peer.incarnation);
         let before = std::mem::replace(&mut self.life, life);
-        if before.is_some() && before != life && (self.dead || sight.dead()) {
+        if before != life && (self.dead || sight.dead()) {
             self.restarted_at = Some(now);
         }
         if sight.alive && sight.peer_in_sync {
@@ -212,7 +222,7 @@ impl RelayBook {
         [
             self.refused_at.map(|at| at + GRACE),
             self.silent_at.map(|at| at + GRACE),
-            self.silent_at.map(|at| at + FROZEN),
+            self.alone_at.map(|at| at + FROZEN),
             self.restarted_at.map(|at| at + RESTART),
             open.and_then(|handed| Some(handed.since? + SETTLE)),
             open.and_then(|_| Some(peer?.last_heard + GRACE)),

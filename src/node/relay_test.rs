@@ -96,7 +96,8 @@ fn a_backup_accepts_from_the_master_that_it_knows() {
 fn a_master_gives_a_second_chance_where_the_other_may_know_more() {
     let restarted = |s: &mut Sight| (s.restarted, s.peer_in_sync) = (true, false);
     type Row<'r> = (&'static str, &'r dyn Fn(&mut Sight), bool);
-    let rows: [Row<'_>; 15] = [
+    let unknown = |s: &mut Sight| (s.alive, s.peer, s.peer_relays) = (false, None, false);
+    let rows: [Row<'_>; 18] = [
         ("all is well", &|_| {}, false),
         ("(a) the peer drains", &|s| s.drains = true, true),
         (
@@ -124,6 +125,23 @@ fn a_master_gives_a_second_chance_where_the_other_may_know_more() {
         (
             "it had resigned: it is not there any more",
             &|s| (s.alive, s.refused, s.peer_resigns) = (false, true, true),
+            false,
+        ),
+        ("nobody was heard since the start", &unknown, false),
+        (
+            "(b) the same, and where the peer should be nobody listens",
+            &|s| {
+                unknown(s);
+                s.refused = true;
+            },
+            true,
+        ),
+        (
+            "the same, but our own relay does not work",
+            &|s| {
+                unknown(s);
+                (s.refused, s.works) = (true, false);
+            },
             false,
         ),
         (
@@ -289,6 +307,52 @@ fn a_dead_host_counts_as_long_as_it_refuses_and_a_restarted_one_until_it_is_in_s
     assert!(!master.chance(&peer(2, Role::Backup, 0, 7_100), 7_100));
     new.last_heard = at(7_200);
     assert!(!master.chance(&new, 7_200), "it was in sync once");
+}
+
+/// A node that lost its power finds no master, and its peer's process is dead.
+#[test]
+fn a_node_that_starts_alone_asks_the_host_of_a_peer_that_it_never_heard() {
+    let alone = |master: &mut RelayBook, now| {
+        let sight = Sight {
+            works: true,
+            role: Role::Master,
+            ..Sight::default()
+        };
+        let seen = master.look(sight, None, TIMEOUT, at(now));
+        seen.relay().second_chance
+    };
+    let mut book = RelayBook::default();
+    book.refused(at(100));
+    book.took_over(Cause::Alone, None, at(300));
+    assert!(alone(&mut book, 300));
+    assert_eq!(book.next(None, at(300)), Some(at(2_100)));
+    assert!(!alone(&mut book, 2_100), "its host is silent: it is gone");
+    for second in 3..60 {
+        book.refused(at(second * 1_000));
+        assert!(alone(&mut book, second * 1_000), "{second} s");
+    }
+    book.refused(at(60_000));
+    assert_eq!(book.next(None, at(60_000)), Some(at(60_300)));
+    assert!(alone(&mut book, 60_299));
+    assert!(!alone(&mut book, 60_300), "its table has ended");
+
+    let mut silent = RelayBook::default();
+    silent.took_over(Cause::Alone, None, at(300));
+    assert!(!alone(&mut silent, 301), "its host is not there");
+    // It was in fault when it should have found out.
+    silent.left();
+    silent.took_over(Cause::HeartbeatsLost, None, at(400));
+    assert!(!alone(&mut silent, 401), "nobody fell silent");
+    silent.refused(at(402));
+    assert!(alone(&mut silent, 402));
+
+    // Its process starts again, with what the table has.
+    let mut master = Master(silent);
+    assert!(master.chance(&peer(1, Role::Initialize, 0, 500), 500));
+    assert!(
+        !master.chance(&peer(1, Role::Backup, 0, 501), 501),
+        "in sync"
+    );
 }
 
 /// The master's process is started anew so fast that its death shows only by the new life.

@@ -137,20 +137,22 @@ fn service(node: &Node, known: &config::Service) -> ServiceStatus {
         total: counts.total + node.nat.of_service(known.id),
         failed: counts.failed,
         refused: counts.refused,
+        bad_headers: counts.bad_headers,
         backends: known
             .backends
             .iter()
-            .map(|known| backend(node, known))
+            .map(|it| backend(node, known, it))
             .collect(),
     }
 }
 
-fn backend(node: &Node, known: &config::Backend) -> BackendStatus {
+fn backend(node: &Node, service: &config::Service, known: &config::Backend) -> BackendStatus {
     let counts = node.flows.backend(known.id);
     let record = node.health.record(known.id);
     BackendStatus {
         name: known.name.clone(),
         address: known.address.to_string(),
+        pool: service.pool_of(known).map(|pool| pool.name.clone()),
         weight: known.weight.0,
         // The daemon knows.
         measure: None,

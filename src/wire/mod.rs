@@ -6,6 +6,8 @@
 pub mod admin;
 pub mod announce;
 pub mod codec;
+pub mod first;
 pub mod heartbeat;
+pub mod proxy_header;
 pub mod replication;
 pub mod seal;

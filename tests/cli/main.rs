@@ -208,6 +208,28 @@ fn wrong_usage_ends_with_64() {
         &["lab", "--scenario", "cut", "--mode", "kernel"],
         &["lab", "--scenario", "survive", "--rate", "9"],
         &["lab", "--bench", "tea"],
+        &["lab", "--mode", "kernel"],
+        &["lab", "--bench", "proxy", "--mode", "proxy"],
+        &["lab", "--bench", "relay", "--switchovers", "3"],
+        &["lab", "--scenario", "switchover", "--switchovers", "3"],
+        &[
+            "lab",
+            "--scenario",
+            "switchover",
+            "--mode",
+            "proxy",
+            "--switchovers",
+            "0",
+        ],
+        &[
+            "lab",
+            "--scenario",
+            "kill9",
+            "--mode",
+            "proxy",
+            "--switchovers",
+            "3",
+        ],
         &["lab", "--bench", "proxy", "--keep"],
     ] {
         let ended = tandem(args);

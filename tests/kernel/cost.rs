@@ -93,7 +93,7 @@ fn run() -> Result<Result<(), String>, NatError> {
                 Err(got) => return Ok(Err(format!("{name}, {what}: the program returned {got}"))),
             }
         }
-        nat.lease()?.lapse()?;
+        nat.lease()?.renew(0)?;
         let at = Neighbour {
             own: [3; 6],
             peer: [2; 6],

@@ -79,10 +79,8 @@ fn world(nat: &mut Nat, seed: u64, series: u32, seen: &mut Seen) -> Result<(), S
             pair.change(&mut rng, nat, &mut reference).map_err(say)?;
         }
         if frozen && step == FRAMES / 2 {
-            nat.lease()
-                .and_then(|mut it| it.freeze(reference.lease))
-                .map_err(say)?;
             reference.frozen = true;
+            world::give(nat, &reference).map_err(say)?;
         }
         let mut frame = match rng.u8(..12) {
             0 => pair.frame(&mut rng),

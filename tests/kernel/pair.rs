@@ -9,7 +9,7 @@ use tandem::datapath::nat::reference::Reference;
 use tandem::datapath::nat::{Nat, NatError};
 
 use crate::frames::{ACK, FIN, RST, SYN, Tcp};
-use crate::world::{client, other, vip};
+use crate::world::{client, give, other, vip};
 
 /// The loopback device, on which test runs happen.
 const DEVICE: u32 = 1;
@@ -67,19 +67,16 @@ impl Pair {
                 reference.dead = true;
             }
             2 => {
-                nat.lease()?.accept(until)?;
                 reference.accept = until;
+                give(nat, reference)?;
             }
             3 => {
-                nat.lease()?.second_chance(until)?;
                 reference.second = until;
+                give(nat, reference)?;
             }
             _ => {
-                // Never written by `freeze`, whose world stays as it is.
-                if !reference.frozen {
-                    nat.lease()?.renew(until)?;
-                    reference.lease = until;
-                }
+                reference.lease = until;
+                give(nat, reference)?;
             }
         }
         Ok(())

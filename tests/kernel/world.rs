@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use fastrand::Rng;
+use tandem::balance::nat::leases::Rights;
 use tandem::datapath::nat::layout::{
     Backend, Endpoint, FLOW_CLIENT, Flow, FlowKey, NO_BACKEND, OWNED_NAT, OWNED_REJECT,
     OWNED_SOURCE, OWNED_VIP, Owned, SERVICE_DNAT, SERVICE_REJECT, SERVICE_RETRY, SERVICE_SYNC,
@@ -136,13 +137,20 @@ fn services(six: bool) -> Vec<(u16, Service)> {
     ]
 }
 
+/// What the reference may do, the program may.
+pub(crate) fn give(nat: &Nat, reference: &Reference) -> Result<(), NatError> {
+    nat.lease()?.set(Rights {
+        until: reference.lease,
+        frozen: reference.frozen,
+        accept: reference.accept,
+        second: reference.second,
+    })
+}
+
 /// Fills both. The flows must be empty. `series`: a number of services' ids that was not used
 /// before, so that nobody has opened flows of them yet.
 pub(crate) fn fill(nat: &mut Nat, lease: u64, series: u32) -> Result<Reference, NatError> {
-    let mut right = nat.lease()?;
-    right.renew(lease)?;
-    right.accept(0)?;
-    right.second_chance(0)?;
+    nat.lease()?.renew(lease)?;
     let tables = &mut nat.tables;
     let settings = Settings {
         range_first: *ALL_PORTS.start(),

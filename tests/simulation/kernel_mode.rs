@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
+use tandem::balance::nat::leases::{Leases, Rights};
 use tandem::balance::nat::{NatCommand, NatReport};
 use tandem::config::Config;
 use tandem::datapath::nat::engine::{Engine, Link, Links};
@@ -15,12 +16,18 @@ use tandem::model::{Incarnation, NodeId, Role};
 use tandem::node::io::Input;
 
 use super::faults::Kind;
-use super::leases::Leases;
 use super::machine::Process;
 use super::segment::{ACK, SYN, framed, glance};
 use super::traffic::Step;
-use super::world::{Event, MS, World};
+use super::world::{Event, HEARTBEAT, MS, World};
 
+/// The length of every lease: the dead-man timer, or heartbeat x misses less two jiffies, whatever is
+/// less.
+pub const LENGTH: u64 = if 8 * 3 * HEARTBEAT / 10 < 3 * HEARTBEAT - 20 * MS {
+    8 * 3 * HEARTBEAT / 10
+} else {
+    3 * HEARTBEAT - 20 * MS
+};
 /// The device of the address.
 pub const DEVICE: u32 = 2;
 /// Room in the tables.
@@ -151,6 +158,8 @@ pub struct Thread {
     commands: VecDeque<NatCommand>,
     armed: Option<u64>,
     leases: Leases,
+    /// What they said last.
+    written: Rights,
     /// Handshakes that went on by the standby's word, as far as they were looked at.
     acknowledged: u64,
     /// When the last report reaches the node.
@@ -169,8 +178,14 @@ impl Process {
     /// Its program forwards by right of its own mastership.
     pub fn leads(&self) -> bool {
         let leases = self.thread.as_ref().map(|thread| &thread.leases);
-        leases.is_some_and(|leases| leases.until.is_some() && !leases.frozen)
+        leases.is_some_and(Leases::leads)
     }
+}
+
+/// What the node may do by its leases stands in the program's tables.
+const fn write(rights: Rights, tables: &mut Reference) {
+    (tables.lease, tables.frozen) = (rights.until, rights.frozen);
+    (tables.accept, tables.second) = (rights.accept, rights.second);
 }
 
 impl Thread {
@@ -193,14 +208,26 @@ impl Thread {
         };
         let mut engine = Engine::new(config, node, &links, seed);
         engine.begin(&mut kept.tables, mono)?;
+        let length = Duration::from_nanos(LENGTH);
+        let leases = Leases::start(length, kept.tables.lease > 0, Duration::from_nanos(mono));
+        let written = leases.rights();
+        write(written, &mut kept.tables);
         Ok(Self {
             engine,
             commands: VecDeque::new(),
             armed: None,
-            leases: Leases::start(&mut kept.tables, mono),
+            leases,
+            written,
             acknowledged: 0,
             told_until: 0,
         })
+    }
+
+    fn write(&mut self, tables: &mut Reference) {
+        let rights = self.leases.rights();
+        if std::mem::replace(&mut self.written, rights) != rights {
+            write(rights, tables);
+        }
     }
 
     fn round(&mut self, kept: &mut Kept, now: u64) -> Result<Round, NatError> {
@@ -280,7 +307,8 @@ impl World {
             return;
         };
         let tables = &mut host.kept.tables;
-        thread.leases.command(&command, tables, mono);
+        thread.leases.command(&command, Duration::from_nanos(mono));
+        thread.write(tables);
         if let NatCommand::Neighbour { neighbour, .. } = &command
             && let Some(peer) = neighbour.peer
         {
@@ -328,7 +356,8 @@ impl World {
         stands.stood = stood.then_some(now);
         let mono = host.kept.clock.read(now);
         if let Some(thread) = &mut process.thread {
-            thread.leases.turned(role, &mut host.kept.tables, mono);
+            thread.leases.turned(role, Duration::from_nanos(mono));
+            thread.write(&mut host.kept.tables);
         }
     }
 

@@ -18,7 +18,6 @@ mod faults;
 mod host;
 mod kernel_mode;
 mod lan;
-mod leases;
 mod machine;
 mod nature;
 mod neighbours;

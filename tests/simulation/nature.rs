@@ -199,7 +199,11 @@ impl World {
             }
             Act::Crash(machine) => self.kill(machine, "is killed"),
             Act::Cut { from, path, cut } => {
-                self.network.links[from][path].cut = cut;
+                let links = &mut self.network.links[from];
+                if !cut && links.iter().all(|link| link.cut) {
+                    self.checkers.unmuted[from] = Some(self.now);
+                }
+                links[path].cut = cut;
                 if cut && path == 0 {
                     // A stream over a cut network ends when the cut lasts.
                     self.close_stream(false);

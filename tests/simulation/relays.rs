@@ -253,6 +253,26 @@ fn a_process_that_starts_again_goes_on_with_the_table_it_inherits() {
     }
 }
 
+/// A knows nothing, and nobody lives who could tell it; what B's table has goes on.
+#[test]
+fn a_node_that_lost_its_power_and_starts_alone_leaves_the_dead_their_connections() {
+    let mut s = settled(false);
+    let mut before = s.living();
+    s.0.act(Act::PowerLoss(A));
+    s.run_for(1_000);
+    before.extend(s.come(20));
+    s.run_for(100);
+    s.0.act(Act::Crash(B));
+    s.0.act(Act::Start(A));
+    s.run_for(1_000);
+    assert_eq!(s.masters(), [A]);
+    let fresh = s.come(50);
+    s.run_for(5_000);
+    s.all_at_once(&fresh);
+    s.all_live(&fresh);
+    s.all_live(&before);
+}
+
 #[test]
 fn a_kill_during_a_drain_loses_no_connection_of_the_kernel_mode() {
     for victim in [A, B] {
@@ -386,13 +406,13 @@ mod checkers {
         let client = &s.0.traffic.clients[&number].end;
         let reset = client.reset_of_this();
         s.0.host_gets(&reset.frame());
-        breaks(&mut s, 1, "no reset");
+        breaks(&mut s, 100, "no reset");
     }
 
     #[test]
     fn a_mastership_by_a_report_is_seen() {
         let mut s = settled(true);
         s.0.checkers.data_path_told(Role::Backup, Role::Master);
-        breaks(&mut s, 1, "owner");
+        breaks(&mut s, 100, "owner");
     }
 }

@@ -4,6 +4,7 @@
 //! listed as ignored, with the reason; none passes silently.
 
 mod balance;
+mod bench;
 mod crowd;
 mod drain;
 mod garbage;
@@ -15,6 +16,7 @@ mod packets;
 mod pair;
 mod plumbing;
 mod programs;
+mod proxy_protocol;
 mod relay;
 mod silence;
 mod survive;
@@ -46,10 +48,14 @@ fn main() -> ExitCode {
         million::tests(),
     ];
     let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
-    let kernel = kernel::tests().into_iter().chain(drain::relayed());
+    let kernel = kernel::tests()
+        .into_iter()
+        .chain(drain::relayed())
+        .chain(bench::tests());
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
     let tests = plain
         .chain(programs::tests())
+        .chain(proxy_protocol::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(kernel);

@@ -26,6 +26,8 @@ pub struct ServiceCounts {
     pub failed: u64,
     /// Clients refused by a limit.
     pub refused: u64,
+    /// Clients refused for want of a good header of the PROXY protocol.
+    pub bad_headers: u64,
 }
 
 /// Counts of one backend.
@@ -140,6 +142,7 @@ impl FlowTable {
                 if let Some(counts) = self.services.get_mut(&service) {
                     match why {
                         Unserved::AllFailed | Unserved::NoBackend => counts.failed += 1,
+                        Unserved::Header => counts.bad_headers += 1,
                         Unserved::Limit => counts.refused += 1,
                     }
                 }

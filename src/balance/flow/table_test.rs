@@ -172,6 +172,7 @@ fn failures_are_counted_by_kind() {
             unserved(Unserved::AllFailed),
             unserved(Unserved::NoBackend),
             unserved(Unserved::Limit),
+            unserved(Unserved::Header),
         ],
     );
     assert_eq!(told, []);
@@ -179,6 +180,7 @@ fn failures_are_counted_by_kind() {
     assert_eq!(table.backend(b(1)), BackendCounts::default());
     let service = table.service(web());
     assert_eq!((service.failed, service.refused), (2, 1));
+    assert_eq!(service.bad_headers, 1);
     assert!(table.is_empty());
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::balance::Route;
-use crate::config::{Backend, Balance, Service};
+use crate::config::{Backend, Balance, Proxied, Service};
 use crate::model::{BackendId, Scheduler, ServiceId, Weight};
 
 /// The ids of the fixture's backends, in order.
@@ -31,6 +31,7 @@ pub(in crate::balance) fn service(balance: Balance, weights: &[u16]) -> Service 
         address: ([192, 0, 2, 1], 1_000 + n as u16).into(),
         weight: Weight(*weight),
         max_connections: None,
+        pool: None,
     };
     Service {
         id: ServiceId::of("web"),
@@ -41,6 +42,7 @@ pub(in crate::balance) fn service(balance: Balance, weights: &[u16]) -> Service 
         idle_timeout: Duration::from_secs(300),
         max_connections: 100,
         kernel: None,
+        proxied: Proxied::default(),
         health: None,
         backends: weights.iter().enumerate().map(backend).collect(),
     }

@@ -7,6 +7,7 @@ use super::events::why;
 use super::verdict::findings;
 use super::words::{count, millis, plural, span, utc};
 use super::{ATTENTION, Page, Tone, nat, relay};
+use crate::config::DEFAULT_POOL;
 use crate::model::{AdminState, Role};
 use crate::status::{
     BackendStatus, Counters, Mode, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
@@ -53,11 +54,17 @@ pub fn status(status: &Status, now_unix_ms: u64) -> Page {
     for service in &status.services {
         page.gap();
         page.text(Tone::Heading, &service_title(service));
-        let rows = service.backends.iter().map(backend_row).collect();
-        let heading = [
+        let pools = service.backends.iter().any(|it| it.pool.is_some());
+        let row = |backend| backend_row(backend, pools);
+        let rows = service.backends.iter().map(row).collect();
+        let mut heading = vec![
             "", "backend", "address", "state", "weight", "now", "total", "why",
         ];
-        page.table(&heading, &[4, 5, 6], rows);
+        if pools {
+            heading.insert(POOL, "pool");
+        }
+        let numbers = [4, 5, 6].map(|column| column + usize::from(pools));
+        page.table(&heading, &numbers, rows);
     }
 
     let rare = rare(&status.counters);
@@ -246,10 +253,17 @@ fn service_title(service: &ServiceStatus) -> String {
     if service.refused > 0 {
         text += &format!(", {} refused by a limit", count(service.refused));
     }
+    if service.bad_headers > 0 {
+        let bad = count(service.bad_headers);
+        text += &format!(", {bad} refused without a good PROXY header");
+    }
     text
 }
 
-fn backend_row(backend: &BackendStatus) -> Vec<String> {
+/// The column of the pool, where there are any.
+const POOL: usize = 2;
+
+fn backend_row(backend: &BackendStatus, pools: bool) -> Vec<String> {
     let state = match (backend.up, backend.admin) {
         (true, AdminState::Enabled) => "up",
         (true, AdminState::Drain) => "drain",
@@ -269,7 +283,7 @@ fn backend_row(backend: &BackendStatus) -> Vec<String> {
             why = format!("{why}; effective weight {weight:.2}");
         }
     }
-    vec![
+    let mut row = vec![
         mark(!backend.up),
         backend.name.clone(),
         backend.address.clone(),
@@ -278,7 +292,12 @@ fn backend_row(backend: &BackendStatus) -> Vec<String> {
         count(backend.connections),
         count(backend.total),
         why,
-    ]
+    ];
+    if pools {
+        let name = backend.pool.as_deref().unwrap_or(DEFAULT_POOL);
+        row.insert(POOL, name.to_owned());
+    }
+    row
 }
 
 fn mark(bad: bool) -> String {

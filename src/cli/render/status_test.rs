@@ -120,6 +120,27 @@ rare things since the start
 }
 
 #[test]
+fn pools_have_a_column_and_a_verdict_each() {
+    let mut status = master();
+    status.services[0].bad_headers = 1_234;
+    status.services[0].backends[1].pool = Some("api".into());
+    status.services[0].backends[1].admin = AdminState::Drain;
+    let page = page(&status);
+    let expected = "\
+service web on 192.0.2.100:80, proxy, round_robin: 12 connections, 10,234 in
+total, 1,234 refused without a good PROXY header
+   backend  pool     address             state  weight  now  total  why
+   b1       default  198.51.100.21:8080  up          1    6  5,117  check ok in
+                                                                    0.2 ms
+   b2       api      198.51.100.22:8080  drain       1    6  5,117  check ok in
+                                                                    0.2 ms
+";
+    assert!(page.contains(expected), "{page}");
+    let verdict = "service web, pool api: no backend takes new connections";
+    assert!(page.contains(verdict), "{page}");
+}
+
+#[test]
 fn a_fault_says_who_serves_and_what_to_do() {
     let mut status = backup();
     status.role = Role::Fault;

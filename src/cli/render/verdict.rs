@@ -4,7 +4,9 @@
 use super::words::{plural, span};
 use super::{Tone, nat, relay};
 use crate::model::{AdminState, Role};
-use crate::status::{PathStatus, PeerStatus, ReplicationRole, ServiceStatus, Status};
+use crate::status::{
+    BackendStatus, PathStatus, PeerStatus, ReplicationRole, ServiceStatus, Status,
+};
 
 /// A source may be this far behind without a word: under load something is always on its way.
 const TOLERATED_LAG_MS: u64 = 1_000;
@@ -217,13 +219,22 @@ fn trouble(path: &PathStatus) -> Option<String> {
 fn backends(service: &ServiceStatus, say: &mut impl FnMut(Level, String)) {
     let takes = |up, admin| up && admin == AdminState::Enabled;
     let name = &service.name;
-    if !service
-        .backends
-        .iter()
-        .any(|known| takes(known.up, known.admin))
-    {
-        let text = format!("service {name}: no backend takes new connections");
-        say(Level::Critical, text);
+    // The service's own pool is the first; a service whose backends are unknown has none, either.
+    let mut pools = vec![None];
+    for backend in &service.backends {
+        if !pools.contains(&backend.pool.as_deref()) {
+            pools.push(backend.pool.as_deref());
+        }
+    }
+    for pool in pools {
+        let own = |known: &&BackendStatus| known.pool.as_deref() == pool;
+        let mut own = service.backends.iter().filter(own);
+        if !own.any(|known| takes(known.up, known.admin)) {
+            let pool = pool.map(|pool| format!(", pool {pool}"));
+            let pool = pool.unwrap_or_default();
+            let text = format!("service {name}{pool}: no backend takes new connections");
+            say(Level::Critical, text);
+        }
     }
     for backend in service.backends.iter().filter(|backend| !backend.up) {
         let text = format!(

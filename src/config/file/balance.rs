@@ -27,19 +27,19 @@ pub(in crate::config) struct Balance {
 
 impl Balance {
     /// Takes the key from its service.
-    pub(super) fn take(section: &mut Section<'_, '_>) -> Result<Self, Reported> {
+    pub(super) fn take(section: &mut Section<'_, '_>) -> Option<Result<Self, Reported>> {
         let scheduler = || word(Scheduler::WORDS);
         match section.word_or_table("balance", "balance = { scheduler = \"maglev\" }") {
-            None => Ok(Self::bare(section.default("balance", Scheduler::default()))),
-            Some(Shape::Word(value)) => Ok(Self::bare(section.read(&value, scheduler()))),
-            Some(Shape::Table(table)) => Ok(section.below(table, |table| Self {
+            None => None,
+            Some(Shape::Word(value)) => Some(Ok(Self::bare(section.read(&value, scheduler())))),
+            Some(Shape::Table(table)) => Some(Ok(section.below(table, |table| Self {
                 scheduler: table.required("scheduler", r#""maglev""#, scheduler()),
                 table_size: table.optional("table_size", prime),
                 bounded_load: table.optional("bounded_load", hundredths(101..=1_000)),
                 hash_key: table.optional("hash_key", text(1..=MAX_HASH_KEY)),
                 decay: table.optional("decay", duration(ms(100)..=10 * MINUTE)),
                 floor: table.optional("floor", hundredths(1..=100)),
-            })),
+            }))),
         }
     }
 

@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::balance::Balance;
 use super::health::Health;
+use super::proxied::Proxied;
 use super::{HOUR, MAX_CONNECTIONS, MINUTE, WEEK, ms, s};
 use crate::config::read::Section;
 use crate::config::report::{At, Field, List, Located, Reported};
@@ -18,7 +19,7 @@ use crate::config::{Acknowledge, Fallback, Forward, OnDown, Stray};
 /// Most addresses of one service.
 const MAX_LISTEN: usize = 64;
 /// Most backends of one service.
-const MAX_BACKENDS: usize = 1_024;
+pub(super) const MAX_BACKENDS: usize = 1_024;
 /// Most addresses towards the backends of one service: one a family.
 const MAX_SOURCES: usize = 2;
 /// Most new connections a second from one address.
@@ -37,11 +38,12 @@ pub(in crate::config) struct Service {
     pub(in crate::config) name: Field<String>,
     pub(in crate::config) listen: List<Located<SocketAddr>>,
     pub(in crate::config) mode: Field<Mode>,
-    pub(in crate::config) balance: Result<Balance, Reported>,
+    pub(in crate::config) balance: Option<Result<Balance, Reported>>,
     pub(in crate::config) connect_timeout: Field<Duration>,
     pub(in crate::config) idle_timeout: Field<Duration>,
     pub(in crate::config) max_connections: Field<u32>,
     pub(in crate::config) kernel: KernelMode,
+    pub(in crate::config) proxied: Proxied,
     pub(in crate::config) health: Option<Result<Health, Reported>>,
     pub(in crate::config) backends: List<Backend>,
 }
@@ -94,9 +96,26 @@ impl Service {
             idle_timeout: section.or("idle_timeout", idle, duration(s(1)..=WEEK)),
             max_connections: section.or("max_connections", 50_000, number(1..=MAX_CONNECTIONS)),
             kernel: KernelMode::read(section),
+            proxied: Proxied::read(section),
             health: section.table("health", Health::read),
             backends: section.tables("backend", 1..=MAX_BACKENDS, Backend::read),
         }
+    }
+}
+
+impl Service {
+    /// The backends of all pools.
+    pub(in crate::config) fn all_backends(&self) -> impl Iterator<Item = &Backend> {
+        let pools = self.proxied.pools.iter().flatten().flatten();
+        let others = pools.flat_map(|pool| pool.backends.iter().flatten());
+        self.backends.iter().flatten().chain(others)
+    }
+
+    /// The health checks of all pools.
+    pub(in crate::config) fn all_health(&self) -> impl Iterator<Item = &Health> {
+        let pools = self.proxied.pools.iter().flatten().flatten();
+        let others = pools.filter_map(|pool| pool.health.as_ref());
+        self.health.iter().chain(others).flatten()
     }
 }
 
@@ -125,15 +144,8 @@ impl KernelMode {
             stray,
             source_rate,
         } = self;
-        let source = source.iter().flatten().flatten().next();
         [
-            (
-                "source",
-                source.map(|address| At {
-                    place: address.at.place,
-                    key: address.at.key.trim_end_matches("[0]").to_owned(),
-                }),
-            ),
+            ("source", at_list(source)),
             ("forward", at(forward)),
             ("replication", at(replication)),
             ("fallback", at(fallback)),
@@ -148,8 +160,17 @@ impl KernelMode {
 }
 
 /// The place of a good value that is written.
-fn at<T>(field: &Option<Field<T>>) -> Option<At> {
+pub(super) fn at<T>(field: &Option<Field<T>>) -> Option<At> {
     Some(field.as_ref()?.as_ref().ok()?.at.clone())
+}
+
+/// The place of the first good value of a list that is written, under the list's key.
+pub(super) fn at_list<T>(list: &Option<List<Located<T>>>) -> Option<At> {
+    let first = list.iter().flatten().flatten().next()?;
+    Some(At {
+        place: first.at.place,
+        key: first.at.key.trim_end_matches("[0]").to_owned(),
+    })
 }
 
 /// What the backend sees. LVS and others also have "direct server return", which is worth its own

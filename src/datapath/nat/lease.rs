@@ -7,6 +7,7 @@ use aya::maps::{Array, Map, MapData, MapError};
 use super::error::NatError;
 use super::layout::Right;
 use super::tables::map_error;
+use crate::balance::nat::leases::Rights;
 
 /// The right to forward. It is a value of its own, since the thread that decides about mastership
 /// renews it, and another one owns the tables.
@@ -40,55 +41,58 @@ impl Lease {
     /// Freezes it until then, if one was given and not taken back. What a process that is dead could
     /// accept or hand over ends with it.
     pub(super) fn hold(&mut self, until: u64) -> Result<(), NatError> {
-        (self.right.accept, self.right.second) = (0, 0);
-        match self.until()? {
-            0 => self.lapse(),
-            _ => self.freeze(until),
-        }
+        let led = self.until()? > 0;
+        self.set(Rights {
+            until: if led { until } else { 0 },
+            frozen: led,
+            ..Rights::default()
+        })
     }
 
-    /// This node may forward until then: `CLOCK_MONOTONIC`, nanoseconds. The program's clock lags
-    /// by up to a jiffy (10 ms at most), so it stops that much later. One call of bpf(2), which
-    /// does not wait.
+    /// This is what the node may do. The program's clock lags by up to a jiffy (10 ms at most), so
+    /// it stops that much later. One call of bpf(2), which does not wait; none if nothing changes.
     ///
     /// # Errors
     ///
-    /// What the kernel said; so everywhere below.
+    /// What the kernel said; then it is as before.
+    pub fn set(&mut self, rights: Rights) -> Result<(), NatError> {
+        let Rights {
+            until,
+            frozen,
+            accept,
+            second,
+        } = rights;
+        let right = Right {
+            until,
+            frozen: frozen.into(),
+            accept,
+            second,
+        };
+        if right != self.right {
+            let set = self.map.set(0, right, 0);
+            set.map_err(map_error("renew the lease"))?;
+            self.right = right;
+        }
+        Ok(())
+    }
+
+    /// Until then it may forward and decide, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Lease::set`].
     pub fn renew(&mut self, until: u64) -> Result<(), NatError> {
-        (self.right.until, self.right.frozen) = (until, 0);
-        self.write()
-    }
-
-    /// Until then this node may forward the flows that are there, and decide nothing: none begins,
-    /// none is replaced, nobody is refused.
-    pub fn freeze(&mut self, until: u64) -> Result<(), NatError> {
-        (self.right.until, self.right.frozen) = (until, 1);
-        self.write()
-    }
-
-    /// This node may not forward any more: what belongs to a service or to a flow is dropped.
-    pub fn lapse(&mut self) -> Result<(), NatError> {
-        self.renew(0)
-    }
-
-    /// As standby of a master: until then, what the peer hands over is served here.
-    pub fn accept(&mut self, until: u64) -> Result<(), NatError> {
-        self.right.accept = until;
-        self.write()
-    }
-
-    /// As master: until then, a packet of a connection that nobody here knows goes to the peer.
-    pub fn second_chance(&mut self, until: u64) -> Result<(), NatError> {
-        self.right.second = until;
-        self.write()
-    }
-
-    fn write(&mut self) -> Result<(), NatError> {
-        let set = self.map.set(0, self.right, 0);
-        set.map_err(map_error("renew the lease"))
+        self.set(Rights {
+            until,
+            ..Rights::default()
+        })
     }
 
     /// Until when.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Lease::set`].
     pub fn until(&self) -> Result<u64, NatError> {
         let right = self.map.get(&0, 0).map_err(map_error("read the lease"))?;
         Ok(right.until)

@@ -1,7 +1,7 @@
 //! From a client to its backend: try one after another until one takes the client's first bytes.
 
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::task::Poll;
@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::flows::Flow;
+use super::front::Intro;
 use super::worker::Worker;
 use crate::balance::flow::{FlowEvent, Unserved};
 use crate::balance::{Load, Picks};
@@ -22,7 +23,7 @@ use crate::model::ConnectFailure;
 pub(super) struct Connected {
     pub(super) stream: TcpStream,
     pub(super) load: Load,
-    /// First bytes that it already has.
+    /// First bytes that it already has, a header not counted.
     pub(super) sent: usize,
     pub(super) took: Duration,
 }
@@ -35,17 +36,18 @@ pub(super) enum Failed {
 }
 
 /// Asks the scheduler for one backend after another. `first` goes out at once when a connect
-/// succeeds; a backend that refuses it counts as a failed connect, and the next one gets it.
+/// succeeds, behind the header that the backend is to get; a backend that refuses it counts as a failed connect, and the next one gets it.
 pub(super) async fn connect(
     worker: &Worker,
     service: usize,
+    intro: &Intro,
     flow: &Flow,
     first: &[u8],
 ) -> Result<Connected, Failed> {
     let routes = worker.shared.routes.load_full();
-    let route = routes.route(service);
+    let route = routes.pool(service, intro.pool);
     let limit = worker.shared.services[service].connect_timeout;
-    let mut picks = Picks::new(flow.client.ip());
+    let mut picks = Picks::new(flow.client.get().ip());
     // Where nobody is tried although there is somebody, all are full.
     let mut why = match route.pool().is_empty() {
         true => Unserved::NoBackend,
@@ -62,7 +64,7 @@ pub(super) async fn connect(
         };
         let address = load.target().address;
         let started = Instant::now();
-        match attempt(address, first, limit, flow).await {
+        match attempt(address, &intro.header, first, limit, flow).await {
             Ok((stream, sent)) => {
                 return Ok(Connected {
                     stream,
@@ -113,6 +115,7 @@ impl From<io::Error> for Trouble {
 
 async fn attempt(
     address: SocketAddr,
+    header: &[u8],
     first: &[u8],
     limit: Duration,
     flow: &Flow,
@@ -122,7 +125,7 @@ async fn attempt(
     socket.set_tcp_nodelay(true)?;
     // As the client's: only an orderly end is no reset (`serve`).
     socket.set_linger(Some(Duration::ZERO))?;
-    if !first.is_empty() {
+    if !first.is_empty() || !header.is_empty() {
         // The handshake's last packet may wait for the bytes that follow at once.
         let _ = socket.set_tcp_quickack(false);
     }
@@ -142,7 +145,9 @@ async fn attempt(
             return Err(error.map_or(Trouble::Backend(ConnectFailure::Other), Trouble::from));
         }
     }
-    let sent = if first.is_empty() {
+    let sent = if !header.is_empty() {
+        headed(&stream, header, first)?
+    } else if first.is_empty() {
         0
     } else {
         // Not through tokio, which may not have seen yet that the socket can be written.
@@ -153,6 +158,15 @@ async fn attempt(
         }
     };
     Ok((stream, sent))
+}
+
+/// Sends the header at once (proxy-protocol.txt, 2), and what fits of the first bytes. An empty buffer
+/// takes a header: 536 bytes, the text's limit, are less than the least that Linux gives.
+fn headed(stream: &TcpStream, header: &[u8], first: &[u8]) -> Result<usize, Trouble> {
+    let parts = [IoSlice::new(header), IoSlice::new(first)];
+    let sent = SockRef::from(stream).send_vectored_with_flags(&parts, libc::MSG_NOSIGNAL)?;
+    let rest = sent.checked_sub(header.len());
+    rest.ok_or(Trouble::Backend(ConnectFailure::Other))
 }
 
 fn failure(error: &io::Error) -> ConnectFailure {
@@ -167,7 +181,7 @@ fn failure(error: &io::Error) -> ConnectFailure {
 }
 
 /// The future's result, unless the flow is cut first.
-async fn uncut<F: Future>(flow: &Flow, future: F) -> Option<F::Output> {
+pub(super) async fn uncut<F: Future>(flow: &Flow, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match flow.is_cut(cx) {
         Some(_) => Poll::Ready(None),

@@ -15,7 +15,8 @@ use crate::model::{BackendId, FlowId, ServiceId};
 pub(super) struct Flow {
     pub(super) id: FlowId,
     pub(super) service: ServiceId,
-    pub(super) client: SocketAddr,
+    /// Who it is: the peer, or whom the PROXY protocol's header names.
+    pub(super) client: Cell<SocketAddr>,
     pub(super) idle_timeout: Duration,
     /// Set once the backend took it.
     pub(super) opened: Cell<Option<(BackendId, Duration)>>,
@@ -44,7 +45,7 @@ impl Flow {
         Self {
             id,
             service,
-            client,
+            client: Cell::new(client),
             idle_timeout,
             opened: Cell::new(None),
             up: Cell::new(0),
@@ -105,7 +106,7 @@ impl Flow {
             flow: self.id,
             service: self.service,
             backend,
-            client: self.client,
+            client: self.client.get(),
             connect,
         })
     }

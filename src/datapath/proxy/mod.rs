@@ -6,12 +6,14 @@
 //! buffer, no pipe and no timer; every opened flow is told as closed exactly once, unless the
 //! worker said `Lost` in between.
 //!
-//! The way of a connection: `worker` accepts, `serve` follows it from there: `connect` (retry),
+//! The way of a connection: `worker` accepts, `serve` follows it from there: `front` (first bytes,
+//! PROXY protocol; only where the service asks for it), `connect` (retry),
 //! `pump` (both directions), `direction` (copy or splice). `report` carries the news up.
 
 mod connect;
 mod direction;
 mod flows;
+mod front;
 mod listen;
 mod pipes;
 mod pump;
@@ -158,7 +160,7 @@ impl Proxy {
     pub fn measures(&self) -> Vec<(BackendId, Measure)> {
         let now = self.shared.now();
         let routes = self.shared.routes.load();
-        let targets = routes.all().iter().flat_map(|route| {
+        let targets = routes.all().flat_map(|route| {
             let adaptive = route.scheduler() == Scheduler::Adaptive;
             route.all().iter().map(move |target| (target, adaptive))
         });
@@ -211,6 +213,10 @@ fn one_a_core() -> u16 {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     u16::try_from(cores).unwrap_or(u16::MAX)
 }
+
+#[cfg(test)]
+#[path = "front_test.rs"]
+mod front_tests;
 
 #[cfg(test)]
 #[path = "rig_test.rs"]

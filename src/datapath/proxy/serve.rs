@@ -11,12 +11,13 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::connect::{Failed, connect};
+use super::connect::{Connected, Failed, connect};
 use super::direction::Direction;
+use super::front::{First, Intro, Stop};
 use super::pump;
 use super::watch::Watch;
 use super::worker::{Guest, Worker};
-use crate::balance::flow::FlowEvent;
+use crate::balance::flow::{FlowEvent, Unserved};
 
 /// Bytes that are read before there is a backend to take them.
 const FIRST: usize = 16 << 10;
@@ -24,14 +25,9 @@ const FIRST: usize = 16 << 10;
 /// Serves one client.
 pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
     let Guest { worker, flow, .. } = &guest;
-    let Ok((first, ended)) = first_bytes(worker, &client) else {
-        // Reset by the client before it said anything.
-        return;
-    };
     // Boxed, because a connection spends a moment here and should not carry that for life.
-    let connected = Box::pin(connect(worker, guest.service(), flow, &first)).await;
-    let mut backend = match connected {
-        Ok(backend) => backend,
+    let (mut backend, first) = match Box::pin(reach(&guest, &client)).await {
+        Ok(reached) => reached,
         Err(Failed::Unserved(why)) => {
             let service = flow.service;
             worker.tell(|report| report.push(FlowEvent::Unserved { service, why }));
@@ -43,7 +39,7 @@ pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
         .set(Some((backend.load.target().id, backend.took)));
     flow.up.set(backend.sent as u64);
     worker.tell(|report| report.opened(flow));
-    let up = Direction::new(first, backend.sent, ended);
+    let up = Direction::new(first.bytes, backend.sent, first.ended);
     let watch = Watch::new(&backend.load, &worker.shared, guest.service(), backend.took);
     let stream = &mut backend.stream;
     let ending = pump::run(&mut client, stream, up, flow, watch, &worker.buffers).await;
@@ -54,13 +50,31 @@ pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
     worker.tell(|report| report.closed(flow, ending.end));
 }
 
+/// Finds a backend, and what the client has said until then.
+async fn reach(guest: &Guest, client: &TcpStream) -> Result<(Connected, First), Failed> {
+    let Guest { worker, flow, .. } = guest;
+    // Reset by the client before it said anything.
+    let mut first = first_bytes(worker, client).map_err(|_| Failed::Cut)?;
+    let service = guest.service();
+    let intro = match &worker.shared.services[service].front {
+        None => Intro::default(),
+        Some(front) => match Box::pin(front.receive(worker, flow, client, &mut first)).await {
+            Ok(intro) => intro,
+            Err(Stop::Header) => return Err(Failed::Unserved(Unserved::Header)),
+            Err(Stop::Gone) => return Err(Failed::Cut),
+        },
+    };
+    let connected = connect(worker, service, &intro, flow, &first.bytes).await?;
+    Ok((connected, first))
+}
+
 /// Closing this socket will send what waits and then the end.
 fn close_in_order(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(None);
 }
 
-/// What the client has said already, and whether that was all.
-fn first_bytes(worker: &Worker, client: &TcpStream) -> io::Result<(Vec<u8>, bool)> {
+/// What the client has said already.
+fn first_bytes(worker: &Worker, client: &TcpStream) -> io::Result<First> {
     let mut scratch = worker.buffers.scratch.borrow_mut();
     // Not through tokio, which has not looked at this socket yet.
     let (got, ended) = match io::Read::read(&mut &*SockRef::from(client), &mut scratch[..FIRST]) {
@@ -71,7 +85,10 @@ fn first_bytes(worker: &Worker, client: &TcpStream) -> io::Result<(Vec<u8>, bool
     if got < FIRST {
         empty(client);
     }
-    Ok((scratch[..got].to_vec(), ended))
+    Ok(First {
+        bytes: scratch[..got].to_vec(),
+        ended,
+    })
 }
 
 /// Tells tokio that there is nothing to read (yet). It takes every accepted socket for readable and

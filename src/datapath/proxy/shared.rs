@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::front::Front;
 use crate::balance::Routes;
 use crate::config::{Config, Service};
 use crate::model::ServiceId;
@@ -28,6 +29,8 @@ pub(super) struct Known {
     pub(super) id: ServiceId,
     pub(super) connect_timeout: Duration,
     pub(super) idle_timeout: Duration,
+    /// What it asks of a connection's beginning; none: nothing.
+    pub(super) front: Option<Box<Front>>,
     seats: Seats,
 }
 
@@ -37,6 +40,7 @@ impl Known {
             id: service.id,
             connect_timeout: service.connect_timeout,
             idle_timeout: service.idle_timeout,
+            front: Front::of(service),
             seats: Seats::new(service.max_connections),
         }
     }

@@ -80,6 +80,7 @@ pub(super) const PROGRAM: Program = Program {
             ratio("async_to_haproxy", Kind::Async, Kind::Haproxy),
             ratio("sync_to_haproxy", Kind::Sync, Kind::Haproxy),
         ],
+        spread: false,
     },
     cost: Cost::Lab,
 };
@@ -205,7 +206,11 @@ mod tests {
 
     #[test]
     fn every_figure_is_of_a_work_and_every_ratio_of_columns() {
-        for program in [PROGRAM, super::super::proxy::PROGRAM] {
+        for program in [
+            PROGRAM,
+            super::super::proxy::PROGRAM,
+            super::super::relay::PROGRAM,
+        ] {
             let works = program.works.len();
             assert!(program.figures.iter().all(|figure| figure.work < works));
             let columns = program.layout.columns;

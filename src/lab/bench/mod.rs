@@ -3,6 +3,7 @@
 //! `proxy`: one node alone beside HAProxy, as it comes and tuned. `kernel`: a pair with a service of
 //! each mode beside a router, a router that translates addresses, and HAProxy. In both the client
 //! also reaches the backends directly, to show that neither it nor they are what is measured.
+//! `relay`: a pair beside itself without the relay.
 //! Everybody has its turn in every round, so that what the machine does meanwhile is everybody's
 //! lot: only the ratios mean something.
 
@@ -10,6 +11,7 @@ mod client;
 mod kernel;
 mod lean;
 mod proxy;
+mod relay;
 mod report;
 mod rivals;
 mod routers;
@@ -24,6 +26,7 @@ use self::client::{Clients, Work};
 use self::report::{Conditions, Layout, Row};
 use self::rivals::{Cost, Haproxy, Kind, Rival, cpus, haproxy_version, machine};
 use self::server::{Block, Server};
+use super::config::Mode;
 use super::error::LabError;
 use super::host::Host;
 use super::netns::{Rights, allow_descriptors};
@@ -40,6 +43,8 @@ pub enum BenchChoice {
     Proxy,
     /// The kernel mode beside plain forwarding, nftables and HAProxy.
     Kernel,
+    /// A pair beside itself without the relay.
+    Relay,
 }
 
 impl FromStr for BenchChoice {
@@ -49,13 +54,22 @@ impl FromStr for BenchChoice {
         match text {
             "proxy" => Ok(Self::Proxy),
             "kernel" => Ok(Self::Kernel),
-            _ => Err("no such benchmark; write proxy or kernel".to_owned()),
+            "relay" => Ok(Self::Relay),
+            _ => Err("no such benchmark; write proxy, kernel or relay".to_owned()),
         }
     }
 }
 
-/// Rounds, unless said otherwise.
-pub(super) const ROUNDS: u32 = 5;
+impl BenchChoice {
+    /// Rounds, unless said otherwise: more where the difference is small.
+    pub(super) const fn rounds(self) -> u32 {
+        match self {
+            Self::Proxy | Self::Kernel => 5,
+            Self::Relay => 10,
+        }
+    }
+}
+
 /// Time before a window, for connections to stand and buffers to fill.
 const WARM: Duration = Duration::from_millis(200);
 /// A window of measurement.
@@ -210,25 +224,93 @@ impl Ground {
             Self::Pair(lab) => lab.network(),
         }
     }
+
+    /// Where a pair is what they stand on.
+    fn pair(&mut self) -> &mut Lab {
+        match self {
+            Self::Alone(_) => unreachable!("one node alone is no pair"),
+            Self::Pair(lab) => lab,
+        }
+    }
 }
 
-/// Measures. `note` is told what is being done.
+/// One window: of which work, in which round from 1, through whom.
+type Taken = (usize, u32, Kind, Sample);
+
+/// What was measured.
+struct Measured {
+    program: Program,
+    samples: Vec<Taken>,
+    memory: Option<Vec<(Kind, f64)>>,
+    /// Processors that were busy meanwhile, of each round.
+    background: Vec<f64>,
+    haproxy: Option<String>,
+    nftables: Option<String>,
+    no_kernel_mode: Option<String>,
+    congestion_control: Option<&'static str>,
+    pair: Option<relay::Pair>,
+}
+
+/// Measures. The `mode` is that of [`BenchChoice::Relay`]. `note` is told what is being done.
 pub(super) async fn run(
     config: &LabConfig,
     rights: Rights,
-    choice: BenchChoice,
+    (choice, mode): (BenchChoice, Mode),
     rounds: u32,
     note: impl Fn(&str),
 ) -> Result<Report, LabError> {
     let load = Conditions::load_average();
     allow_descriptors(DESCRIPTORS);
+    let measured = match choice {
+        BenchChoice::Relay => relay::measure(&config.binary, rights, mode, rounds, note).await?,
+        BenchChoice::Proxy | BenchChoice::Kernel => {
+            beside_others(config, rights, choice, rounds, note).await?
+        }
+    };
+    let Measured {
+        program, memory, ..
+    } = &measured;
+    let mut rows = rows(program, rounds, &measured.samples);
+    rows.extend(memory.as_ref().map(|memory| proxy::memory_row(memory)));
+    Ok(Report {
+        bench: program.name,
+        rows,
+        layout: program.layout,
+        conditions: Conditions {
+            version: env!("CARGO_PKG_VERSION"),
+            release: !cfg!(debug_assertions),
+            kernel: kernel_release(),
+            cpus: cpus(),
+            rights,
+            cpu_of: program.cost,
+            haproxy: measured.haproxy,
+            nftables: measured.nftables,
+            no_kernel_mode: measured.no_kernel_mode,
+            pair: measured.pair,
+            background_cpus: median(measured.background),
+            rounds,
+            window_ms: WINDOW.as_millis(),
+            congestion_control: measured.congestion_control,
+            load: [load, Conditions::load_average()],
+        },
+    })
+}
+
+async fn beside_others(
+    config: &LabConfig,
+    rights: Rights,
+    choice: BenchChoice,
+    rounds: u32,
+    note: impl Fn(&str),
+) -> Result<Measured, LabError> {
     let haproxy = haproxy_version();
-    let (program, stage) = match choice {
-        BenchChoice::Proxy => (
+    let alone = choice == BenchChoice::Proxy;
+    let (program, stage) = match alone {
+        true => (
             proxy::PROGRAM,
             proxy::stage(config, haproxy.is_some()).await?,
         ),
-        BenchChoice::Kernel => (
+        false => (
             kernel::PROGRAM,
             kernel::stage(&config.binary, rights, haproxy.is_some()).await?,
         ),
@@ -237,12 +319,12 @@ pub(super) async fn run(
         note(&format!("the kernel mode is missing: {why}"));
     }
     // First, while everybody is fresh: an allocator that was busy before has memory in hand.
-    let memory = match choice {
-        BenchChoice::Proxy => {
+    let memory = match alone {
+        true => {
             note("memory of idle connections ...");
             Some(stage.memory().await?)
         }
-        BenchChoice::Kernel => None,
+        false => None,
     };
     let (mut samples, mut background) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
@@ -260,56 +342,44 @@ pub(super) async fn run(
             }
         }
     }
-    let rounds_all = rounds as usize;
-    let mut rows: Vec<_> = program
-        .figures
-        .iter()
-        .map(|figure| {
-            let whole = |kind, round: usize| {
-                let wanted = |(work, r, k, _): &&(usize, u32, Kind, Sample)| {
-                    (*work, *r as usize, *k) == (figure.work, round + 1, kind)
-                };
-                let found = samples.iter().find(wanted);
-                found.map(|(.., sample)| (figure.of)(sample))
-            };
-            let value = |kind, round| {
-                if kind == Kind::Direct && !figure.direct {
-                    return None;
-                }
-                let without = match figure.net {
-                    true => whole(Kind::Direct, round)?,
-                    false => 0.0,
-                };
-                Some(whole(kind, round)? - without)
-            };
-            let Figure {
-                what, unit, more, ..
-            } = *figure;
-            Row::new(what, unit, more, rounds_all, program.layout, value)
-        })
-        .collect();
-    rows.extend(memory.map(|memory| proxy::memory_row(&memory)));
-    Ok(Report {
-        bench: program.name,
-        rows,
-        layout: program.layout,
-        conditions: Conditions {
-            version: env!("CARGO_PKG_VERSION"),
-            release: !cfg!(debug_assertions),
-            kernel: kernel_release(),
-            cpus: cpus(),
-            rights,
-            haproxy,
-            nftables: stage.nftables.clone(),
-            no_kernel_mode: stage.no_kernel_mode.clone(),
-            cpu_of: program.cost,
-            background_cpus: median(background),
-            rounds,
-            window_ms: WINDOW.as_millis(),
-            congestion_control: stage.congestion_control,
-            load: [load, Conditions::load_average()],
-        },
+    Ok(Measured {
+        program,
+        samples,
+        memory,
+        background,
+        haproxy,
+        nftables: stage.nftables.clone(),
+        no_kernel_mode: stage.no_kernel_mode.clone(),
+        congestion_control: stage.congestion_control,
+        pair: None,
     })
+}
+
+fn rows(program: &Program, rounds: u32, samples: &[Taken]) -> Vec<Row> {
+    let row = |figure: &Figure| {
+        let whole = |kind, round: usize| {
+            let wanted = |(work, r, k, _): &&Taken| {
+                (*work, *r as usize, *k) == (figure.work, round + 1, kind)
+            };
+            let found = samples.iter().find(wanted);
+            found.map(|(.., sample)| (figure.of)(sample))
+        };
+        let value = |kind, round| {
+            if kind == Kind::Direct && !figure.direct {
+                return None;
+            }
+            let without = match figure.net {
+                true => whole(Kind::Direct, round)?,
+                false => 0.0,
+            };
+            Some(whole(kind, round)? - without)
+        };
+        let Figure {
+            what, unit, more, ..
+        } = *figure;
+        Row::new(what, unit, more, rounds as usize, program.layout, value)
+    };
+    program.figures.iter().map(row).collect()
 }
 
 impl Stage {

@@ -43,6 +43,7 @@ const LAYOUT: Layout = Layout {
             to: Kind::Tuned,
         },
     ],
+    spread: false,
 };
 
 pub(super) const PROGRAM: Program = Program {

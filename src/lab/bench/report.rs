@@ -6,6 +6,7 @@ use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use serde::Serialize;
 
+use super::relay::Pair;
 use super::rivals::{Cost, Kind};
 use crate::lab::netns::Rights;
 use crate::lab::report::median;
@@ -32,6 +33,9 @@ impl Report {
 pub(super) struct Layout {
     pub(super) columns: &'static [Kind],
     pub(super) ratios: &'static [Ratio],
+    /// Beside each ratio the least and the most of the rounds: where it is about 1, they say what
+    /// the machine does by itself.
+    pub(super) spread: bool,
 }
 
 /// One divided by another.
@@ -56,6 +60,8 @@ pub(super) struct Conditions {
     pub(super) nftables: Option<String>,
     /// Why the kernel mode is missing, if it was asked for and is.
     pub(super) no_kernel_mode: Option<String>,
+    /// The pair that is compared with itself, if one is.
+    pub(super) pair: Option<Pair>,
     pub(super) cpu_of: Cost,
     /// Processors that were busy while nothing was measured: figures of the whole machine contain
     /// them.
@@ -76,9 +82,10 @@ impl Conditions {
     }
 
     fn line(&self) -> String {
-        let mut rivals = match &self.haproxy {
-            Some(version) => format!("haproxy {version}"),
-            None => "haproxy is not installed: nothing to compare with".to_owned(),
+        let mut rivals = match (&self.pair, &self.haproxy) {
+            (Some(pair), _) => format!("itself without the relay, {} mode", pair.mode.name()),
+            (None, Some(version)) => format!("haproxy {version}"),
+            (None, None) => "haproxy is not installed: nothing to compare with".to_owned(),
         };
         if let Some(version) = &self.nftables {
             rivals += &format!(" and nftables {version}");
@@ -124,6 +131,8 @@ pub(super) struct Row {
     /// Medians over the rounds of one divided by the other.
     #[serde(flatten)]
     ratios: BTreeMap<&'static str, Option<f64>>,
+    /// The same ratios round by round.
+    by_round: BTreeMap<&'static str, Vec<f64>>,
 }
 
 impl Row {
@@ -138,22 +147,24 @@ impl Row {
     ) -> Self {
         let over = |values: Vec<f64>| (!values.is_empty()).then(|| median(values));
         let of = |kind| over((0..rounds).filter_map(|round| value(kind, round)).collect());
-        let divide = |ratio: &Ratio| {
+        let divide = |ratio: &Ratio| -> Vec<f64> {
             let one = |round| Some(value(ratio.of, round)? / value(ratio.to, round)?);
             let all = (0..rounds).filter_map(one);
-            over(all.filter(|r: &f64| r.is_finite()).collect())
+            all.filter(|r: &f64| r.is_finite()).collect()
         };
         let values = layout.columns.iter().map(|kind| (kind.name(), of(*kind)));
-        let ratios = layout
-            .ratios
+        let ratios = layout.ratios.iter();
+        let by_round: BTreeMap<_, _> = ratios.map(|ratio| (ratio.name, divide(ratio))).collect();
+        let ratios = by_round
             .iter()
-            .map(|ratio| (ratio.name, divide(ratio)));
+            .map(|(name, all)| (*name, over(all.clone())));
         Self {
             what,
             unit,
             more,
             values: values.collect(),
             ratios: ratios.collect(),
+            by_round,
         }
     }
 }
@@ -162,19 +173,24 @@ impl Row {
 const BESIDE: usize = 2;
 
 pub(in crate::lab) fn table(report: &Report) -> String {
-    let Layout { columns, ratios } = report.layout;
+    let Layout {
+        columns,
+        ratios,
+        spread,
+    } = report.layout;
     let columns: Vec<_> = columns.iter().map(|kind| kind.name()).collect();
     let ratios: Vec<_> = ratios.iter().map(|ratio| ratio.name).collect();
     let line = &report.conditions.line();
     if ratios.len() <= BESIDE {
-        return format!("{}\n\n{line}", part(&report.rows, &columns, &ratios));
+        let all = part(&report.rows, &columns, &ratios, spread);
+        return format!("{all}\n\n{line}");
     }
-    let figures = part(&report.rows, &columns, &[]);
-    let ratios = part(&report.rows, &[], &ratios);
+    let figures = part(&report.rows, &columns, &[], spread);
+    let ratios = part(&report.rows, &[], &ratios, spread);
     format!("{figures}\n\n{ratios}\n\n{line}")
 }
 
-fn part(rows: &[Row], columns: &[&'static str], ratios: &[&'static str]) -> Table {
+fn part(rows: &[Row], columns: &[&'static str], ratios: &[&'static str], spread: bool) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
     let names = columns
@@ -185,8 +201,20 @@ fn part(rows: &[Row], columns: &[&'static str], ratios: &[&'static str]) -> Tabl
     for row in rows {
         let number = |name| row.values.get(name).copied().flatten();
         let number = |name| number(name).map_or_else(String::new, short);
-        let ratio = |name| row.ratios.get(name).copied().flatten();
-        let ratio = |name| ratio(name).map_or_else(String::new, |r: f64| format!("{r:.2}x"));
+        let ratio = |name| {
+            let Some(median) = row.ratios.get(name).copied().flatten() else {
+                return String::new();
+            };
+            let all = || row.by_round[name].iter().copied();
+            match spread {
+                true => {
+                    let (least, most) =
+                        (all().fold(median, f64::min), all().fold(median, f64::max));
+                    format!("{median:.3}x ({least:.2} to {most:.2})")
+                }
+                false => format!("{median:.2}x"),
+            }
+        };
         let head = [row.what, row.unit].map(str::to_owned).into_iter();
         let cells = columns.iter().copied().map(number);
         table.add_row(head.chain(cells).chain(ratios.iter().copied().map(ratio)));
@@ -226,17 +254,18 @@ mod tests {
                 of: Kind::Tandem,
                 to: Kind::Haproxy,
             }],
+            spread: false,
         };
         let row = Row::new("requests", "1/s", true, 3, layout, values);
         assert_eq!(row.values["direct"], None);
         assert!((row.values["tandem"].unwrap() - 120.0).abs() < 1e-9);
         assert!((row.ratios["to_haproxy"].unwrap() - 1.2).abs() < 1e-9);
-        let text = part(&[row], &["direct", "tandem"], &["to_haproxy"]).to_string();
-        let words: Vec<_> = text.split('|').map(str::trim).collect();
-        assert!(
-            words.windows(3).any(|w| w == ["", "120", "1.20x"]),
-            "{text}"
-        );
+        let rows = [row];
+        for (spread, wanted) in [(false, "1.20x"), (true, "1.200x (1.20 to 1.20)")] {
+            let text = part(&rows, &["direct", "tandem"], &["to_haproxy"], spread).to_string();
+            let words: Vec<_> = text.split('|').map(str::trim).collect();
+            assert!(words.windows(3).any(|w| w == ["", "120", wanted]), "{text}");
+        }
     }
 
     #[test]

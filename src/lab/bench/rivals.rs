@@ -44,6 +44,10 @@ pub(super) enum Kind {
     Async,
     /// The same; a new connection waits until the standby knows it.
     Sync,
+    /// A pair of this program that does not relay.
+    Without,
+    /// The same pair with `cluster.relay`, as it comes.
+    Relay,
 }
 
 impl Kind {
@@ -58,6 +62,8 @@ impl Kind {
             Self::Proxy => "proxy",
             Self::Async => "async",
             Self::Sync => "sync",
+            Self::Without => "without",
+            Self::Relay => "relay",
         }
     }
 }

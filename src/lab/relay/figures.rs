@@ -7,10 +7,13 @@ use serde::Serialize;
 
 use super::faults::Death;
 use super::goals::{Met, SHORT, judge};
-use super::plan::Plan;
+use super::plan::{Fault, Plan};
+use super::switches::Switch;
 use super::wrk::Wrk;
-use crate::lab::survive::{Counts, Ends, How, Kind, Step, Window};
+use crate::lab::Failure;
+use crate::lab::survive::{Counts, Ends, How, Kind, Step, Trouble, Window};
 use crate::lab::verdict::ms;
+use crate::time::Mono;
 
 /// Everything that was seen in one run.
 pub(super) struct Evidence<'a> {
@@ -40,6 +43,22 @@ pub struct OldEnds {
     pub last_us: u64,
 }
 
+/// Those that are told one by one.
+const TROUBLED: usize = 16;
+
+/// A new connection that was lost or late.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Troubled {
+    /// When it began, after a process was harmed; negative: before.
+    pub began_ms: Option<f64>,
+    /// Until its end, or its answer.
+    pub took_ms: f64,
+    /// What its client saw; none: it was late.
+    pub failure: Option<Failure>,
+    /// The client's port; none: it never stood.
+    pub port: Option<u16>,
+}
+
 /// One run's figures. Times in milliseconds; those of stalls and new connections are of the fault
 /// itself, of the time before, or of the node's return; the counts are of the whole run.
 #[derive(Clone, Debug, Serialize)]
@@ -56,6 +75,8 @@ pub struct Run {
     pub new_while_dying: u64,
     /// Those whose handshake took more than 100 ms.
     pub new_late: u64,
+    /// The first of those that were lost or late.
+    pub new_troubled: Vec<Troubled>,
     /// Those that the lab did not open, because too many were under way.
     pub new_skipped: u64,
     /// How far the lab stayed below its rate while nothing happened, in percent.
@@ -96,6 +117,8 @@ pub struct Run {
     pub wrk: Option<Wrk>,
     /// Each goal.
     pub goals: Vec<Met>,
+    /// Of a run of switchovers: what clients noticed of each, of the time before and of the end.
+    pub switches: Vec<Switch>,
     /// Window by window.
     pub windows: Vec<Window>,
     /// Every goal that each run must reach is reached.
@@ -114,7 +137,7 @@ impl Run {
         } = evidence;
         let (new_in_flight, new_while_dying) = in_flight(*death, ends);
         let all = || windows.iter().map(|window| &window.counts);
-        let sum = |of: fn(&Window) -> u64| windows.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&Window) -> u64| sum_of(windows, of);
         let most = |of: fn(&Window) -> f64, when: fn(Step) -> bool| {
             let those = windows.iter().filter(|window| when(window.step));
             those.map(of).fold(0.0, f64::max)
@@ -133,6 +156,7 @@ impl Run {
             new_in_flight,
             new_while_dying,
             new_late: sum(|w| w.counts.new.late),
+            new_troubled: troubled(*death, ends),
             new_skipped: sum(|w| w.counts.new.skipped),
             new_short_percent: short(plan.crowd.new_rate, windows),
             new_slowest_ms: harm(|w| w.counts.new.handshake_ms),
@@ -148,19 +172,20 @@ impl Run {
                 .fold(0.0, f64::max),
             lost: lost_by_kind.values().sum(),
             lost_by_kind,
-            idle_silent: idle_silent(plan.crowd.idle, windows),
+            idle_silent: sum_of(windows, |window| idle_silent(plan.crowd.idle, window)),
             wrong_bytes: all()
                 .flat_map(Counts::kinds)
                 .map(|(_, tally)| tally.wrong_bytes)
                 .sum(),
-            wrong_masters: windows
-                .iter()
-                .filter(|window| !right_master(window))
-                .count() as u64,
+            wrong_masters: sum(|window| u64::from(!right_master(window))),
             died_ms: death.and_then(|it| Some(ms(it.gone?.since(it.at)))),
             old: death.map(|death| old(plan, death, ends)),
             wrk: *wrk,
             goals: Vec::new(),
+            switches: match plan.fault {
+                Fault::Switchover => Switch::all(plan.crowd.idle, windows),
+                _ => Vec::new(),
+            },
             windows: windows.clone(),
             ok: false,
         };
@@ -175,13 +200,31 @@ impl Run {
     }
 }
 
+/// The first new connections that were lost or late.
+fn troubled(death: Option<Death>, ends: &Ends) -> Vec<Troubled> {
+    let since_harm = |at: Mono| {
+        let harm = death?.at;
+        Some(ms(at.since(harm)) - ms(harm.since(at)))
+    };
+    let one = |one: &Trouble| Troubled {
+        began_ms: since_harm(one.began),
+        took_ms: ms(one.ended.since(one.began)),
+        failure: one.failure,
+        port: one.port,
+    };
+    ends.of_new.iter().take(TROUBLED).map(one).collect()
+}
+
 /// Lost new connections that the dying process had, and those that its kernel took for it while it
 /// died. Nobody can keep what only a dead process knew.
 fn in_flight(death: Option<Death>, ends: &Ends) -> (u64, u64) {
     let Some((at, gone)) = death.and_then(|death| Some((death.at, death.gone?))) else {
         return (0, 0);
     };
-    let lost = || ends.of_new.iter().filter(|loss| loss.ended >= at);
+    let lost = || {
+        let of_new = ends.of_new.iter();
+        of_new.filter(|one| one.failure.is_some() && one.ended >= at)
+    };
     let open = lost().filter(|loss| loss.began <= at).count();
     let until_gone = lost().filter(|loss| loss.began <= gone).count();
     (open as u64, (until_gone - open) as u64)
@@ -225,15 +268,19 @@ fn short(rate: u32, windows: &[Window]) -> f64 {
     }
 }
 
-fn idle_silent(idle: usize, windows: &[Window]) -> u64 {
-    let asked = windows
-        .iter()
-        .filter(|window| window.step == Step::Failover);
-    let silent = asked.map(|window| (idle as u64).saturating_sub(window.counts.idle.progress));
-    silent.sum()
+fn sum_of(windows: &[Window], of: impl Fn(&Window) -> u64) -> u64 {
+    windows.iter().map(of).sum()
 }
 
-fn right_master(window: &Window) -> bool {
+/// Idle connections that were asked in this window and did not answer.
+pub(super) fn idle_silent(idle: usize, window: &Window) -> u64 {
+    match window.step {
+        Step::Failover => (idle as u64).saturating_sub(window.counts.idle.progress),
+        _ => 0,
+    }
+}
+
+pub(super) fn right_master(window: &Window) -> bool {
     match window.masters_after[..] {
         [after] => (after != window.master_before) == window.step.moves(),
         _ => false,

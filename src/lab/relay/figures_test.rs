@@ -1,10 +1,10 @@
 //! Figures that cannot be bad, and goals that cannot be missed, are worth nothing: each is once.
 
-use super::super::plan::Fault;
+use super::super::switches;
 use super::*;
 use crate::lab::Failure;
 use crate::lab::config::Mode;
-use crate::lab::survive::{End, Loss, NewTally, Tally};
+use crate::lab::survive::{End, NewTally, Tally};
 use crate::time::Mono;
 
 const fn at(ms: u64) -> Mono {
@@ -48,7 +48,8 @@ fn window(step: Step) -> Window {
 /// A run in which all went well, but for this.
 fn run(fault: Fault, mode: Mode, spoil: impl FnOnce(&mut Evidence<'_>)) -> Run {
     let plan = Plan::new(fault, mode, false, 3_000);
-    let steps = fault.steps().iter().chain(&[Step::End]);
+    let mut steps = plan.steps();
+    steps.push(Step::End);
     let death = matches!(fault, Fault::Kill9 | Fault::Hang).then_some(DEATH);
     let how = How::Reset;
     let resets = match (death, mode) {
@@ -58,7 +59,7 @@ fn run(fault: Fault, mode: Mode, spoil: impl FnOnce(&mut Evidence<'_>)) -> Run {
     let mut evidence = Evidence {
         plan: &plan,
         number: 1,
-        windows: steps.copied().map(window).collect(),
+        windows: steps.into_iter().map(window).collect(),
         death,
         ends: Ends {
             of_staying: resets,
@@ -196,12 +197,21 @@ fn old_connections_of_a_proxy_are_told_apart_by_their_ends() {
     );
 }
 
+fn lost_one(began: Mono, ended: Mono) -> Trouble {
+    Trouble {
+        began,
+        ended,
+        failure: Some(Failure::Reset),
+        port: Some(40_000),
+    }
+}
+
 #[test]
 fn only_what_the_dying_process_had_is_excused() {
     let lost = |began, ended| {
         run(Fault::Kill9, Mode::Proxy, |e| {
             let (began, ended) = (at(began), at(ended));
-            e.ends.of_new.push(Loss { began, ended });
+            e.ends.of_new.push(lost_one(began, ended));
             e.windows[1].counts.new.lost = [(Failure::Reset, 1)].into();
         })
     };
@@ -220,7 +230,7 @@ fn only_what_the_dying_process_had_is_excused() {
     // One that nobody saw die excuses nothing.
     let alive = run(Fault::Kill9, Mode::Proxy, |e| {
         let (began, ended) = (at(998), at(1_003));
-        e.ends.of_new.push(Loss { began, ended });
+        e.ends.of_new.push(lost_one(began, ended));
         e.windows[1].counts.new.lost = [(Failure::Reset, 1)].into();
         e.death = Some(Death {
             gone: None,
@@ -251,4 +261,63 @@ fn the_other_faults_have_goals_of_their_own() {
     };
     let what = "old connections lost";
     assert_eq!(missed(&run(Fault::Upgrade, Mode::Proxy, reset)), [what]);
+}
+
+#[test]
+fn each_switchover_shows_what_went_wrong_in_it() {
+    let ten = |spoil: fn(&mut Evidence<'_>)| {
+        run(Fault::Switchover, Mode::Proxy, |e| {
+            e.windows = [Step::Calm, Step::End].map(window).to_vec();
+            let switch = || (0..10).map(|_| window(Step::Failover));
+            e.windows.splice(1..1, switch());
+            spoil(e);
+        })
+    };
+    let well = ten(|_| {});
+    assert!(well.ok);
+    assert_eq!(well.switches.len(), 12, "the time before, and the end");
+    assert!(well.switches.iter().all(|switch| switch.errors == 0));
+    let text = switches::text(std::slice::from_ref(&well));
+    for words in [
+        "10 switchovers: no error of any kind, no wrong byte.",
+        "0 of 36000 new connections lost, 0 old ones; wrk did not run.",
+        "handshake 20 ms (number 10; calm 20)",
+        "lb1 to lb2",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+
+    let ill = ten(|e| {
+        let counts = &mut e.windows[4].counts;
+        counts.new.failed = [(Failure::Refused, 2)].into();
+        counts.uploads.lost = [(Failure::Reset, 1)].into();
+        counts.idle.progress = 990;
+        counts.requests.stall_ms = 77.0;
+        e.windows[7].counts.downloads.wrong_bytes = 3;
+        e.windows[9].masters_after.clear();
+        e.wrk = Some(Wrk {
+            requests: 9,
+            errors: 5,
+        });
+    });
+    assert!(!ill.ok);
+    let fourth = &ill.switches[4];
+    assert_eq!((fourth.number, fourth.errors), (Some(4), 13));
+    let wrong = [
+        "2 new failed (Refused)",
+        "1 uploads lost (Reset)",
+        "10 idle did not answer",
+    ];
+    assert_eq!(fourth.why, wrong);
+    assert_eq!(ill.switches[7].why, ["3 wrong bytes in downloads"]);
+    assert_eq!(ill.switches[9].what, "lb1 to nobody");
+    let text = switches::text(&[ill]);
+    for words in [
+        "10 switchovers: 22 ERRORS.",
+        "2 of 36000 new connections lost, 1 old ones; wrk saw 5 errors in 9 requests.",
+        "request 77 ms (number 4; calm 5)",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert_eq!(switches::text(&[run(Fault::Kill9, Mode::Sync, |_| {})]), "");
 }

@@ -11,12 +11,14 @@ mod goals;
 mod plan;
 mod report;
 mod run;
+mod switches;
 mod wrk;
 
 pub use self::figures::{OldEnds, Run};
 pub use self::goals::Met;
 pub use self::plan::{Fault, Plan, RATE};
 pub use self::report::{Report, Series};
+pub use self::switches::Switch;
 pub use self::wrk::Wrk;
 
 pub(super) use self::report::table;

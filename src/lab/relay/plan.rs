@@ -26,7 +26,7 @@ pub enum Fault {
     Kill9,
     /// The master's process is stopped, let go after 1.5 s if it lives, and started again if not.
     Hang,
-    /// An operator asks for it, and then for the way back.
+    /// An operator asks for it, then for the way back, and again as often as planned.
     Switchover,
     /// Both nodes' processes are stopped in order and started again, one after the other.
     Upgrade,
@@ -57,18 +57,10 @@ impl Fault {
             ScenarioChoice::One(_) | ScenarioChoice::Survive => return None,
         })
     }
-
-    /// In turn. The first says what the machine does by itself.
-    pub(super) const fn steps(self) -> &'static [Step] {
-        use Step::{Calm, Failover, Hang, Kill9, Rejoin, Upgrade};
-        match self {
-            Self::Kill9 => &[Calm, Kill9, Rejoin],
-            Self::Hang => &[Calm, Hang, Rejoin],
-            Self::Switchover => &[Calm, Failover, Failover],
-            Self::Upgrade => &[Calm, Upgrade],
-        }
-    }
 }
+
+/// Switchovers in a run, unless said otherwise: there and back.
+const SWITCHOVERS: u32 = 2;
 
 /// How long a step is watched once it is done.
 pub(super) const fn watched(step: Step) -> Duration {
@@ -93,6 +85,8 @@ pub struct Plan {
     pub crowd: Crowd,
     /// Have `wrk` ask on its own connections meanwhile, if it is installed.
     pub wrk: bool,
+    /// How many switchovers a run of [`Fault::Switchover`] is.
+    pub switchovers: u32,
 }
 
 impl Plan {
@@ -114,6 +108,22 @@ impl Plan {
                 new_rate: rate,
             },
             wrk: many,
+            switchovers: SWITCHOVERS,
+        }
+    }
+
+    /// In turn. The first says what the machine does by itself.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        use Step::{Calm, Failover, Hang, Kill9, Rejoin, Upgrade};
+        match self.fault {
+            Fault::Kill9 => vec![Calm, Kill9, Rejoin],
+            Fault::Hang => vec![Calm, Hang, Rejoin],
+            Fault::Switchover => {
+                let mut steps = vec![Failover; self.switchovers as usize];
+                steps.insert(0, Calm);
+                steps
+            }
+            Fault::Upgrade => vec![Calm, Upgrade],
         }
     }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::figures::Run;
 use super::goals::{Met, judge};
 use super::plan::{Fault, Plan};
+use super::switches;
 use crate::lab::config::Mode;
 use crate::lab::report::{Conditions, median};
 use crate::lab::survive::Crowd;
@@ -38,6 +39,8 @@ pub struct Series {
     pub stale: bool,
     /// The connections.
     pub crowd: Crowd,
+    /// Switchovers in each run; 0 where it is of another fault.
+    pub switchovers: u32,
     /// Median and worst of the runs.
     pub figures: Vec<Figure>,
     /// Over all runs.
@@ -104,6 +107,10 @@ impl Series {
             mode: plan.mode,
             stale: plan.stale,
             crowd: plan.crowd,
+            switchovers: match plan.fault {
+                Fault::Switchover => plan.switchovers,
+                _ => 0,
+            },
             figures: FIGURES.map(figure).to_vec(),
             ok: goals.iter().all(|goal| goal.ok),
             goals,
@@ -187,9 +194,13 @@ fn of_one(series: &Series) -> String {
         ]);
     }
     let crowd = &series.crowd;
+    let switches = match switches::text(&series.runs) {
+        none if none.is_empty() => none,
+        text => format!("\n{text}"),
+    };
     format!(
         "{}, {} mode, {}, {} runs ({} repeated): {}\n{table}\n{} new connections a second, {} downloads, {} \
-         uploads, {} that ask, {} idle.",
+         uploads, {} that ask, {} idle.{switches}",
         series.fault.name(),
         series.mode.name(),
         match series.stale {
@@ -212,7 +223,7 @@ fn of_one(series: &Series) -> String {
 }
 
 /// Whole numbers without a point.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value.fract() == 0.0 {
         true => format!("{value:.0}"),
         false => format!("{value:.1}"),

@@ -86,9 +86,11 @@ impl Lab {
         let mut windows: Vec<Window> = Vec::new();
         let mut death: Option<Death> = None;
         let mut master = first;
-        for step in plan.fault.steps().iter().copied() {
+        for step in plan.steps() {
             let began = Instant::now();
-            let died = self.inflict(step, master, &traffic).await?;
+            let died = self
+                .inflict(step, master, &traffic, plan.crowd.idle)
+                .await?;
             let (counts, took) = (board.take(), began.elapsed());
             death = death.or(died);
             let masters = self.masters().await;

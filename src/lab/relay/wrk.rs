@@ -16,8 +16,8 @@ use crate::lab::error::LabError;
 use crate::lab::host::Host;
 use crate::lab::topology::VIP4;
 
-/// It ends by itself after this, should nobody end it.
-const LONGEST: &str = "-d120s";
+/// It ends by itself after this, should nobody end it. No run lasts longer.
+const LONGEST: &str = "-d4h";
 /// For it to say what it saw once it is told to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 
+use crate::lab::Failure;
 use crate::time::Mono;
 
 /// Ends, and lost attempts, that are kept of one window; the tallies count all.
@@ -36,18 +37,22 @@ pub(in crate::lab) struct End {
     pub(in crate::lab) at: Mono,
 }
 
-/// A new connection that failed, before its handshake or after it.
+/// A new connection that failed, before its handshake or after it, or whose handshake was late.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::lab) struct Loss {
+pub(in crate::lab) struct Trouble {
     pub(in crate::lab) began: Mono,
     pub(in crate::lab) ended: Mono,
+    /// None: it was only late.
+    pub(in crate::lab) failure: Option<Failure>,
+    /// The client's; none: it never stood.
+    pub(in crate::lab) port: Option<u16>,
 }
 
 /// What one window has of them.
 #[derive(Clone, Debug, Default)]
 pub(in crate::lab) struct Ends {
     pub(in crate::lab) of_staying: Vec<End>,
-    pub(in crate::lab) of_new: Vec<Loss>,
+    pub(in crate::lab) of_new: Vec<Trouble>,
 }
 
 impl Ends {
@@ -57,9 +62,9 @@ impl Ends {
         }
     }
 
-    pub(super) fn new_one(&mut self, loss: Loss) {
+    pub(super) fn new_one(&mut self, trouble: Trouble) {
         if self.of_new.len() < KEPT {
-            self.of_new.push(loss);
+            self.of_new.push(trouble);
         }
     }
 }
@@ -83,7 +88,12 @@ mod tests {
         let mut ends = Ends::default();
         let (began, ended) = (Mono::ZERO, Mono::ZERO);
         for _ in 0..=KEPT {
-            ends.new_one(Loss { began, ended });
+            ends.new_one(Trouble {
+                began,
+                ended,
+                failure: None,
+                port: None,
+            });
         }
         assert_eq!(ends.of_new.len(), KEPT);
     }

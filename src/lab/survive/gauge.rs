@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::ends::{End, Ends, How, Loss};
+use super::ends::{End, Ends, How, Trouble};
 use crate::lab::load::{Failure, failure};
 use crate::lab::verdict::ms;
 use crate::net::clock::Clock;
@@ -246,6 +246,11 @@ impl Board {
         lock(&self.gauges[kind as usize])
     }
 
+    /// Answers, or bytes, of this window so far.
+    pub(in crate::lab) fn answers(&self, kind: Kind) -> u64 {
+        self.of(kind).tally.progress
+    }
+
     /// Forgets connections of a run that was broken off.
     pub(super) fn reset(&self) {
         for kind in Kind::ALL {
@@ -272,8 +277,8 @@ impl Board {
     }
 
     /// A new connection failed.
-    pub(super) fn lost_new(&self, began: Mono, ended: Mono) {
-        lock(&self.ends).new_one(Loss { began, ended });
+    pub(super) fn troubled(&self, trouble: Trouble) {
+        lock(&self.ends).new_one(trouble);
     }
 
     /// Each end since this was last asked.

@@ -22,8 +22,8 @@ pub use self::run::{Plan, Step};
 pub use self::verdict::{Run, Window};
 
 #[cfg(test)]
-pub(super) use self::ends::{End, Loss};
-pub(super) use self::ends::{Ends, How};
+pub(super) use self::ends::End;
+pub(super) use self::ends::{Ends, How, Trouble};
 pub(super) use self::gauge::{Board, Kind};
 pub(super) use self::report::{line, table};
 pub(super) use self::run::window;

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::clients::PATIENCE;
+use super::ends::Trouble;
 use super::gauge::Board;
 use crate::lab::host::Host;
 use crate::lab::load::{complete, failure};
@@ -117,32 +118,44 @@ async fn attempt(target: SocketAddr, board: &Board) {
     let stream = match connected {
         Ok(stream) => stream,
         Err(error) => {
-            board.lost_new(began, stands);
+            let failure = failure(&error);
+            board.troubled(Trouble {
+                began,
+                ended: stands,
+                failure: Some(failure),
+                port: None,
+            });
             let mut tally = board.new_ones();
             tally.attempts += 1;
-            *tally.failed.entry(failure(&error)).or_default() += 1;
+            *tally.failed.entry(failure).or_default() += 1;
             return;
         }
     };
     board.beat();
+    let port = stream.local_addr().ok().map(|address| address.port());
     let answered = within(ask(stream)).await;
     let now = board.clock.now();
+    let failure = answered.err().map(|error| failure(&error));
+    if failure.is_some() || handshake > LATE {
+        board.troubled(Trouble {
+            began,
+            ended: now,
+            failure,
+            port,
+        });
+    }
     let mut tally = board.new_ones();
     tally.attempts += 1;
     tally.delayed += u64::from(handshake > DELAYED);
     tally.late += u64::from(handshake > LATE);
     tally.handshake_ms = tally.handshake_ms.max(ms(handshake));
-    match answered {
-        Ok(()) => {
+    match failure {
+        None => {
             tally.answer_ms = tally.answer_ms.max(ms(now.since(stands)));
             drop(tally);
             board.beat();
         }
-        Err(error) => {
-            *tally.lost.entry(failure(&error)).or_default() += 1;
-            drop(tally);
-            board.lost_new(began, now);
-        }
+        Some(failure) => *tally.lost.entry(failure).or_default() += 1,
     }
 }
 

@@ -18,8 +18,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
 use super::super::ends::State;
-use super::super::kernel_mode::{Path, path_of};
-use super::super::leases::LENGTH;
+use super::super::kernel_mode::{LENGTH, Path, path_of};
 use super::super::segment::glance;
 use super::super::world::{MS, SECOND, World};
 use super::{Checkers, SETTLE, mark};

@@ -57,6 +57,8 @@ pub struct Checkers {
     two_masters_since: Option<u64>,
     /// When both were masters last.
     parted: Option<u64>,
+    /// When the last time ended in which nothing of a machine reached the other.
+    pub unmuted: [Option<u64>; 2],
     no_master_since: Option<u64>,
     two_holders_since: Option<u64>,
     lan_wrong_since: Option<u64>,

@@ -5,8 +5,8 @@
 //! | once | a packet is handed from one machine to the other once at most |
 //! | decides | a connection begins, or is replaced, only where the node has turned as master within a lease, or, for what its peer handed over, as the standby of a master |
 //! | forwards | a packet goes on only there, or by the table of a process that was master when it died, for [`FROZEN`] and a lease at most, or that a new process inherits and does not know its role |
-//! | one way | two machines that may forward never have different ways for one open connection; but for a while after both were masters |
-//! | no reset | the same of a client's reset, whose connection a machine knows that may forward |
+//! | one way | two machines that may forward never have different ways for one open connection; but for three heartbeats after both were masters, and [`SETTLE`] if one of them has died |
+//! | no reset | the same of a client's reset, whose connection a machine knows that may forward; a dead one counts only if its host is heard, which tells of the death |
 //! | owner | what the data path tells a node never makes it master |
 
 use tandem::datapath::nat::layout::FlowKey;
@@ -15,10 +15,9 @@ use tandem::datapath::nat::{self, Counter};
 use tandem::model::Role;
 
 use super::super::ends::State;
-use super::super::kernel_mode::{Path, path_of};
-use super::super::leases::LENGTH;
+use super::super::kernel_mode::{LENGTH, Path, path_of};
 use super::super::segment::glance;
-use super::super::world::World;
+use super::super::world::{HEARTBEAT, World};
 use super::{Checkers, SETTLE, is_master};
 
 /// Clocks run up to 5 % slow, and a turn may be late.
@@ -114,10 +113,9 @@ impl World {
         // A handshake that a dead process has not answered is nobody's: the client asks again.
         let stands = [nat::State::Established, nat::State::Closing];
         let open = flow.client_isn == end.isn && stands.iter().any(|it| it.number() == flow.state);
-        // Nobody hands over to the dead what a second chance does not let him: a master that lost its
-        // power does not know that they had anything.
-        let master = self.machines[1 - machine].process.as_ref();
-        let asks = master.is_none_or(|process| process.relay.second_chance);
+        // Without the relay nobody hands anything to the dead; nor to a host that nobody hears say
+        // that the process is dead.
+        let asks = self.relays == [true; 2] && !self.was_mute(machine);
         let asked = asks || !host.kept.is_dead(self.now);
         if !open || !asked || !host.powered() || !self.has_the_right(machine, 0) {
             return None;
@@ -125,10 +123,25 @@ impl World {
         path_of(flow)
     }
 
+    /// Nothing of this machine reached the other one lately, refusals included.
+    fn was_mute(&self, machine: usize) -> bool {
+        let links = &self.network.links[machine];
+        let heard = self.checkers.unmuted[machine];
+        links.iter().all(|link| link.cut) || self.lately(heard, 3 * HEARTBEAT)
+    }
+
     /// Nobody decides what another one has decided in the meantime.
+    ///
+    /// Two masters, cut off from each other, each open and reset connections that the other does
+    /// not know; packets of that are under way, and a lease may run, when one of them steps down.
+    /// Where one of them has died instead, its table goes on, and the other cannot know that while
+    /// they are cut off: no refusal comes (seed 89).
     fn is_settled(&self) -> bool {
+        let mut kept = self.machines.iter().map(|it| &it.kept);
+        let died = kept.any(|it| it.is_dead(self.now) || it.stands.inherits);
+        let wait = if died { SETTLE } else { 3 * HEARTBEAT };
         let parted = self.checkers.parted;
-        parted.is_none_or(|at| self.now - at > SETTLE)
+        parted.is_none_or(|at| self.now - at > wait)
     }
 
     /// One way: this machine has forwarded something of this client.

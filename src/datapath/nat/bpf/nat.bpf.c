@@ -282,10 +282,18 @@ APART int kick(struct __sk_buff *ctx, const struct packet *p) {
     return translate_tcp(ctx, p, f);
 }
 
+/* The connection is over, and its client acknowledges what nobody sent on it: it has begun a new one on
+ * these ports, of which only the peer knows. */
+INLINE int is_of_next(const struct packet *p, const struct flow *f) {
+    return f->state == STATE_CLOSED && f->flags & FLOW_CLIENT &&
+           (p->flags & (TCP_SYN | TCP_ACK)) == TCP_ACK && !near(p->ack, f->ack);
+}
+
 /* A packet of a flow. */
 INLINE int known(struct __sk_buff *ctx, const struct packet *p, struct flow *f, struct stand *s,
                  int *gone) {
     if (s->leave == MAY_NOTHING) return relay(ctx, p, s);
+    if (s->second && is_of_next(p, f)) return hand(ctx, s, COUNT_HANDED);
     /* On the ports of a connection that goes on, its backend decides: it asks the client,
      * whose RST ends the flow if the client has forgotten it (RFC 5961, section 4.2). */
     int over = f->state == STATE_CLOSED ||

@@ -1,7 +1,7 @@
 //! The life of a flow, as `bpf/state.h` has it.
 
 use super::super::layout::{
-    FLOW_RETRY, FLOW_SYNC, Flow, MARK_BACKEND_FIN, MARK_BACKEND_RST, MARK_CLIENT_FIN,
+    FLOW_CLIENT, FLOW_RETRY, FLOW_SYNC, Flow, MARK_BACKEND_FIN, MARK_BACKEND_RST, MARK_CLIENT_FIN,
     MARK_CLIENT_RST,
 };
 use super::super::names::{Cause, Counter, EventKind, State};
@@ -186,6 +186,15 @@ impl Both<'_> {
         }
         step
     }
+}
+
+/// The connection is over, and its client acknowledges what nobody sent on it: it has begun a new one
+/// on these ports, of which only the peer knows.
+pub(super) const fn is_of_next(packet: &Packet, flow: &Flow) -> bool {
+    flow.state == State::Closed.number()
+        && flow.flags & FLOW_CLIENT != 0
+        && packet.flags & (SYN | ACK) == ACK
+        && !near(packet.ack, flow.ack)
 }
 
 /// No further apart than what may be on its way.

@@ -240,6 +240,9 @@ impl Reference {
         if stand.leave == Leave::Nothing {
             return Some(self.relay(frame, packet, arrival, stand));
         }
+        if stand.second && follow::is_of_next(packet, &flow) {
+            return Some(self.hand(frame, stand, Counter::Handed));
+        }
         let client = flow.flags & FLOW_CLIENT != 0;
         let new = flow.client_isn != packet.seq;
         let over =

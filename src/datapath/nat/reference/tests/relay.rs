@@ -248,6 +248,39 @@ fn connections_of_the_host_stay_where_they_are() {
 }
 
 #[test]
+fn the_peer_has_a_new_connection_on_the_ports_of_one_that_is_over_here() {
+    let mut world = node(0);
+    world.process(&by(STRANGER, syn(VIP, 1)), &arrival());
+    let opened = answer(&world, 1);
+    world.process(&opened, &arrival());
+    let end =
+        |from: &str, to: &str, seq, ack| frame(at(from), at(to), sent(ACK | FIN, seq, ack), &[]);
+    world.process(&by(STRANGER, end(CLIENT, VIP, 2, 501)), &arrival());
+    let key = FlowKey::new(at(CLIENT), at(VIP));
+    let back = world.flows[&key].opposite(V4);
+    let last = frame(back.from(), back.to(), sent(ACK | FIN, 501, 3), &[]);
+    world.process(&last, &arrival());
+    assert_eq!(world.flows[&key].state, State::Closed.number());
+    world.second = 2_000;
+    // The old one's last word goes its way, as does what is not known to be another's.
+    let says = |ack| by(STRANGER, frame(at(CLIENT), at(VIP), sent(ACK, 3, ack), &[]));
+    for ack in [502, 502 + (1 << 22)] {
+        let verdict = world.process(&says(ack), &arrival());
+        assert!(matches!(verdict, Verdict::Redirect { .. }), "{verdict:?}");
+    }
+    let verdict = world.process(&says(503 + (1 << 23)), &arrival());
+    assert!(matches!(verdict, Verdict::Relay(_)), "{verdict:?}");
+    assert_eq!(world.counters[&Counter::Handed], 1);
+    // A client that begins anew is this node's, and without a second chance everything is.
+    world.second = 0;
+    let verdict = world.process(&says(1 << 31), &arrival());
+    assert!(matches!(verdict, Verdict::Redirect { .. }), "{verdict:?}");
+    world.second = 2_000;
+    let verdict = world.process(&by(STRANGER, syn(VIP, 4_000)), &arrival());
+    assert!(matches!(verdict, Verdict::Redirect { .. }), "{verdict:?}");
+}
+
+#[test]
 fn the_peer_has_the_answers_repeated_for_which_a_dead_process_let_clients_wait() {
     let mut world = node(SERVICE_SYNC);
     let clients = [
