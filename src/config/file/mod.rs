@@ -12,12 +12,14 @@ use super::units::{
 };
 use ipnet::IpNet;
 
+mod affinity;
 mod balance;
 mod health;
 mod proxied;
 mod rules;
 mod service;
 
+pub(super) use self::affinity::{Affinity, By, TTL};
 pub(super) use self::balance::Balance;
 pub(super) use self::health::Health;
 pub(super) use self::proxied::{Proxied, Tlv};
