@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Agent, Backend, Balance, Checks, Cluster, Config, Election, Health, Kernel, KernelMode, Node,
-    Observe, Pool, Proxied, Proxy, Rule, Service, Start,
+    Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Election, Health, Kernel,
+    KernelMode, Node, Observe, Pool, Proxied, Proxy, Rule, Service, Start,
 };
 use crate::model::{ConfigHash, Scheduler};
 
@@ -241,6 +241,7 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         inspect_timeout,
         inspect_bytes,
         ech,
+        affinity,
         pools,
         rules,
     } = proxied;
@@ -249,6 +250,10 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         text,
         "proxied {accept_proxy:?} {accept_proxy_timeout:?} {send_proxy:?} {inspect_timeout:?} {inspect_bytes} {ech:?}"
     );
+    // Only if there is any, as above.
+    if let Some(Affinity { by, how }) = affinity {
+        line!(text, "affinity {by:?} {how:?}");
+    }
     for pool in sorted(pools, |pool| pool.name.clone()) {
         let Pool {
             name,

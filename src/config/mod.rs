@@ -8,6 +8,7 @@
 //! its mistake is reported (with `read` for shapes and `units` for single values); `check`,
 //! `kernel` and `rules` compare values with each other; `build` makes the `Config`, which `hash` fingerprints.
 
+mod affinity;
 mod balance;
 mod build;
 mod check;
@@ -25,6 +26,7 @@ mod report;
 mod rules;
 mod schedulers;
 mod service;
+mod stick;
 mod units;
 mod values;
 
@@ -35,6 +37,7 @@ use std::time::Duration;
 
 use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 
+pub use affinity::{Affinity, StickBy, StickFallback, StickHow};
 pub use balance::Balance;
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use health::{
@@ -198,6 +201,8 @@ impl Config {
     }
 }
 
+#[cfg(test)]
+mod affinity_test;
 #[cfg(test)]
 mod health_test;
 #[cfg(test)]

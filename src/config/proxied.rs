@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::affinity::Affinity;
 use super::balance::Balance;
 use super::health::Health;
 
@@ -25,6 +26,8 @@ pub struct Proxied {
     pub inspect_bytes: u32,
     /// What a client's name is if it seems to be hidden. Default `unknown`.
     pub ech: Ech,
+    /// `[service.affinity]`; none: each connection is chosen for by itself.
+    pub affinity: Option<Affinity>,
     /// `[[service.pool]]`: up to 64, beside the service's own backends.
     pub pools: Vec<Pool>,
     /// `[[service.rule]]`: up to 256; the first that matches says the pool.
@@ -100,6 +103,7 @@ impl Default for Proxied {
             inspect_timeout: Duration::from_secs(5),
             inspect_bytes: 16 << 10,
             ech: Ech::Outer,
+            affinity: None,
             pools: Vec::new(),
             rules: Vec::new(),
         }

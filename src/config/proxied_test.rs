@@ -34,6 +34,7 @@ fn every_key_is_known() {
         inspect_timeout: Duration::from_secs(1),
         inspect_bytes: 4_096,
         ech: Ech::Unknown,
+        affinity: None,
         pools: Vec::new(),
         rules: Vec::new(),
     };

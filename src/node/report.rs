@@ -138,6 +138,8 @@ fn service(node: &Node, known: &config::Service) -> ServiceStatus {
         failed: counts.failed,
         refused: counts.refused,
         bad_headers: counts.bad_headers,
+        // The daemon knows.
+        sticks: None,
         backends: known
             .backends
             .iter()

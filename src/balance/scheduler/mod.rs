@@ -37,6 +37,7 @@ use self::bound::Bound;
 use self::hash::Hasher;
 use self::maglev::Maglev;
 use super::routes::{Route, Target};
+use super::stick::Advice;
 use crate::config::Balance;
 use crate::model::Scheduler;
 
@@ -126,7 +127,13 @@ impl<'a> Among<'a> {
 #[derive(Debug)]
 pub struct Picks {
     client: IpAddr,
-    /// The connection's number, drawn at the first pick.
+    /// What schedulers that hash take instead of the client's address.
+    number: Option<u64>,
+    /// The place to begin with.
+    first: Option<u16>,
+    /// No other place will do.
+    only: bool,
+    /// The connection's number, drawn at the first pick that the scheduler makes.
     ticket: Option<u64>,
     /// The place that was picked last.
     last: Option<u16>,
@@ -139,10 +146,26 @@ impl Picks {
     pub const fn new(client: IpAddr) -> Self {
         Self {
             client,
+            number: None,
+            first: None,
+            only: false,
             ticket: None,
             last: None,
             failed: Vec::new(),
         }
+    }
+
+    /// Before the first pick: what is remembered of the client, and the number to be hashed instead of its
+    /// address. A connection that goes where its client was draws no ticket, so that everybody
+    /// else's turn stays what it would have been.
+    pub fn advise(&mut self, advice: Advice, number: Option<u64>) {
+        self.number = number;
+        (self.first, self.only) = match advice {
+            Advice::Any => (None, false),
+            Advice::First(place) => (Some(place as u16), false),
+            Advice::Only(place) => (Some(place as u16), true),
+            Advice::Refuse => (None, true),
+        };
     }
 
     /// The next choice among those not tried yet, as a place in `route.pool()`; none when all were
@@ -153,12 +176,20 @@ impl Picks {
         if self.failed.len() >= route.pool().len() {
             return None;
         }
-        let ticket = *self.ticket.get_or_insert_with(|| route.ticket());
         let among = Among {
             pool: route.pool(),
             failed: &self.failed,
             bound: None,
         };
+        let first = self.first.take().map(usize::from);
+        if let Some(first) = first.filter(|place| among.has(*place)) {
+            self.last = Some(first as u16);
+            return Some(first);
+        }
+        if self.only {
+            return None;
+        }
+        let ticket = *self.ticket.get_or_insert_with(|| route.ticket());
         let place = match route.method() {
             Method::RoundRobin(rotation) => among.from(rotation.at(ticket)),
             Method::WeightedRoundRobin(rotation) => {
@@ -173,7 +204,7 @@ impl Picks {
             Method::Random => draw::by_weight(among, rng),
             Method::PowerOfTwo => draw::better_of_two(among, rng),
             Method::SourceHash { hasher, bound } => {
-                let client = hasher.client(self.client);
+                let client = self.number.unwrap_or_else(|| hasher.client(self.client));
                 bound::within(among, *bound, |among| hash::highest(among, client))
             }
             Method::Maglev {
@@ -181,7 +212,7 @@ impl Picks {
                 table,
                 bound,
             } => {
-                let client = hasher.client(self.client);
+                let client = self.number.unwrap_or_else(|| hasher.client(self.client));
                 bound::within(among, *bound, |among| table.pick(among, client))
             }
             Method::First => among.places().next(),

@@ -257,6 +257,14 @@ fn service_title(service: &ServiceStatus) -> String {
         let bad = count(service.bad_headers);
         text += &format!(", {bad} refused without a good PROXY header");
     }
+    if let Some(sticks) = &service.sticks {
+        text += &format!(
+            ", {} remembered ({} hits, {} misses)",
+            plural(sticks.entries, "client"),
+            count(sticks.hits),
+            count(sticks.misses)
+        );
+    }
     text
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
+use super::affinity::Affinity;
 use super::rules::{Pool, Rule};
 use super::service::{at, at_list};
 use super::{MINUTE, ms};
 use crate::config::read::Section;
-use crate::config::report::{At, Field, List, Located};
+use crate::config::report::{At, Field, List, Located, Reported};
 use crate::config::units::{Fault, Read, duration, number, shown, string, word};
 use crate::config::{Ech, ProxyVersion};
 
@@ -39,6 +40,7 @@ pub(in crate::config) struct Proxied {
     pub(in crate::config) inspect_timeout: Option<Field<Duration>>,
     pub(in crate::config) inspect_bytes: Option<Field<u32>>,
     pub(in crate::config) ech: Option<Field<Ech>>,
+    pub(in crate::config) affinity: Option<Result<Affinity, Reported>>,
     pub(in crate::config) pools: Option<List<Pool>>,
     pub(in crate::config) rules: Option<List<Rule>>,
 }
@@ -70,6 +72,7 @@ impl Proxied {
             inspect_timeout: section.optional("inspect_timeout", timeout()),
             inspect_bytes: section.optional("inspect_bytes", number(INSPECT_BYTES)),
             ech: section.optional("ech", word(ECHS)),
+            affinity: section.table("affinity", Affinity::read),
             pools: section.optional_tables("pool", 1..=MAX_POOLS, Pool::read),
             rules: section.optional_tables("rule", 1..=MAX_RULES, Rule::read),
         }
@@ -86,9 +89,11 @@ impl Proxied {
             inspect_timeout,
             inspect_bytes,
             ech,
+            affinity,
             pools,
             rules,
         } = self;
+        let affinity = affinity.iter().flatten().next();
         let pool = pools.iter().flatten().flatten().next();
         let rule = rules.iter().flatten().flatten().next();
         [
@@ -99,6 +104,7 @@ impl Proxied {
             ("inspect_timeout", at(inspect_timeout)),
             ("inspect_bytes", at(inspect_bytes)),
             ("ech", at(ech)),
+            ("affinity", affinity.map(|section| section.at.clone())),
             ("pool", pool.map(|pool| pool.at.clone())),
             ("rule", rule.map(|rule| rule.at.clone())),
         ]

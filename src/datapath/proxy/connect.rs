@@ -16,6 +16,7 @@ use super::flows::Flow;
 use super::front::Intro;
 use super::worker::Worker;
 use crate::balance::flow::{FlowEvent, Unserved};
+use crate::balance::stick::Advice;
 use crate::balance::{Load, Picks};
 use crate::model::ConnectFailure;
 
@@ -47,9 +48,18 @@ pub(super) async fn connect(
     let routes = worker.shared.routes.load_full();
     let route = routes.pool(service, intro.pool);
     let limit = worker.shared.services[service].connect_timeout;
-    let mut picks = Picks::new(flow.client.get().ip());
+    let client = flow.client.get().ip();
+    let sticky = worker.shared.services[service].sticky.as_deref();
+    let choice = sticky.map(|it| it.choose(intro.stick, route, worker.shared.now()));
+    let mut picks = match &choice {
+        None => Picks::new(client),
+        Some(choice) => choice.picks(client),
+    };
     // Where nobody is tried although there is somebody, all are full.
-    let mut why = match route.pool().is_empty() {
+    let refused = choice
+        .as_ref()
+        .is_some_and(|it| it.advice == Advice::Refuse);
+    let mut why = match route.pool().is_empty() || refused {
         true => Unserved::NoBackend,
         false => Unserved::Limit,
     };
@@ -66,6 +76,9 @@ pub(super) async fn connect(
         let started = Instant::now();
         match attempt(address, &intro.header, first, limit, flow).await {
             Ok((stream, sent)) => {
+                if let (Some(sticky), Some(choice)) = (sticky, &choice) {
+                    sticky.chosen(choice, load.target().id, worker);
+                }
                 return Ok(Connected {
                     stream,
                     load,

@@ -8,7 +8,7 @@
 //!
 //! The way of a connection: `worker` accepts, `serve` follows it from there: `front` (first bytes,
 //! PROXY protocol; only where the service asks for it), `connect` (retry),
-//! `pump` (both directions), `direction` (copy or splice). `report` carries the news up.
+//! `pump` (both directions), `direction` (copy or splice). `sticky` is the memory of clients. `report` carries the news up.
 
 mod connect;
 mod direction;
@@ -20,6 +20,7 @@ mod pump;
 mod report;
 mod serve;
 mod shared;
+mod sticky;
 mod watch;
 mod worker;
 
@@ -30,20 +31,23 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use self::report::Report;
 use self::shared::{Control, Shared};
 use self::worker::Setup;
 use crate::balance::flow::FlowEvent;
-use crate::balance::{Routes, Target};
+use crate::balance::{Routes, Stick, Target};
 use crate::config::Config;
 use crate::datapath::DatapathError;
 use crate::model::{BackendId, Scheduler, ServiceId};
-use crate::status::Measure;
+use crate::status::{Measure, StickStatus};
 
 /// A worker that has not gone round its loop for so long is stuck: ten beats are missing.
 const STUCK: Duration = Duration::from_secs(1);
+/// Batches about remembered clients that wait for the worker that takes them in; of 512 each at most.
+const STICK_BATCHES: usize = 1_024;
 
 /// The running proxy. Dropping it stops it.
 #[derive(Debug)]
@@ -52,6 +56,7 @@ pub struct Proxy {
     controls: Vec<Arc<Control>>,
     threads: Vec<JoinHandle<()>>,
     addresses: Vec<(ServiceId, SocketAddr)>,
+    sticks: Sender<Vec<Stick>>,
 }
 
 impl Proxy {
@@ -59,6 +64,7 @@ impl Proxy {
     ///
     /// Addresses need not be on this host yet, so a standby is armed before it owns them. No
     /// backend is eligible until [`Proxy::publish`] says so. Raise the limit of open files before.
+    /// `stick_key` is what clients are hashed with, the same on both nodes.
     /// Events come in batches; if `events` is full, the workers say `Lost` when it has room again.
     ///
     /// # Errors
@@ -72,6 +78,7 @@ impl Proxy {
         config: &Config,
         events: Sender<Vec<FlowEvent>>,
         seed: u64,
+        stick_key: [u8; 16],
     ) -> Result<Self, DatapathError> {
         let workers = config.proxy.workers.unwrap_or_else(one_a_core).max(1);
         let mut addresses = Vec::new();
@@ -87,17 +94,21 @@ impl Proxy {
             }
         }
         let routes = Routes::compile(config, &BTreeSet::new());
+        let (sticks, adopted) = mpsc::channel(STICK_BATCHES);
+        let shared = Arc::new(Shared::new(config, routes, stick_key));
+        let mut adopted = Some(adopted).filter(|_| shared.sticky().next().is_some());
         let mut proxy = Self {
-            shared: Arc::new(Shared::new(config, routes)),
+            shared,
             controls: Vec::new(),
             threads: Vec::new(),
             addresses,
+            sticks,
         };
         let mut seeds = fastrand::Rng::with_seed(seed);
         for (index, listeners) in (0..workers).zip(listeners) {
             let report = Report::new(index, events.clone());
             proxy
-                .spawn(index, listeners, report, seeds.u64(..))
+                .spawn(index, listeners, report, seeds.u64(..), adopted.take())
                 .map_err(|source| DatapathError::Worker {
                     worker: index,
                     source,
@@ -112,6 +123,7 @@ impl Proxy {
         listeners: Vec<(usize, std::net::TcpListener)>,
         report: Report,
         seed: u64,
+        sticks: Option<Receiver<Vec<Stick>>>,
     ) -> std::io::Result<()> {
         let control = Arc::new(Control::default());
         let setup = Setup {
@@ -121,6 +133,7 @@ impl Proxy {
             report,
             seed,
             listeners,
+            sticks,
             runtime: worker::runtime()?,
         };
         let thread = thread::Builder::new()
@@ -140,6 +153,21 @@ impl Proxy {
     /// Sets the weights that are not as configured; [`Proxy::publish`] makes rotations of them.
     pub fn weigh(&self, weights: &BTreeMap<BackendId, u16>) {
         self.shared.routes.load().weigh(weights);
+    }
+
+    /// What the master remembers of clients. Never waits; false: there is no room for these, and they are
+    /// forgotten until the master tells them again, which it does some times within their `ttl`.
+    pub fn adopt(&self, sticks: Vec<Stick>) -> bool {
+        let sent = self.sticks.try_send(sticks);
+        // Closed: no service remembers anything.
+        !matches!(sent, Err(TrySendError::Full(_)))
+    }
+
+    /// The memory of clients, of those services that have one.
+    pub fn sticks(&self) -> Vec<(ServiceId, StickStatus)> {
+        let all = self.shared.sticky();
+        all.filter_map(|it| Some((it.service(), it.status()?)))
+            .collect()
     }
 
     /// Resets every proxied connection on both sides, at once. Never waits: it wakes the workers.
@@ -226,6 +254,10 @@ mod front_tests;
 #[cfg(test)]
 #[path = "rig_test.rs"]
 mod rig;
+
+#[cfg(test)]
+#[path = "sticky_test.rs"]
+mod sticky_tests;
 
 #[cfg(test)]
 #[path = "stream_test.rs"]

@@ -73,7 +73,7 @@ impl Rig {
 
     pub(super) fn of(config: &Config) -> Self {
         let (sender, events) = mpsc::channel(1_024);
-        let proxy = Proxy::start(config, sender, 1).unwrap();
+        let proxy = Proxy::start(config, sender, 1, [7; 16]).unwrap();
         let backends = config.services.iter().flat_map(|s| &s.backends);
         proxy.publish(&backends.map(|backend| backend.id).collect());
         Self {

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::front::Front;
+use super::sticky::Sticky;
 use crate::balance::Routes;
 use crate::config::{Config, Service};
 use crate::model::ServiceId;
@@ -31,29 +32,39 @@ pub(super) struct Known {
     pub(super) idle_timeout: Duration,
     /// What it asks of a connection's beginning; none: nothing.
     pub(super) front: Option<Box<Front>>,
+    /// How it knows its clients again; none: it does not.
+    pub(super) sticky: Option<Arc<Sticky>>,
     seats: Seats,
 }
 
 impl Known {
-    fn of(service: &Service) -> Self {
+    fn of(service: &Service, key: [u8; 16]) -> Self {
+        let sticky = Sticky::of(service, key);
         Self {
             id: service.id,
             connect_timeout: service.connect_timeout,
             idle_timeout: service.idle_timeout,
-            front: Front::of(service),
+            front: Front::of(service, sticky.clone()),
+            sticky,
             seats: Seats::new(service.max_connections),
         }
     }
 }
 
 impl Shared {
-    pub(super) fn new(config: &Config, routes: Routes) -> Self {
+    pub(super) fn new(config: &Config, routes: Routes, key: [u8; 16]) -> Self {
+        let known = |service| Known::of(service, key);
         Self {
             start: Instant::now(),
             routes: ArcSwap::from_pointee(routes),
-            services: config.services.iter().map(Known::of).collect(),
+            services: config.services.iter().map(known).collect(),
             seats: Seats::new(config.proxy.max_connections),
         }
+    }
+
+    /// Of the services that know their clients again.
+    pub(super) fn sticky(&self) -> impl Iterator<Item = &Sticky> {
+        self.services.iter().filter_map(|it| it.sticky.as_deref())
     }
 
     /// Time since the start.
