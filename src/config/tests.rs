@@ -397,7 +397,8 @@ fn the_documentation_has_every_key_and_no_other() {
             .into_iter()
             .filter(|key| {
                 section != "[[service]]"
-                    || !["agent", "health", "backend", "pool", "rule"].contains(&key.as_str())
+                    || !["affinity", "agent", "health", "backend", "pool", "rule"]
+                        .contains(&key.as_str())
             })
             .collect();
         assert_eq!(rows, plain, "{section}");

@@ -186,8 +186,8 @@ fn what_is_no_header_is_reset_and_counted() {
     for bytes in bad {
         let mut client = rig.connect();
         client.write_all(bytes).unwrap();
-        // The last one is only known to be none by its end.
-        client.shutdown(Shutdown::Write).unwrap();
+        // The last one is only known to be none by its end; others may be reset already.
+        let _ = client.shutdown(Shutdown::Write);
         assert_reset(&mut client);
     }
     rig.until("the news", |seen| bad_headers(seen) == bad.len());
