@@ -17,6 +17,8 @@ mod file;
 mod hash;
 mod health;
 mod kernel;
+mod pattern;
+mod presets;
 mod proxied;
 mod read;
 mod render;
@@ -26,6 +28,7 @@ mod schedulers;
 mod service;
 mod stick;
 mod units;
+mod values;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -37,7 +40,11 @@ use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 pub use affinity::{Affinity, StickBy, StickFallback, StickHow};
 pub use balance::Balance;
 pub use error::{ConfigError, ConfigErrors, Place};
-pub use health::{Health, HealthKind};
+pub use health::{
+    Agent, Checks, Command, Expected, Flap, Grpc, Health, HealthKind, Http, Observe, Script, Start,
+    Step, Tls,
+};
+pub use pattern::Pattern;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
 
@@ -50,6 +57,8 @@ pub struct Config {
     pub nodes: [Node; 2],
     /// `[election]`
     pub election: Election,
+    /// `[health]`
+    pub health: Checks,
     /// `[kernel]`
     pub kernel: Kernel,
     /// `[proxy]`
@@ -194,6 +203,8 @@ impl Config {
 
 #[cfg(test)]
 mod affinity_test;
+#[cfg(test)]
+mod health_test;
 #[cfg(test)]
 mod kernel_test;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod affinity;
 mod balance;
 mod bench;
+mod checks;
 mod crowd;
 mod drain;
 mod garbage;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
     let tests = plain
         .chain(programs::tests())
         .chain(proxy_protocol::tests())
+        .chain(checks::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(kernel);
