@@ -88,19 +88,16 @@ fn the_bytes_of_a_handshake_and_of_the_hello_after_it_are_these() {
         .build_responder()
         .unwrap();
     let first = noise::write(&mut dialler);
-    assert_eq!(hex(&first), GOLDEN[0]);
     noise::read(&mut listener, &first).unwrap();
     let second = noise::write(&mut listener);
-    assert_eq!(hex(&second), GOLDEN[1]);
     noise::read(&mut dialler, &second).unwrap();
     let mut dialler = Cipher::new(dialler, 1);
     let hello = Frame::Hello(keys.hello.clone());
-    assert_eq!(
-        hex(&send(&mut dialler, std::slice::from_ref(&hello))),
-        GOLDEN[2]
-    );
+    let third = send(&mut dialler, std::slice::from_ref(&hello));
     // The same once more, after a change of keys.
-    assert_eq!(hex(&send(&mut dialler, &[hello])), GOLDEN[3]);
+    let fourth = send(&mut dialler, &[hello]);
+    let found = [hex(&first), hex(&second), hex(&third), hex(&fourth)];
+    assert_eq!(found, GOLDEN);
 }
 
 const GOLDEN: [&str; 4] = [
