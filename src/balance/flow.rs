@@ -87,8 +87,10 @@ pub enum FlowEnd {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unserved {
-    /// Every backend was tried.
+    /// Every backend was tried, or as many as may be.
     AllFailed,
+    /// An access list.
+    Denied,
     /// The header of the PROXY protocol that it must begin with is missing, malformed or late, or it
     /// comes from where none is accepted.
     Header,
@@ -96,6 +98,10 @@ pub enum Unserved {
     Limit,
     /// No backend is eligible.
     NoBackend,
+    /// Its backend did not become free in time.
+    QueueTimeout,
+    /// Its source opens too many connections a second.
+    SourceRate,
 }
 
 mod table;

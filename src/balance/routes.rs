@@ -69,9 +69,10 @@ impl Load {
     /// Counts one more connection, if the backend has room: another worker may have taken the last
     /// since it was picked.
     pub fn on(target: &Arc<Target>) -> Option<Self> {
-        let load = Self(Arc::clone(target));
-        let before = target.live.fetch_add(1, Ordering::Relaxed);
-        (before < target.limit).then_some(load)
+        // Never above the limit, not even for a moment: somebody else would find it full.
+        let more = |live: u32| (live < target.limit).then(|| live + 1);
+        let counted = (target.live).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.is_ok().then(|| Self(Arc::clone(target)))
     }
 
     /// The backend.

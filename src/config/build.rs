@@ -5,7 +5,7 @@ use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
     Acknowledge, Backend, Balance, Cluster, Config, Election, Fallback, Forward, Health, Kernel,
-    KernelMode, Node, OnDown, Pool, Proxied, Proxy, Rule, SendProxy, Service, Stray,
+    KernelMode, Limits, Node, OnDown, Pool, Proxied, Proxy, Rule, SendProxy, Service, Stray,
 };
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
@@ -97,6 +97,9 @@ fn service(mut service: file::Service) -> Result<Service, Reported> {
     let pools = service.proxied.pools.take().unwrap_or_default();
     let rules = service.proxied.rules.take().unwrap_or_default();
     let mut proxied = proxied(service.proxied)?;
+    if matches!(&service.mode, Ok(mode) if mode.value == file::Mode::Proxy) {
+        proxied.limits.source_rate = or(service.kernel.source_rate.take(), 0)?;
+    }
     let balance = balance(service.balance?)?;
     let health = service.health.map(|section| health(section?)).transpose()?;
     let mut backends = all(service.backends, |written| backend(&name, None, written))?;
@@ -149,6 +152,7 @@ fn kernel_mode(written: file::KernelMode) -> Result<KernelMode, Reported> {
 
 fn proxied(written: file::Proxied) -> Result<Proxied, Reported> {
     let default = Proxied::default();
+    let limits = limits(written.limits)?;
     let tlvs = all(written.send_proxy_tlvs.unwrap_or_default(), value)?;
     let send_proxy = match written.send_proxy {
         Some(version) => Some(SendProxy {
@@ -166,8 +170,22 @@ fn proxied(written: file::Proxied) -> Result<Proxied, Reported> {
         inspect_timeout: or(written.inspect_timeout, default.inspect_timeout)?,
         inspect_bytes: or(written.inspect_bytes, default.inspect_bytes)?,
         ech: or(written.ech, default.ech)?,
+        limits,
         pools: Vec::new(),
         rules: Vec::new(),
+    })
+}
+
+fn limits(written: file::Limits) -> Result<Limits, Reported> {
+    Ok(Limits {
+        allow: all(written.allow.unwrap_or_default(), value)?,
+        deny: all(written.deny.unwrap_or_default(), value)?,
+        source_rate: 0,
+        retries: optional(written.retries)?,
+        connect_deadline: optional(written.connect_deadline)?,
+        retry_budget: optional(written.retry_budget)?,
+        queue_size: or(written.queue_size, 0)?,
+        queue_timeout: or(written.queue_timeout, Limits::default().queue_timeout)?,
     })
 }
 

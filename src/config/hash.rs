@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Backend, Balance, Cluster, Config, Election, Health, Kernel, KernelMode, Node, Pool, Proxied,
-    Proxy, Rule, Service,
+    Backend, Balance, Cluster, Config, Election, Health, Kernel, KernelMode, Limits, Node, Pool,
+    Proxied, Proxy, Rule, Service,
 };
 use crate::model::{ConfigHash, Scheduler};
 
@@ -199,6 +199,7 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         inspect_timeout,
         inspect_bytes,
         ech,
+        limits,
         pools,
         rules,
     } = proxied;
@@ -207,6 +208,7 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         text,
         "proxied {accept_proxy:?} {accept_proxy_timeout:?} {send_proxy:?} {inspect_timeout:?} {inspect_bytes} {ech:?}"
     );
+    write_limits(text, limits);
     for pool in sorted(pools, |pool| pool.name.clone()) {
         let Pool {
             name,
@@ -235,6 +237,29 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         let pool = pool.map(|pool| &pools[usize::from(pool)].name);
         line!(text, "rule {sni:?} {alpn:?} {host:?} {source:?} {pool:?}");
     }
+}
+
+fn write_limits(text: &mut String, limits: &Limits) {
+    if *limits == Limits::default() {
+        return;
+    }
+    let Limits {
+        allow,
+        deny,
+        source_rate,
+        retries,
+        connect_deadline,
+        retry_budget,
+        queue_size,
+        queue_timeout,
+    } = limits;
+    let (allow, deny) = (sorted(allow, |it| **it), sorted(deny, |it| **it));
+    line!(text, "access {allow:?} {deny:?} {source_rate}");
+    line!(
+        text,
+        "retry {retries:?} {connect_deadline:?} {retry_budget:?}"
+    );
+    line!(text, "queue {queue_size} {queue_timeout:?}");
 }
 
 fn sorted<T, K: Ord>(list: &[T], key: impl FnMut(&&T) -> K) -> Vec<&T> {

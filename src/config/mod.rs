@@ -16,6 +16,7 @@ mod file;
 mod hash;
 mod health;
 mod kernel;
+mod limits;
 mod proxied;
 mod read;
 mod render;
@@ -35,6 +36,7 @@ use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 pub use balance::Balance;
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use health::{Health, HealthKind};
+pub use limits::Limits;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
 

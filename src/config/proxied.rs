@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::balance::Balance;
 use super::health::Health;
+use super::limits::Limits;
 
 /// How a proxied service treats its connections, beyond what every service has.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,8 @@ pub struct Proxied {
     pub inspect_bytes: u32,
     /// What a client's name is if it seems to be hidden. Default `unknown`.
     pub ech: Ech,
+    /// Who may connect, how often backends are tried, and who waits.
+    pub limits: Limits,
     /// `[[service.pool]]`: up to 64, beside the service's own backends.
     pub pools: Vec<Pool>,
     /// `[[service.rule]]`: up to 256; the first that matches says the pool.
@@ -100,6 +103,7 @@ impl Default for Proxied {
             inspect_timeout: Duration::from_secs(5),
             inspect_bytes: 16 << 10,
             ech: Ech::Outer,
+            limits: Limits::default(),
             pools: Vec::new(),
             rules: Vec::new(),
         }

@@ -145,6 +145,36 @@ impl Picks {
         }
     }
 
+    /// Whether all were tried.
+    pub fn all_tried(&self, route: &Route) -> bool {
+        self.failed.len() + usize::from(self.last.is_some()) >= route.pool().len()
+    }
+
+    /// Nobody was tried.
+    pub const fn none_tried(&self) -> bool {
+        self.failed.is_empty() && self.last.is_none()
+    }
+
+    /// The last choice was not tried: it had no room any more.
+    pub const fn untried(&mut self) {
+        self.last = None;
+    }
+
+    /// Goes on with another compilation of the same pool; who was tried stays so.
+    pub fn move_on(&mut self, from: &Route, to: &Route) {
+        self.failed.extend(self.last.take());
+        let place = |old: &u16| {
+            let id = from.pool()[usize::from(*old)].id;
+            to.pool().iter().position(|target| target.id == id)
+        };
+        self.failed = self
+            .failed
+            .iter()
+            .filter_map(place)
+            .map(|place| place as u16)
+            .collect();
+    }
+
     /// The next choice among those not tried yet, as a place in `route.pool()`; none when all were
     /// tried, or those that were not have no room. Always ask the same route. `now` is the time
     /// since the start of the process; it means nothing where the route does not measure.

@@ -14,12 +14,14 @@ use ipnet::IpNet;
 
 mod balance;
 mod health;
+mod limits;
 mod proxied;
 mod rules;
 mod service;
 
 pub(super) use self::balance::Balance;
 pub(super) use self::health::Health;
+pub(super) use self::limits::Limits;
 pub(super) use self::proxied::{Proxied, Tlv};
 pub(super) use self::rules::{Pool, Rule};
 pub(super) use self::service::{Backend, KernelMode, Mode, Service};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
+use super::limits::Limits;
 use super::rules::{Pool, Rule};
 use super::service::{at, at_list};
 use super::{MINUTE, ms};
@@ -39,6 +40,7 @@ pub(in crate::config) struct Proxied {
     pub(in crate::config) inspect_timeout: Option<Field<Duration>>,
     pub(in crate::config) inspect_bytes: Option<Field<u32>>,
     pub(in crate::config) ech: Option<Field<Ech>>,
+    pub(in crate::config) limits: Limits,
     pub(in crate::config) pools: Option<List<Pool>>,
     pub(in crate::config) rules: Option<List<Rule>>,
 }
@@ -70,6 +72,7 @@ impl Proxied {
             inspect_timeout: section.optional("inspect_timeout", timeout()),
             inspect_bytes: section.optional("inspect_bytes", number(INSPECT_BYTES)),
             ech: section.optional("ech", word(ECHS)),
+            limits: Limits::read(section),
             pools: section.optional_tables("pool", 1..=MAX_POOLS, Pool::read),
             rules: section.optional_tables("rule", 1..=MAX_RULES, Rule::read),
         }
@@ -86,12 +89,13 @@ impl Proxied {
             inspect_timeout,
             inspect_bytes,
             ech,
+            limits,
             pools,
             rules,
         } = self;
         let pool = pools.iter().flatten().flatten().next();
         let rule = rules.iter().flatten().flatten().next();
-        [
+        let head = [
             ("accept_proxy", at_list(accept_proxy)),
             ("accept_proxy_timeout", at(accept_proxy_timeout)),
             ("send_proxy", at(send_proxy)),
@@ -99,12 +103,13 @@ impl Proxied {
             ("inspect_timeout", at(inspect_timeout)),
             ("inspect_bytes", at(inspect_bytes)),
             ("ech", at(ech)),
+        ];
+        let tail = [
             ("pool", pool.map(|pool| pool.at.clone())),
             ("rule", rule.map(|rule| rule.at.clone())),
-        ]
-        .into_iter()
-        .filter_map(|(key, at)| Some((key, at?)))
-        .collect()
+        ];
+        let all = head.into_iter().chain(limits.written()).chain(tail);
+        all.filter_map(|(key, at)| Some((key, at?))).collect()
     }
 }
 

@@ -6,17 +6,19 @@
 //! buffer, no pipe and no timer; every opened flow is told as closed exactly once, unless the
 //! worker said `Lost` in between.
 //!
-//! The way of a connection: `worker` accepts, `serve` follows it from there: `front` (first bytes,
-//! PROXY protocol; only where the service asks for it), `connect` (retry),
-//! `pump` (both directions), `direction` (copy or splice). `report` carries the news up.
+//! The way of a connection: `worker` accepts (`gate`: who may), `serve` follows it from there: `front` (first bytes,
+//! PROXY protocol; only where the service asks for it), `connect` (retry; `queue` while all
+//! backends are full), `pump` (both directions), `direction` (copy or splice). `report` carries the news up.
 
 mod connect;
 mod direction;
 mod flows;
 mod front;
+mod gate;
 mod listen;
 mod pipes;
 mod pump;
+mod queue;
 mod report;
 mod serve;
 mod shared;
@@ -87,13 +89,13 @@ impl Proxy {
             }
         }
         let routes = Routes::compile(config, &BTreeSet::new());
+        let mut seeds = fastrand::Rng::with_seed(seed);
         let mut proxy = Self {
-            shared: Arc::new(Shared::new(config, routes)),
+            shared: Arc::new(Shared::new(config, routes, seeds.u64(..))),
             controls: Vec::new(),
             threads: Vec::new(),
             addresses,
         };
-        let mut seeds = fastrand::Rng::with_seed(seed);
         for (index, listeners) in (0..workers).zip(listeners) {
             let report = Report::new(index, events.clone());
             proxy
@@ -135,6 +137,7 @@ impl Proxy {
     pub fn publish(&self, eligible: &BTreeSet<BackendId>) {
         let routes = self.shared.routes.load().recompile(eligible);
         self.shared.routes.store(Arc::new(routes));
+        self.shared.advance_lines();
     }
 
     /// Resets every proxied connection on both sides, at once. Never waits: it wakes the workers.
@@ -213,6 +216,10 @@ fn one_a_core() -> u16 {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     u16::try_from(cores).unwrap_or(u16::MAX)
 }
+
+#[cfg(test)]
+#[path = "limits_test.rs"]
+mod limits_tests;
 
 #[cfg(test)]
 #[path = "front_test.rs"]

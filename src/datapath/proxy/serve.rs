@@ -61,10 +61,11 @@ async fn reach(guest: &Guest, client: &TcpStream) -> Result<(Connected, First), 
         Some(front) => match Box::pin(front.receive(worker, flow, client, &mut first)).await {
             Ok(intro) => intro,
             Err(Stop::Header) => return Err(Failed::Unserved(Unserved::Header)),
+            Err(Stop::Refused(why)) => return Err(Failed::Unserved(why)),
             Err(Stop::Gone) => return Err(Failed::Cut),
         },
     };
-    let connected = connect(worker, service, &intro, flow, &first.bytes).await?;
+    let connected = connect(worker, service, &intro, flow, (client, &first)).await?;
     Ok((connected, first))
 }
 

@@ -9,7 +9,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::front::Front;
-use crate::balance::Routes;
+use super::gate::Gate;
+use super::queue::{Line, Place};
+use crate::balance::{RetryBudget, Routes};
 use crate::config::{Config, Service};
 use crate::model::ServiceId;
 
@@ -31,28 +33,75 @@ pub(super) struct Known {
     pub(super) idle_timeout: Duration,
     /// What it asks of a connection's beginning; none: nothing.
     pub(super) front: Option<Box<Front>>,
+    /// What it asks of a client's address at once; none: nothing.
+    pub(super) gate: Option<Arc<Gate>>,
+    pub(super) tries: Tries,
+    /// One for each pool, the own one first; empty: nobody waits.
+    lines: Box<[Line]>,
     seats: Seats,
 }
 
+/// How often backends are tried.
+#[derive(Debug)]
+pub(super) struct Tries {
+    /// None: until all were.
+    pub(super) retries: Option<u16>,
+    /// For all of them.
+    pub(super) deadline: Option<Duration>,
+    pub(super) budget: Option<RetryBudget>,
+}
+
 impl Known {
-    fn of(service: &Service) -> Self {
+    fn of(service: &Service, seed: u64) -> Self {
+        let limits = &service.proxied.limits;
+        let gate = Gate::of(limits, seed).map(Arc::new);
+        // Where headers tell who the client is, they must be read first.
+        let (now, later) = match service.proxied.accept_proxy.is_empty() {
+            true => (gate, None),
+            false => (None, gate),
+        };
+        let pools = 0..=service.proxied.pools.len();
         Self {
+            gate: now,
+            tries: Tries {
+                retries: limits.retries,
+                deadline: limits.connect_deadline,
+                budget: limits.retry_budget.map(RetryBudget::new),
+            },
+            lines: pools.filter_map(|_| Line::of(limits)).collect(),
             id: service.id,
             connect_timeout: service.connect_timeout,
             idle_timeout: service.idle_timeout,
-            front: Front::of(service),
+            front: Front::of(service, later),
             seats: Seats::new(service.max_connections),
         }
     }
 }
 
 impl Shared {
-    pub(super) fn new(config: &Config, routes: Routes) -> Self {
+    pub(super) fn new(config: &Config, routes: Routes, seed: u64) -> Self {
+        let known = |service| Known::of(service, seed);
         Self {
             start: Instant::now(),
             routes: ArcSwap::from_pointee(routes),
-            services: config.services.iter().map(Known::of).collect(),
+            services: config.services.iter().map(known).collect(),
             seats: Seats::new(config.proxy.max_connections),
+        }
+    }
+
+    /// Where clients of a pool wait; none: nowhere.
+    pub(super) fn line(&self, place: Place) -> Option<&Line> {
+        let pool = place.pool.map_or(0, |pool| usize::from(pool) + 1);
+        self.services[place.service].lines.get(pool)
+    }
+
+    /// There may be places on backends that were not there before.
+    pub(super) fn advance_lines(&self) {
+        for (service, known) in self.services.iter().enumerate() {
+            for (n, line) in known.lines.iter().enumerate() {
+                let pool = n.checked_sub(1).map(|pool| pool as u16);
+                line.advance(self, Place { service, pool });
+            }
         }
     }
 

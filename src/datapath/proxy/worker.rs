@@ -175,11 +175,16 @@ impl Worker {
 
     fn welcome(self: &Rc<Self>, service: usize, client: TcpStream, address: SocketAddr) {
         let known = &self.shared.services[service];
-        let Some(seat) = Seat::take(&self.shared, service) else {
-            let service = known.id;
-            let why = Unserved::Limit;
-            self.tell(|report| report.push(FlowEvent::Unserved { service, why }));
-            return;
+        let gate = known.gate.as_ref();
+        let judged = gate.map_or(Ok(()), |gate| gate.judge(address.ip(), self.shared.now()));
+        let seat = judged.and_then(|()| Seat::take(&self.shared, service).ok_or(Unserved::Limit));
+        let seat = match seat {
+            Ok(seat) => seat,
+            Err(why) => {
+                let service = known.id;
+                self.tell(|report| report.push(FlowEvent::Unserved { service, why }));
+                return;
+            }
         };
         let count = self.accepted.get();
         self.accepted.set(count + 1);
