@@ -44,7 +44,7 @@ use crate::net::key;
 use crate::net::session::{Session, Settings};
 use crate::node::io::Input;
 use crate::node::{Identity, Node};
-use crate::probe::Prober;
+use crate::probe::{Plans, Prober};
 use crate::time::Mono;
 use crate::wire::replication::{Hello, PROTOCOL};
 use crate::wire::seal::Knock;
@@ -62,8 +62,6 @@ const SESSION_EVENTS: usize = 16;
 /// Reports of the kernel mode that wait for the turn loop: 12 MB at most. What does not fit gathers in
 /// its thread.
 const NAT_REPORTS: usize = 64;
-/// Health checks at once.
-const PROBES: usize = 256;
 /// SCHED_FIFO priority of the turn loop: above ordinary work, below the kernel's own threads.
 const PRIORITY: i32 = 40;
 
@@ -83,6 +81,9 @@ pub struct Options {
 /// Why the daemon cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
+    /// A file that a health check needs.
+    #[error(transparent)]
+    Checks(#[from] crate::probe::PlanError),
     /// The configuration, rendered with its places.
     #[error("{0}")]
     Config(String),
@@ -138,7 +139,11 @@ impl Fatal {
     /// The process's exit code (sysexits.h).
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::ConfigFile { .. } | Self::Key(_) | Self::Nameless { .. } => 64,
+            Self::Checks(_)
+            | Self::Config(_)
+            | Self::ConfigFile { .. }
+            | Self::Key(_)
+            | Self::Nameless { .. } => 64,
             Self::Kernel(
                 KernelError::NoNetAdmin(_)
                 | KernelError::NoNetRaw(_)
@@ -229,7 +234,13 @@ async fn start(
     let rejected = Arc::new(AtomicU64::new(0));
     let (asks, requests) = mpsc::channel(QUEUE);
     let (results, probes) = mpsc::channel(QUEUE);
-    let prober = start_control(options, asks, Arc::clone(&rejected), results)?;
+    let plans = Plans::load(config)?;
+    let prober = Checkers {
+        limit: config.health.concurrency.into(),
+        plans,
+        results,
+    };
+    let prober = start_control(options, asks, Arc::clone(&rejected), prober)?;
     let knock = Knock::new(secret, &config.cluster.name, me.peer());
     let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>(), knock);
     let (session_events, session_arrivals) = mpsc::channel(SESSION_EVENTS);
@@ -346,12 +357,19 @@ fn paths(
         .map(move |(path, (here, there))| (path, (*here, port).into(), (*there, port).into()))
 }
 
+/// What the prober is started with.
+struct Checkers {
+    limit: usize,
+    plans: Plans,
+    results: mpsc::Sender<crate::health::probe::ProbeResult>,
+}
+
 /// The thread of what may be slow: operators and health checks.
 fn start_control(
     options: &Options,
     asks: mpsc::Sender<Asked>,
     rejected: Arc<AtomicU64>,
-    results: mpsc::Sender<crate::health::probe::ProbeResult>,
+    checks: Checkers,
 ) -> Result<Prober, Fatal> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -359,7 +377,7 @@ fn start_control(
         .map_err(system("start the control runtime"))?;
     let _inside = runtime.enter();
     let server = control::Server::bind(&options.control)?;
-    let prober = Prober::start(results, PROBES);
+    let prober = Prober::start(checks.plans, checks.results, checks.limit);
     thread::Builder::new()
         .name("tandem-control".into())
         .spawn(move || runtime.block_on(server.serve(asks, rejected)))

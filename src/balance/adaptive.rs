@@ -95,7 +95,7 @@ impl Rule {
                 gauge.smooth.store(smooth.to_bits(), Ordering::Relaxed);
             }
             if smooth > 0.0 {
-                measured.push((smooth, u32::from(target.weight)));
+                measured.push((smooth, u32::from(target.weight())));
             }
         }
         let middle = median(&mut measured);

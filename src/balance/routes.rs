@@ -3,10 +3,10 @@
 //! A worker takes the current `Arc<Routes>` once for a connection and keeps it until the connection
 //! has a backend, so that "all were tried" means one fixed list.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::adaptive::Rule;
@@ -23,8 +23,10 @@ pub struct Target {
     pub id: BackendId,
     /// Where it listens.
     pub address: SocketAddr,
-    /// Its share, 1 to 256.
-    pub weight: u16,
+    /// Its configured share, 1 to 256.
+    base: u16,
+    /// Its share now.
+    weight: AtomicU16,
     /// Most connections at once.
     limit: u32,
     /// Connections now, those that are still connecting included.
@@ -34,6 +36,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Its share, 1 to 256: as configured, or as its agent said.
+    pub fn weight(&self) -> u16 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
     /// Connections now, over all workers, those that are still connecting included.
     pub fn live(&self) -> u32 {
         self.live.load(Ordering::Relaxed)
@@ -57,7 +64,7 @@ impl Target {
     /// Its weight times the factor of `adaptive`, in 1/256; at least one.
     pub fn effective_weight(&self) -> u32 {
         let factor = self.gauge.as_ref().map_or(1.0, Gauge::factor);
-        ((f32::from(self.weight) * 256.0 * factor).round() as u32).max(1)
+        ((f32::from(self.weight()) * 256.0 * factor).round() as u32).max(1)
     }
 }
 
@@ -95,6 +102,8 @@ pub struct Route {
     /// Eligible backends, in the order of the file.
     pool: Vec<Arc<Target>>,
     method: Method,
+    /// Those for which the method was made.
+    weights: Box<[u16]>,
     /// What all compilations of it share.
     base: Arc<Base>,
 }
@@ -126,7 +135,8 @@ impl Route {
             Arc::new(Target {
                 id: backend.id,
                 address: backend.address,
-                weight: backend.weight.0.max(1),
+                base: backend.weight.0.max(1),
+                weight: AtomicU16::new(backend.weight.0.max(1)),
                 limit: backend.max_connections.unwrap_or(u32::MAX),
                 live: AtomicU32::new(0),
                 gauge: measures.then(|| Gauge::new(balance.decay)),
@@ -151,17 +161,20 @@ impl Route {
             .collect();
         Self {
             service,
+            weights: pool.iter().map(|target| target.weight()).collect(),
             method: Method::new(&base.balance, &pool),
             pool,
             base,
         }
     }
 
-    /// The same backends are eligible.
+    /// The same backends are eligible, with the same weights.
     fn is_for(&self, eligible: &BTreeSet<BackendId>) -> bool {
         let wanted = self.base.all.iter().map(|target| target.id);
         let wanted = wanted.filter(|id| eligible.contains(id));
+        let weights = self.pool.iter().map(|target| target.weight());
         wanted.eq(self.pool.iter().map(|target| target.id))
+            && weights.eq(self.weights.iter().copied())
     }
 
     /// The eligible backends, in the order of the file.
@@ -221,6 +234,15 @@ impl Routes {
         Self {
             routes: services().map(|service| route(service, None)).collect(),
             pools: services().map(pools).collect(),
+        }
+    }
+
+    /// Sets weights; backends that are not named have theirs of the configuration. Rotations know of it
+    /// with the next compilation.
+    pub fn weigh(&self, weights: &BTreeMap<BackendId, u16>) {
+        for target in self.all().flat_map(|route| route.all()) {
+            let weight = weights.get(&target.id).copied().unwrap_or(target.base);
+            target.weight.store(weight.clamp(1, 256), Ordering::Relaxed);
         }
     }
 

@@ -4,8 +4,9 @@ use super::file;
 use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
-    Acknowledge, Backend, Balance, Cluster, Config, Election, Fallback, Forward, Health, Kernel,
-    KernelMode, Limits, Node, OnDown, Pool, Proxied, Proxy, Rule, SendProxy, Service, Stray,
+    Acknowledge, Agent, Backend, Balance, Checks, Cluster, Config, Election, Fallback, Forward,
+    Health, Kernel, KernelMode, Limits, Node, OnDown, Pool, Proxied, Proxy, Rule, SendProxy,
+    Service, Stray,
 };
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
@@ -18,6 +19,9 @@ pub(super) fn build(file: file::File) -> Result<Config, Reported> {
         cluster: cluster(file.cluster?)?,
         nodes: [first, second],
         election: election(file.election?)?,
+        health: Checks {
+            concurrency: file.health?.concurrency?.value,
+        },
         kernel: kernel(file.kernel?)?,
         proxy: proxy(file.proxy?)?,
         vips: all(file.vips, vip)?,
@@ -121,6 +125,7 @@ fn service(mut service: file::Service) -> Result<Service, Reported> {
             file::Mode::Proxy => None,
         },
         proxied,
+        agent: service.agent.map(|section| agent(section?)).transpose()?,
         health,
         backends,
         name,
@@ -228,12 +233,30 @@ fn rule(written: file::Rule, pools: &[Pool]) -> Result<Rule, Reported> {
 }
 
 fn health(health: file::Health) -> Result<Health, Reported> {
+    let interval = health.interval?.value;
     Ok(Health {
-        kind: health.kind?.value,
-        interval: health.interval?.value,
+        kind: health.kind?,
+        interval,
+        fast_interval: or(health.fast_interval, interval)?,
+        down_interval: or(health.down_interval, interval)?,
         timeout: health.timeout?.value,
         rise: health.rise?.value,
         fall: health.fall?.value,
+        start: health.start?.value,
+        observe: health.observe?.value,
+        address: optional(health.address)?,
+        port: optional(health.port)?,
+        flap: health.flap?,
+    })
+}
+
+fn agent(agent: file::Agent) -> Result<Agent, Reported> {
+    Ok(Agent {
+        address: optional(agent.address)?,
+        port: agent.port?.value,
+        interval: agent.interval?.value,
+        timeout: agent.timeout?.value,
+        send: agent.send?,
     })
 }
 
@@ -245,6 +268,10 @@ fn backend(service: &str, pool: Option<u16>, backend: file::Backend) -> Result<B
         weight: Weight(backend.weight?.value),
         pool,
         max_connections: optional(backend.max_connections)?,
+        check_address: optional(backend.elsewhere.check_address)?,
+        check_port: optional(backend.elsewhere.check_port)?,
+        agent_address: optional(backend.elsewhere.agent_address)?,
+        agent_port: optional(backend.elsewhere.agent_port)?,
         name,
     })
 }

@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use humantime::format_duration;
 use ipnet::IpNet;
 
-use super::file::{Election, File, Health, Node, Service, Vip};
-use super::report::{At, List, Located, Report};
+use super::file::{Election, File, Node, Service, Vip};
+use super::report::{At, Field, List, Located, Report};
 use super::units::Fault;
 use super::{kernel, rules};
 use crate::model::{BackendId, ServiceId};
@@ -202,8 +203,12 @@ impl<'f> Check<'f> {
 
     fn service(&self, service: &'f Service) {
         for health in service.all_health() {
-            self.timeout(health);
+            self.timeout(&health.interval, &health.timeout);
         }
+        if let Some(Ok(agent)) = &service.agent {
+            self.timeout(&agent.interval, &agent.timeout);
+        }
+        self.elsewhere(service);
         let backends = || service.all_backends();
         self.distinct(
             backends().flat_map(|backend| &backend.name),
@@ -220,9 +225,25 @@ impl<'f> Check<'f> {
         }
     }
 
+    /// Where a backend is checked matters only if it is.
+    fn elsewhere(&self, service: &Service) {
+        let backends = service.backends.iter().flatten();
+        for (key, section, at) in backends.flat_map(|backend| backend.elsewhere.written()) {
+            let asked = match section {
+                "agent" => service.agent.is_some(),
+                _ => service.health.is_some(),
+            };
+            if !asked {
+                let what = format!("`{key}` in a service without [service.{section}]");
+                let remedy = format!("add [service.{section}], or remove the key");
+                self.report.fault(&at, Fault::new(what, remedy));
+            }
+        }
+    }
+
     /// A check must have ended when the next one is due.
-    fn timeout(&self, health: &Health) {
-        let (Ok(interval), Ok(timeout)) = (&health.interval, &health.timeout) else {
+    fn timeout(&self, interval: &Field<Duration>, timeout: &Field<Duration>) {
+        let (Ok(interval), Ok(timeout)) = (interval, timeout) else {
             return;
         };
         if timeout.value > interval.value {

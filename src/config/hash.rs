@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Backend, Balance, Cluster, Config, Election, Health, Kernel, KernelMode, Limits, Node, Pool,
-    Proxied, Proxy, Rule, Service,
+    Agent, Backend, Balance, Checks, Cluster, Config, Election, Health, Kernel, KernelMode, Limits,
+    Node, Observe, Pool, Proxied, Proxy, Rule, Service, Start,
 };
 use crate::model::{ConfigHash, Scheduler};
 
@@ -31,6 +31,7 @@ fn write_config(text: &mut String, config: &Config) {
         cluster,
         nodes,
         election,
+        health,
         kernel,
         proxy,
         vips,
@@ -66,6 +67,10 @@ fn write_config(text: &mut String, config: &Config) {
         text,
         "election {heartbeat:?} {misses} {preempt} {preempt_delay:?} {dead_man:?}"
     );
+    let Checks { concurrency } = health;
+    if *concurrency != Checks::CONCURRENCY {
+        line!(text, "checks {concurrency}");
+    }
     let Kernel {
         max_flows,
         first_port,
@@ -107,6 +112,7 @@ fn write_service(text: &mut String, service: &Service) {
         max_connections,
         kernel,
         proxied,
+        agent,
         health,
         backends,
     } = service;
@@ -150,6 +156,19 @@ fn write_service(text: &mut String, service: &Service) {
     if *proxied != Proxied::default() {
         write_proxied(text, proxied);
     }
+    if let Some(agent) = agent {
+        let Agent {
+            address,
+            port,
+            interval,
+            timeout,
+            send,
+        } = agent;
+        line!(
+            text,
+            "agent {address:?} {port} {interval:?} {timeout:?} {send:?}"
+        );
+    }
     if let Some(health) = health {
         write_health(text, health);
     }
@@ -166,7 +185,15 @@ fn write_service(text: &mut String, service: &Service) {
             weight,
             max_connections,
             pool,
+            check_address,
+            check_port,
+            agent_address,
+            agent_port,
         } = backend;
+        let elsewhere = (check_address, check_port, agent_address, agent_port);
+        if elsewhere != (&None, &None, &None, &None) {
+            line!(text, "elsewhere {elsewhere:?}");
+        }
         line!(text, "backend {name} {address} {}", weight.0);
         if let Some(most) = max_connections {
             line!(text, "max_connections {most}");
@@ -181,14 +208,29 @@ fn write_health(text: &mut String, health: &Health) {
     let Health {
         kind,
         interval,
+        fast_interval,
+        down_interval,
         timeout,
         rise,
         fall,
+        start,
+        observe,
+        address,
+        port,
+        flap,
     } = health;
+    // The kind has names and values of all its fields in its debugging form.
     line!(
         text,
         "health {kind:?} {interval:?} {timeout:?} {rise} {fall}"
     );
+    if (fast_interval, down_interval) != (interval, interval) {
+        line!(text, "intervals {fast_interval:?} {down_interval:?}");
+    }
+    let rest = (start, observe, address, port, flap);
+    if rest != (&Start::Check, &Observe::Connects, &None, &None, &None) {
+        line!(text, "rest {rest:?}");
+    }
 }
 
 fn write_proxied(text: &mut String, proxied: &Proxied) {

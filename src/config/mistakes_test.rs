@@ -67,7 +67,7 @@ misses = 3 -> preempt_delay = "2h" => 16:17: election.preempt_delay: 2h is out o
 "round_robin" -> { scheduler = "adaptive", floor = 0 } => 26:45: service[0].balance.floor: 0 is out of range; write a number from 0.01 to 1
 "round_robin" -> { scheduler = "maglev", hash_key = "" } => 26:46: service[0].balance.hash_key: 0 bytes; write 1 to 256 bytes
 weight = 2 -> max_connections = 0 => 39:19: service[0].backend[1].max_connections: 0 is out of range
-"tcp" -> "http" => 28:8: service[0].health.kind: unknown word `http`; write "tcp"
+"tcp" -> "icmp" => 28:8: service[0].health.kind: unknown word `icmp`; write "tcp" or "tls" or "http"
 balance -> connect_timeout = "0s"⏎balance => 26:19: service[0].connect_timeout: 0s is out of range
 balance -> idle_timeout = "8days"⏎balance => 26:16: service[0].idle_timeout: 8days is out of range
 balance -> max_connections = 0⏎balance => 26:19: service[0].max_connections: 0 is out of range

@@ -17,6 +17,8 @@ mod hash;
 mod health;
 mod kernel;
 mod limits;
+mod pattern;
+mod presets;
 mod proxied;
 mod read;
 mod render;
@@ -25,6 +27,7 @@ mod rules;
 mod schedulers;
 mod service;
 mod units;
+mod values;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -35,8 +38,12 @@ use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 
 pub use balance::Balance;
 pub use error::{ConfigError, ConfigErrors, Place};
-pub use health::{Health, HealthKind};
+pub use health::{
+    Agent, Checks, Command, Expected, Flap, Grpc, Health, HealthKind, Http, Observe, Script, Start,
+    Step, Tls,
+};
 pub use limits::Limits;
+pub use pattern::Pattern;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
 
@@ -49,6 +56,8 @@ pub struct Config {
     pub nodes: [Node; 2],
     /// `[election]`
     pub election: Election,
+    /// `[health]`
+    pub health: Checks,
     /// `[kernel]`
     pub kernel: Kernel,
     /// `[proxy]`
@@ -191,6 +200,8 @@ impl Config {
     }
 }
 
+#[cfg(test)]
+mod health_test;
 #[cfg(test)]
 mod kernel_test;
 #[cfg(test)]

@@ -99,6 +99,40 @@ impl<'i> Section<'_, 'i> {
         Some(self.leaf(&value, at, read))
     }
 
+    /// A list of this many values that may be left out.
+    pub(super) fn list_or_none<T>(
+        &mut self,
+        key: &'static str,
+        length: RangeInclusive<usize>,
+        read: impl Fn(&DeValue<'_>) -> Read<T>,
+    ) -> Option<List<Located<T>>> {
+        self.values
+            .contains_key(key)
+            .then(|| self.list(key, "[...]", length, read))
+    }
+
+    /// A key that must not be there, and why.
+    pub(super) fn refuse(&mut self, key: &'static str, why: impl FnOnce() -> Fault) {
+        if let Some(Located { at, .. }) = self.take(key) {
+            self.report.fault(&at, why());
+        }
+    }
+
+    /// A key of which nothing can be said, since what it depends on is wrong.
+    pub(super) fn ignore(&mut self, key: &'static str) {
+        let _ = self.take(key);
+    }
+
+    /// The keys that were not taken yet.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(|key| key.get_ref().as_ref())
+    }
+
+    /// Reports what several values together have wrong.
+    pub(super) fn fault(&self, at: &At, fault: Fault) -> Reported {
+        self.report.fault(at, fault)
+    }
+
     /// A list of values that must be there, for example this one, and this long.
     pub(super) fn list<T>(
         &mut self,

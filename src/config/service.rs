@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::balance::Balance;
-use super::health::Health;
+use super::health::{Agent, Health};
 use super::proxied::{Pool, Proxied};
 use crate::model::{BackendId, ServiceId, Weight};
 
@@ -97,6 +97,8 @@ pub struct Service {
     pub kernel: Option<KernelMode>,
     /// What only a proxied service has; defaults in kernel mode.
     pub proxied: Proxied,
+    /// `[service.agent]`; none: no agent is asked.
+    pub agent: Option<Agent>,
     /// `[service.health]`; none: backends count as up until connects fail.
     pub health: Option<Health>,
     /// `[[service.backend]]`: 1 to 1,024; then those of each pool.
@@ -118,6 +120,14 @@ pub struct Backend {
     pub max_connections: Option<u32>,
     /// The place of its pool in [`Proxied::pools`]; none: the service's own.
     pub pool: Option<u16>,
+    /// Where it is checked, instead of where the section `[service.health]` says.
+    pub check_address: Option<IpAddr>,
+    /// The same, the port.
+    pub check_port: Option<u16>,
+    /// Where its agent is asked, instead of where the section `[service.agent]` says.
+    pub agent_address: Option<IpAddr>,
+    /// The same, the port.
+    pub agent_port: Option<u16>,
 }
 
 impl Service {

@@ -354,6 +354,8 @@ fn known_keys() -> Vec<(&'static str, Vec<String>)> {
         ("[[service.backend]]\nname = \"b1\"", "[[service.backend]]"),
         ("weight = 2\n", "[[service.pool]]"),
         ("weight = 2\n", "[[service.rule]]"),
+        ("fall = 3\n", "[service.agent]"),
+        ("weight = 2\n", "[health]"),
         ("weight = 2\n", "[proxy]"),
         ("weight = 2\n", "[kernel]"),
     ];
@@ -395,7 +397,7 @@ fn the_documentation_has_every_key_and_no_other() {
             .into_iter()
             .filter(|key| {
                 section != "[[service]]"
-                    || !["health", "backend", "pool", "rule"].contains(&key.as_str())
+                    || !["agent", "health", "backend", "pool", "rule"].contains(&key.as_str())
             })
             .collect();
         assert_eq!(rows, plain, "{section}");

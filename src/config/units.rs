@@ -372,6 +372,11 @@ pub(super) fn listen_address(value: &DeValue<'_>) -> Read<SocketAddr> {
     }
 }
 
+/// Where checks go.
+pub(super) fn check_address(value: &DeValue<'_>) -> Read<IpAddr> {
+    host_address(value, "198.51.100.21")
+}
+
 /// Where a backend listens.
 pub(super) fn backend_address(value: &DeValue<'_>) -> Read<SocketAddr> {
     let address = listen_address(value)?;

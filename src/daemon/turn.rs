@@ -248,7 +248,10 @@ impl TurnLoop {
                     }
                 }
                 Output::Probe(request) => adapters.prober.probe(request),
-                Output::PublishRoutes { eligible } => adapters.proxy.publish(&eligible),
+                Output::PublishRoutes { eligible, weights } => {
+                    adapters.proxy.weigh(&weights);
+                    adapters.proxy.publish(&eligible);
+                }
                 Output::Reply { ticket, response } => self.reply(ticket, response),
                 Output::SendFrame(frame) => {
                     self.outputs_dropped += u64::from(!adapters.session.send(frame));

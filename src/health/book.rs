@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::entry::{Entry, HealthChange};
-use crate::config::Config;
+use super::entry::{Blame, Entry, HealthChange};
+use crate::config::{Config, Observe};
 use crate::health::probe::{ProbeRequest, ProbeResult};
 use crate::model::{BackendId, ConnectFailure};
 use crate::time::Mono;
@@ -17,6 +17,9 @@ pub struct HealthBook {
     agenda: BTreeSet<(Mono, BackendId)>,
     probes: VecDeque<ProbeRequest>,
     changes: VecDeque<HealthChange>,
+    notes: VecDeque<(BackendId, String)>,
+    /// Some service looks at first bytes.
+    first_bytes: bool,
     random: fastrand::Rng,
     last_token: u64,
 }
@@ -30,12 +33,17 @@ impl HealthBook {
             agenda: BTreeSet::new(),
             probes: VecDeque::new(),
             changes: VecDeque::new(),
+            notes: VecDeque::new(),
+            first_bytes: config.services.iter().any(|service| {
+                let mut health = service.backends.iter().map(|it| service.health_of(it));
+                health.any(|it| it.is_some_and(|it| it.observe == Observe::FirstByte))
+            }),
             random: fastrand::Rng::with_seed(seed),
             last_token: 0,
         };
         for service in &config.services {
             for backend in &service.backends {
-                let mut entry = Entry::new(backend.address, service.health_of(backend));
+                let mut entry = Entry::new(service, backend, now);
                 entry.begin(&mut book.random, now);
                 book.entries.insert(backend.id, entry);
                 book.settle(backend.id, now);
@@ -45,9 +53,9 @@ impl HealthBook {
     }
 
     /// A check was answered. Late answers are ignored.
-    pub fn handle_probe(&mut self, result: ProbeResult, now: Mono) {
+    pub fn handle_probe(&mut self, result: &ProbeResult, now: Mono) {
         if let Some(entry) = self.entries.get_mut(&result.backend)
-            && entry.answered(&result)
+            && entry.answered(result, now)
         {
             self.settle(result.backend, now);
         }
@@ -56,15 +64,37 @@ impl HealthBook {
     /// A client's connect to this backend failed.
     pub fn connect_failed(&mut self, backend: BackendId, failure: ConnectFailure, now: Mono) {
         if let Some(entry) = self.entries.get_mut(&backend) {
-            entry.client_failed(failure, now);
+            entry.client_failed(Blame::Connect(failure), now);
             self.settle(backend, now);
         }
+    }
+
+    /// The backend reset a client's connection before its first byte.
+    pub fn reset_early(&mut self, backend: BackendId, now: Mono) {
+        if let Some(entry) = self.entries.get_mut(&backend) {
+            entry.client_failed(Blame::Reset, now);
+            self.settle(backend, now);
+        }
+    }
+
+    /// A backend said something to a client.
+    pub fn spoke(&mut self, backend: BackendId, now: Mono) {
+        if let Some(entry) = self.entries.get_mut(&backend)
+            && entry.client_served(true, now)
+        {
+            self.settle(backend, now);
+        }
+    }
+
+    /// Whether `reset_early` and `spoke` change anything for any backend.
+    pub const fn wants_first_bytes(&self) -> bool {
+        self.first_bytes
     }
 
     /// A client's connect to this backend succeeded.
     pub fn connected(&mut self, backend: BackendId, now: Mono) {
         if let Some(entry) = self.entries.get_mut(&backend)
-            && entry.client_connected()
+            && entry.client_served(false, now)
         {
             self.settle(backend, now);
         }
@@ -94,6 +124,11 @@ impl HealthBook {
         self.changes.pop_front()
     }
 
+    /// The next remark for the timeline, which is no change of a verdict.
+    pub fn poll_note(&mut self) -> Option<(BackendId, String)> {
+        self.notes.pop_front()
+    }
+
     /// Warm start from the peer. Evidence of our own, be it one check, wins over what the peer
     /// thought.
     pub fn adopt(&mut self, backend: BackendId, record: HealthRecord, now: Mono) {
@@ -106,9 +141,7 @@ impl HealthBook {
 
     /// The verdict; false for an unknown backend.
     pub fn is_up(&self, backend: BackendId) -> bool {
-        self.entries
-            .get(&backend)
-            .is_some_and(|entry| entry.verdict.up())
+        self.entries.get(&backend).is_some_and(Entry::up)
     }
 
     /// The verdict and its counters.
@@ -129,8 +162,27 @@ impl HealthBook {
     pub fn up(&self) -> impl Iterator<Item = BackendId> + '_ {
         self.entries
             .iter()
-            .filter(|(_, entry)| entry.verdict.up())
+            .filter(|(_, entry)| entry.up())
             .map(|(id, _)| *id)
+    }
+
+    /// Those that may get new connections, as far as checks and agents say.
+    pub fn serving(&self) -> impl Iterator<Item = BackendId> + '_ {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.serves())
+            .map(|(id, _)| *id)
+    }
+
+    /// Weights that agents have changed, of backends that serve.
+    pub fn weights(&self) -> impl Iterator<Item = (BackendId, u16)> + '_ {
+        let changed = |(id, entry): (&BackendId, &Entry)| Some((*id, entry.changed_weight()?));
+        self.entries.iter().filter_map(changed)
+    }
+
+    /// The weight that counts now; none for an unknown backend.
+    pub fn weight(&self, backend: BackendId) -> Option<u16> {
+        self.entries.get(&backend).map(Entry::weight)
     }
 
     /// Does what is due for this backend, and enters its next deadline, which lies ahead.
@@ -140,9 +192,12 @@ impl HealthBook {
         };
         let probe = entry.act(id, &mut self.last_token, &mut self.random, now);
         self.probes.extend(probe);
+        let question = entry.ask(id, &mut self.last_token, &mut self.random, now);
+        self.probes.extend(question);
+        self.notes.extend(entry.note.take().map(|note| (id, note)));
         self.changes.extend(entry.news(id, now));
 
-        let next = entry.next_deadline();
+        let next = entry.next_deadline(now);
         let last = std::mem::replace(&mut entry.deadline, next);
         if last != next {
             self.agenda.extend(next.map(|at| (at, id)));

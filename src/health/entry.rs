@@ -1,11 +1,15 @@
 //! What is known of one backend, and what evidence does to it.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::probe::{ANSWER_SLACK, ProbeOutcome, ProbeRequest, ProbeResult};
+use super::agent::Agent;
+use super::flap::Damper;
+use super::probe::{ANSWER_SLACK, ProbeOutcome, ProbeRequest, ProbeResult, Whom};
+use super::rhythm::Rhythm;
 use super::verdict::Verdict;
-use crate::config;
+use crate::config::{Backend, Health, Observe, Service, Start};
 use crate::model::{BackendId, ConnectFailure};
 use crate::time::Mono;
 use crate::wire::replication::HealthRecord;
@@ -18,8 +22,13 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(10);
 pub const TELL_GAP: Duration = Duration::from_secs(1);
 /// The first checks are spread over this moment (or over one interval, if that is shorter).
 pub(super) const FIRST_SPREAD: Duration = Duration::from_millis(100);
-/// A check that evidence hastens still keeps this share of the interval from the one before.
-const HASTE: u32 = 10;
+
+/// What went wrong with a client's connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Blame {
+    Connect(ConnectFailure),
+    Reset,
+}
 
 /// News of one backend.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -40,6 +49,10 @@ pub struct HealthChange {
 pub(super) struct Entry {
     address: SocketAddr,
     checks: Option<Checks>,
+    agent: Option<Agent>,
+    damper: Option<Damper>,
+    observe: Observe,
+    configured_weight: u16,
     pub(super) verdict: Verdict,
     good: u64,
     bad: u64,
@@ -47,10 +60,15 @@ pub(super) struct Entry {
     own_evidence: bool,
     /// Clients' failed connects in a row since the last check.
     client_failures: u32,
+    /// What the evidence said last.
+    evidence: String,
+    /// What the last good check warned of.
+    warning: String,
     pub(super) reason: String,
+    /// For the timeline.
+    pub(super) note: Option<String>,
     flight: Option<Flight>,
-    asked: Option<Mono>,
-    /// When the next check is due; without checks, when a backend that is down is tried again.
+    /// When the first check is due; without checks, when a backend that is down is tried again.
     due: Option<Mono>,
     told: HealthRecord,
     told_at: Option<Mono>,
@@ -60,7 +78,9 @@ pub(super) struct Entry {
 
 #[derive(Clone, Copy, Debug)]
 struct Checks {
-    interval: Duration,
+    rhythm: Rhythm,
+    /// The first checks are spread over so much.
+    spread: Duration,
     timeout: Duration,
 }
 
@@ -72,25 +92,34 @@ struct Flight {
 }
 
 impl Entry {
-    pub(super) fn new(address: SocketAddr, health: Option<&config::Health>) -> Self {
+    pub(super) fn new(service: &Service, backend: &Backend, now: Mono) -> Self {
+        let health = service.health_of(backend);
         let (verdict, reason) = match health {
-            Some(health) => (Verdict::new(health.rise, health.fall), "not checked yet"),
+            Some(health) => (first_verdict(health), "not checked yet"),
             None => (Verdict::new(1, PASSIVE_FALL), "no health check"),
         };
+        let agent = service.agent.as_ref();
         let mut entry = Self {
-            address,
+            address: health.map_or(backend.address, |health| health.target(backend)),
             checks: health.map(|health| Checks {
-                interval: health.interval,
+                rhythm: Rhythm::new(health),
+                spread: FIRST_SPREAD.min(health.interval),
                 timeout: health.timeout,
             }),
+            agent: agent.map(|agent| Agent::new(agent.target(backend), agent, now)),
+            damper: health.and_then(|health| health.flap.map(Damper::new)),
+            observe: health.map_or(Observe::Connects, |health| health.observe),
+            configured_weight: backend.weight.0,
             verdict,
             good: 0,
             bad: 0,
             own_evidence: false,
             client_failures: 0,
+            evidence: reason.into(),
+            warning: String::new(),
             reason: reason.into(),
+            note: None,
             flight: None,
-            asked: None,
             due: None,
             told: HealthRecord::default(),
             told_at: None,
@@ -103,42 +132,72 @@ impl Entry {
     /// Spreads the first check over a moment.
     pub(super) fn begin(&mut self, random: &mut fastrand::Rng, now: Mono) {
         self.due = self.checks.map(|checks| {
-            let spread = FIRST_SPREAD.min(checks.interval).as_nanos() as u64;
+            let spread = checks.spread.as_nanos() as u64;
             now + Duration::from_nanos(random.u64(1..=spread))
         });
     }
 
-    pub(super) const fn record(&self) -> HealthRecord {
+    /// The verdict, unless the agent knows better.
+    pub(super) fn up(&self) -> bool {
+        self.verdict.up() && !self.agent.as_ref().is_some_and(Agent::downs)
+    }
+
+    /// It may get new connections.
+    pub(super) fn serves(&self) -> bool {
+        self.up() && !self.agent.as_ref().is_some_and(Agent::drains)
+    }
+
+    /// The configured weight with the agent's share of it, rounded up; 0: no new connections.
+    pub(super) fn weight(&self) -> u16 {
+        let percent = self.agent.as_ref().map_or(100, Agent::percent);
+        let weight = u32::from(self.configured_weight) * u32::from(percent);
+        weight.div_ceil(100).min(256) as u16
+    }
+
+    /// The weight, if the agent has changed it.
+    pub(super) fn changed_weight(&self) -> Option<u16> {
+        let weight = self.weight();
+        (weight != self.configured_weight && weight > 0).then_some(weight)
+    }
+
+    pub(super) fn record(&self) -> HealthRecord {
         HealthRecord {
-            up: self.verdict.up(),
+            up: self.up(),
             streak: self.verdict.streak(),
             good: self.good,
             bad: self.bad,
         }
     }
 
-    /// True when this is the check in flight.
-    pub(super) fn answered(&mut self, result: &ProbeResult) -> bool {
+    /// True when this is the check in flight, or the question to the agent.
+    pub(super) fn answered(&mut self, result: &ProbeResult, now: Mono) -> bool {
+        if let Some(agent) = &mut self.agent {
+            let before = agent.text();
+            if agent.answered(result.token, &result.outcome) {
+                let text = agent.text();
+                if text != before {
+                    self.note = Some(text.unwrap_or_else(|| "agent: all is as usual".into()));
+                    self.compose();
+                }
+                return true;
+            }
+        }
         let awaited = |flight: &mut Flight| flight.token == result.token;
         let counts = self.flight.take_if(awaited).is_some();
         if counts {
-            self.take(result.outcome);
+            self.take(&result.outcome, now);
         }
         counts
     }
 
-    fn take(&mut self, outcome: ProbeOutcome) {
+    fn take(&mut self, outcome: &ProbeOutcome, now: Mono) {
         self.own_evidence = true;
         self.client_failures = 0;
         let text = match outcome {
-            ProbeOutcome::Good { took } => {
-                self.good = self.good.saturating_add(1);
-                self.verdict.check(true);
-                format!("check ok in {:.1} ms", took.as_secs_f64() * 1e3)
-            }
+            ProbeOutcome::Good { took } => self.passed(*took, "", now),
+            ProbeOutcome::Warned { took, what } => self.passed(*took, what, now),
             ProbeOutcome::Bad { failure } => {
-                self.bad = self.bad.saturating_add(1);
-                self.verdict.check(false);
+                self.failed(now);
                 let timeout = self.checks.map(|checks| checks.timeout).unwrap_or_default();
                 match failure {
                     ConnectFailure::Refused => "connect refused".into(),
@@ -147,39 +206,104 @@ impl Entry {
                     ConnectFailure::Other => "connect failed".into(),
                 }
             }
+            ProbeOutcome::Wrong { what } => {
+                self.failed(now);
+                what.clone()
+            }
+            // Nobody asks a backend as an agent.
+            ProbeOutcome::Agent(_) => return,
         };
-        self.explain(text);
+        self.explain(text, now);
+        if let Some(checks) = &self.checks {
+            self.due = checks.rhythm.due(self.verdict, self.held(now).is_some());
+        }
     }
 
-    pub(super) fn client_failed(&mut self, failure: ConnectFailure, now: Mono) {
-        let before = self.record();
-        let how = match failure {
-            ConnectFailure::Refused => Some("refused"),
-            ConnectFailure::Timeout => Some("timed out"),
-            ConnectFailure::Unreachable => Some("found no way to the host"),
-            ConnectFailure::Other => None,
+    fn passed(&mut self, took: Duration, warning: &str, now: Mono) -> String {
+        self.good = self.good.saturating_add(1);
+        if self.held(now).is_some() && !self.verdict.up() {
+            self.verdict.weigh_good_in_vain();
+        } else {
+            self.change(now, |verdict| verdict.check(true));
+        }
+        if self.warning != warning {
+            warning.clone_into(&mut self.warning);
+            self.note = (!warning.is_empty()).then(|| warning.to_owned());
+        }
+        let text = format!("check ok in {:.1} ms", took.as_secs_f64() * 1e3);
+        match warning {
+            "" => text,
+            warning => format!("{text}; {warning}"),
+        }
+    }
+
+    fn failed(&mut self, now: Mono) {
+        self.bad = self.bad.saturating_add(1);
+        self.change(now, |verdict| verdict.check(false));
+    }
+
+    /// Every piece of evidence comes this way, so that the damper sees every change.
+    fn change(&mut self, now: Mono, weigh: impl FnOnce(&mut Verdict)) {
+        let before = self.verdict.up();
+        weigh(&mut self.verdict);
+        match (&mut self.damper, before, self.verdict.up()) {
+            (Some(damper), false, true) => damper.rose(now),
+            (Some(damper), true, false) => damper.fell(now),
+            _ => {}
+        }
+    }
+
+    fn held(&self, now: Mono) -> Option<Duration> {
+        self.damper.as_ref()?.held(now)
+    }
+
+    pub(super) fn client_failed(&mut self, blame: Blame, now: Mono) {
+        let how = match blame {
+            Blame::Connect(_) if self.observe == Observe::Nothing => None,
+            Blame::Connect(ConnectFailure::Refused) => Some("connect refused"),
+            Blame::Connect(ConnectFailure::Timeout) => Some("connect timed out"),
+            Blame::Connect(ConnectFailure::Unreachable) => Some("connect found no way to the host"),
+            Blame::Connect(ConnectFailure::Other) => None,
+            Blame::Reset if self.observe == Observe::FirstByte => Some("reset before a first byte"),
+            Blame::Reset => None,
         };
+        let (before, was_up) = (self.verdict.streak(), self.verdict.up());
         if let Some(how) = how {
             self.own_evidence = true;
             self.client_failures = self.client_failures.saturating_add(1);
-            self.verdict.weigh(false);
-            if self.record() != before {
-                self.explain(match self.client_failures {
-                    1 => format!("client connect {how}"),
-                    many => format!("{many} client connects {how}"),
-                });
+            self.change(now, |verdict| verdict.weigh(false));
+            if (self.verdict.streak(), self.verdict.up()) != (before, was_up) {
+                let text = match (self.client_failures, how.strip_prefix("connect ")) {
+                    (1, _) => format!("client {how}"),
+                    (many, Some(how)) => format!("{many} client connects {how}"),
+                    (many, None) => format!("{many} clients {how}"),
+                };
+                self.explain(text, now);
             }
         }
-        let fell = before.up && !self.verdict.up();
-        match self.checks {
-            Some(checks) if before.up => self.hasten(checks.interval / HASTE, now),
+        let fell = was_up && !self.verdict.up();
+        let held = self.held(now).is_some();
+        match &mut self.checks {
+            Some(checks) if was_up && self.observe != Observe::Nothing => {
+                checks.rhythm.hasten(now);
+                let next = checks.rhythm.due(self.verdict, held);
+                self.due = next.or_else(|| self.due.map(|due| due.min(now)));
+            }
             None if fell => self.due = Some(now + RETRY_AFTER),
             _ => {}
         }
     }
 
-    /// True when that changed anything.
-    pub(super) fn client_connected(&mut self) -> bool {
+    /// A client was served: it connected, or the backend `spoke`. True when that changed anything.
+    pub(super) fn client_served(&mut self, spoke: bool, now: Mono) -> bool {
+        let counts = match self.observe {
+            Observe::Nothing => false,
+            Observe::Connects => !spoke,
+            Observe::FirstByte => spoke,
+        };
+        if !counts {
+            return false;
+        }
         self.own_evidence = true;
         let counts = if self.verdict.up() {
             self.verdict.streak() > 0
@@ -187,18 +311,17 @@ impl Entry {
             self.checks.is_none()
         };
         if counts {
-            self.verdict.weigh(true);
+            self.change(now, |verdict| verdict.weigh(true));
             self.client_failures = 0;
-            self.explain("a client connected".into());
+            let text = if spoke {
+                "a client was served"
+            } else {
+                "a client connected"
+            };
+            self.explain(text.into(), now);
             self.due = self.due.filter(|_| self.checks.is_some());
         }
         counts
-    }
-
-    /// The next check is due now, but not within `gap` of the one before.
-    fn hasten(&mut self, gap: Duration, now: Mono) {
-        let soonest = self.asked.map_or(now, |asked| now.max(asked + gap));
-        self.due = self.due.map(|due| due.min(soonest));
     }
 
     /// Does what is due: gives up a lost check, asks for the next one, or begins a trial.
@@ -213,31 +336,55 @@ impl Entry {
         if self.flight.is_some() || self.due.is_none_or(|due| due > now) {
             return None;
         }
-        let Some(Checks { interval, timeout }) = self.checks else {
-            self.try_again();
+        let held = self.held(now).is_some();
+        let Some(checks) = &mut self.checks else {
+            self.try_again(now);
             return None;
         };
         *last_token += 1;
-        let token = *last_token;
-        self.asked = Some(now);
-        self.due = Some(now + jittered(interval, random));
+        let (token, timeout) = (*last_token, checks.timeout);
+        checks.rhythm.asked(random, now);
+        self.due = checks.rhythm.due(self.verdict, held);
         self.flight = Some(Flight {
             token,
             lost_at: now + (timeout + ANSWER_SLACK),
         });
         Some(ProbeRequest {
             backend,
+            whom: Whom::Backend,
             address: self.address,
             timeout,
             token,
         })
     }
 
-    fn try_again(&mut self) {
+    /// The question to the agent that is due.
+    pub(super) fn ask(
+        &mut self,
+        backend: BackendId,
+        last_token: &mut u64,
+        random: &mut fastrand::Rng,
+        now: Mono,
+    ) -> Option<ProbeRequest> {
+        let agent = self.agent.as_mut()?;
+        let token = agent.ask(last_token, random, now)?;
+        Some(ProbeRequest {
+            backend,
+            whom: Whom::Agent,
+            address: agent.address,
+            timeout: agent.timeout,
+            token,
+        })
+    }
+
+    fn try_again(&mut self, now: Mono) {
         self.due = None;
         self.client_failures = 0;
         self.verdict.try_again();
-        self.explain(format!("tried again after {} s", RETRY_AFTER.as_secs()));
+        self.explain(
+            format!("tried again after {} s", RETRY_AFTER.as_secs()),
+            now,
+        );
     }
 
     /// True when there is no evidence of our own, which would win.
@@ -248,7 +395,7 @@ impl Entry {
         self.verdict.adopt(record.up, record.streak);
         (self.good, self.bad) = (record.good, record.bad);
         self.client_failures = 0;
-        self.explain("the peer's verdict".into());
+        self.explain("the peer's verdict".into(), now);
         if self.checks.is_none() {
             self.due = (!record.up).then(|| now + RETRY_AFTER);
         }
@@ -261,10 +408,32 @@ impl Entry {
     }
 
     /// The reason, and how far it has come if it speaks against the verdict.
-    fn explain(&mut self, text: String) {
-        self.reason = match self.verdict.streak() {
-            0 => text,
-            streak => format!("{text} ({streak} of {})", self.verdict.needed()),
+    fn explain(&mut self, mut text: String, now: Mono) {
+        if self.verdict.streak() > 0 {
+            let _ = write!(
+                text,
+                " ({} of {})",
+                self.verdict.streak(),
+                self.verdict.needed()
+            );
+        }
+        if let (Some(damper), Some(held)) = (&self.damper, self.held(now)) {
+            let seconds = held.as_secs_f64().ceil();
+            let _ = write!(
+                text,
+                " (held down for {seconds} s after {} flaps)",
+                damper.row()
+            );
+        }
+        self.evidence = text;
+        self.compose();
+    }
+
+    fn compose(&mut self) {
+        let said = self.agent.as_ref().and_then(Agent::text);
+        self.reason = match said {
+            Some(said) => format!("{said}; {}", self.evidence),
+            None => self.evidence.clone(),
         };
     }
 
@@ -286,18 +455,24 @@ impl Entry {
         })
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Mono> {
+    pub(super) fn next_deadline(&self, now: Mono) -> Option<Mono> {
         let act = self.flight.map(|flight| flight.lost_at).or(self.due);
         let tell = self
             .told_at
             .filter(|_| self.record() != self.told)
             .map(|at| at + TELL_GAP);
-        act.into_iter().chain(tell).min()
+        let ask = self.agent.as_ref().map(Agent::deadline);
+        let next = act.into_iter().chain(tell).chain(ask).min();
+        debug_assert!(next.is_none_or(|next| next > now), "a deadline lies ahead");
+        next
     }
 }
 
-/// The interval, give or take 10 %.
-fn jittered(interval: Duration, random: &mut fastrand::Rng) -> Duration {
-    let nanos = interval.as_nanos() as u64;
-    Duration::from_nanos(random.u64(nanos - nanos / 10..=nanos + nanos / 10))
+/// The verdict before any evidence.
+const fn first_verdict(health: &Health) -> Verdict {
+    match health.start {
+        Start::Check => Verdict::new(health.rise, health.fall),
+        Start::Up => Verdict::settled(true, health.rise, health.fall),
+        Start::Down => Verdict::settled(false, health.rise, health.fall),
+    }
 }

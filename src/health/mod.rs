@@ -3,12 +3,17 @@
 //! Owns: the verdict on each backend, its counters, and the time of its next check. Never: opens a
 //! socket (`probe` does), picks a backend (`balance` does), talks to the peer (`replication` does).
 //!
+//! Beside the verdict an agent may speak of a backend (`agent`); what it says holds until it says
+//! something else. A backend that changes too often is held down (`flap`).
+//!
 //! # Evidence
 //!
 //! A check that is answered is one piece of evidence; a check that is never answered is none. A
 //! client's connect that fails is one bad piece, each for itself, so that a burst of them takes a
 //! backend down before its next check; it also hastens that check. A failure of kind `Other` is
 //! none: it may be this node that lacks sockets or memory, and then every backend would seem dead.
+//! With `observe = "first_byte"` a reset by the backend before its first byte is a bad piece, too, and
+//! not the connect but the first byte is a good one; with `"nothing"` clients are no evidence.
 //! A client's connect that succeeds ends a row of bad pieces, but only checks bring a backend up.
 //!
 //! A backend *without checks* falls after [`PASSIVE_FALL`] failed connects in a row. After
@@ -21,9 +26,12 @@
 //! token of that check; between two changes of a verdict lie `rise` good or `fall` bad pieces of
 //! evidence in a row, except for the first verdict, for which one check is enough, and for a trial.
 
+mod agent;
 mod book;
 mod entry;
+mod flap;
 pub mod probe;
+mod rhythm;
 mod verdict;
 
 pub use book::HealthBook;

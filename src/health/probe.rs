@@ -6,16 +6,22 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{BackendId, ConnectFailure};
+use crate::wire::agent::Answer;
 
 /// How much later than its time limit an answer may come. Whoever asked then takes the check for
 /// lost, and asks again.
 pub const ANSWER_SLACK: Duration = Duration::from_secs(1);
+
+/// Longest text of an outcome, in characters.
+pub const MAX_WORDS: usize = 200;
 
 /// One check of one backend. Answered once, or (when there are too many) never.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ProbeRequest {
     /// Whom.
     pub backend: BackendId,
+    /// Whether the backend is checked or its agent asked.
+    pub whom: Whom,
     /// Where.
     pub address: SocketAddr,
     /// Time limit.
@@ -24,8 +30,17 @@ pub struct ProbeRequest {
     pub token: u64,
 }
 
-/// The answer.
+/// Who is asked.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Whom {
+    /// The agent beside the backend.
+    Agent,
+    /// The backend.
+    Backend,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ProbeResult {
     /// Whom.
     pub backend: BackendId,
@@ -36,9 +51,11 @@ pub struct ProbeResult {
 }
 
 /// How a check went.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum ProbeOutcome {
-    /// It failed.
+    /// The agent spoke.
+    Agent(Answer),
+    /// There was no connection.
     Bad {
         /// How.
         failure: ConnectFailure,
@@ -48,4 +65,23 @@ pub enum ProbeOutcome {
         /// How long it took.
         took: Duration,
     },
+    /// It succeeded, and an operator should know something.
+    Warned {
+        /// How long it took.
+        took: Duration,
+        /// What, in a few words.
+        what: String,
+    },
+    /// There was a connection, and then something was wrong.
+    Wrong {
+        /// What, in a few words (`status 503, not 200-399`).
+        what: String,
+    },
+}
+
+/// Bytes of a stranger within such words: in quotes, escaped, cut after this many of them.
+pub fn quoted(bytes: &[u8], most: usize) -> String {
+    let start = &bytes[..bytes.len().min(most)];
+    let dots = if start.len() < bytes.len() { "…" } else { "" };
+    format!("\"{}{dots}\"", start.escape_ascii())
 }

@@ -24,6 +24,21 @@ impl Verdict {
         }
     }
 
+    /// Decided beforehand: even the first check is only one piece of evidence.
+    pub(super) const fn settled(up: bool, rise: u8, fall: u8) -> Self {
+        let mut verdict = Self::new(rise, fall);
+        verdict.up = up;
+        verdict.reached = true;
+        verdict
+    }
+
+    /// A good piece of evidence that may not bring it up yet, as another one may later.
+    pub(super) const fn weigh_good_in_vain(&mut self) {
+        if self.streak + 1 < self.rise {
+            self.streak += 1;
+        }
+    }
+
     pub(super) const fn up(self) -> bool {
         self.up
     }

@@ -1,6 +1,6 @@
 //! Backends: verdicts go to the peer and to operators, and those that serve to the data path.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Node;
 use super::io::Output;
@@ -23,6 +23,10 @@ impl Node {
                 self.write_event(what, now);
             }
         }
+        while let Some((backend, remark)) = self.health.poll_note() {
+            let text = format!("{}: {remark}", self.backend_name(backend));
+            self.write_event(What::Note { text }, now);
+        }
         while let Some(request) = self.health.poll_probe() {
             self.outputs.push_back(Output::Probe(request));
         }
@@ -42,13 +46,19 @@ impl Node {
     pub(super) fn publish(&mut self) {
         let admin = self.replica().admin();
         let serves = |id: &BackendId| admin.get(id) != Some(&AdminState::Drain);
-        let eligible = self.health.up().filter(serves);
+        let eligible = self.health.serving().filter(serves);
         let published = self.published.as_ref();
-        if !published.is_some_and(|known| known.iter().copied().eq(eligible)) {
-            let eligible: BTreeSet<BackendId> = self.health.up().filter(serves).collect();
+        let same = published.is_some_and(|known| known.iter().copied().eq(eligible));
+        let weights = self.weights.iter().map(|(id, weight)| (*id, *weight));
+        let weighed = weights.eq(self.health.weights());
+        if !same || !weighed {
+            let eligible: BTreeSet<BackendId> = self.health.serving().filter(serves).collect();
             self.published = Some(eligible.clone());
+            self.weights = self.health.weights().collect();
             self.publish_nat(true);
-            self.outputs.push_back(Output::PublishRoutes { eligible });
+            let weights: BTreeMap<BackendId, u16> = self.weights.clone();
+            self.outputs
+                .push_back(Output::PublishRoutes { eligible, weights });
         } else {
             self.publish_nat(false);
         }

@@ -1,7 +1,7 @@
 //! Proxied connections: counted, judged, and written where they belong.
 
 use super::{Node, Replication};
-use crate::balance::flow::FlowEvent;
+use crate::balance::flow::{FlowEnd, FlowEvent};
 use crate::time::Mono;
 use crate::wire::replication::Item;
 
@@ -18,6 +18,24 @@ impl Node {
                 FlowEvent::Lost { count, .. } => {
                     self.counters.flow_events_lost += count;
                     self.unsettle(now);
+                }
+                FlowEvent::Closed {
+                    flow, down, end, ..
+                } if self.health.wants_first_bytes() => {
+                    if let Some(backend) = self.flows.backend_of(*flow) {
+                        match (*down, *end) {
+                            (0, FlowEnd::BackendError) => self.health.reset_early(backend, now),
+                            (0, _) => {}
+                            (_, _) => self.health.spoke(backend, now),
+                        }
+                    }
+                }
+                FlowEvent::Progress {
+                    flow, down: 1.., ..
+                } if self.health.wants_first_bytes() => {
+                    if let Some(backend) = self.flows.backend_of(*flow) {
+                        self.health.spoke(backend, now);
+                    }
                 }
                 _ => {}
             }

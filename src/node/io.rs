@@ -1,6 +1,6 @@
 //! What a node is told and what it wants. Both are plain data, so that a run can be written down.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +106,9 @@ pub enum Output {
     PublishRoutes {
         /// Those that are up and not drained.
         eligible: BTreeSet<BackendId>,
+        /// Weights that are not as configured.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        weights: BTreeMap<BackendId, u16>,
     },
     /// Answer an operator.
     Reply {

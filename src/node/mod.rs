@@ -23,7 +23,7 @@ mod relay;
 mod report;
 mod takeover;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +117,8 @@ pub struct Node {
     decided_at: Option<Mono>,
     in_sync_since: Option<Mono>,
     published: Option<BTreeSet<BackendId>>,
+    /// The weights that agents have changed, as published.
+    weights: BTreeMap<BackendId, u16>,
     unfit: Option<String>,
     stopping: bool,
     stopped: bool,
@@ -152,6 +154,7 @@ impl Node {
             decided_at: None,
             in_sync_since: None,
             published: None,
+            weights: BTreeMap::new(),
             unfit: None,
             stopping: false,
             stopped: false,
@@ -180,7 +183,7 @@ impl Node {
                 self.relay.refused(now);
                 self.election.port_closed(now);
             }
-            Input::Probe(result) => self.health.handle_probe(result, now),
+            Input::Probe(result) => self.health.handle_probe(&result, now),
             Input::Relaying(works) => self.set_program(works),
             Input::SessionClosed { fault, reason } => self.session_closed(fault, &reason, now),
             Input::SessionFrame(frame) => self.handle_frame(frame, now),

@@ -156,7 +156,7 @@ fn backend(node: &Node, service: &config::Service, known: &config::Backend) -> B
         name: known.name.clone(),
         address: known.address.to_string(),
         pool: service.pool_of(known).map(|pool| pool.name.clone()),
-        weight: known.weight.0,
+        weight: node.health.weight(known.id).unwrap_or(known.weight.0),
         // The daemon knows.
         measure: None,
         up: record.up,

@@ -4,10 +4,13 @@
 //! Invariant: decoding is bounded and gives an error, never a panic, for any bytes.
 
 pub mod admin;
+pub mod agent;
 pub mod announce;
 pub mod codec;
 pub mod first;
+pub mod grpc;
 pub mod heartbeat;
 pub mod proxy_header;
 pub mod replication;
 pub mod seal;
+pub mod x509;

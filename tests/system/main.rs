@@ -5,6 +5,7 @@
 
 mod balance;
 mod bench;
+mod checks;
 mod crowd;
 mod drain;
 mod garbage;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     let tests = plain
         .chain(programs::tests())
         .chain(proxy_protocol::tests())
+        .chain(checks::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(kernel);

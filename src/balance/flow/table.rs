@@ -159,6 +159,11 @@ impl FlowTable {
         }
     }
 
+    /// The backend of a live connection.
+    pub fn backend_of(&self, flow: FlowId) -> Option<BackendId> {
+        self.live.get(&flow).map(|live| live.backend)
+    }
+
     fn opened(&mut self, flow: FlowId, fresh: Live, client: SocketAddr, out: &mut Vec<Item>) {
         let told = self.live.remove(&flow);
         if let Some(told) = told {

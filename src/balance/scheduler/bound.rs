@@ -18,7 +18,7 @@ pub(super) struct Bound {
 impl Bound {
     fn new(pool: &[Arc<Target>], hundredths: u16) -> Self {
         let live: u64 = pool.iter().map(|it| u64::from(it.live())).sum();
-        let sum: u64 = pool.iter().map(|it| u64::from(it.weight)).sum();
+        let sum: u64 = pool.iter().map(|it| u64::from(it.weight())).sum();
         Self {
             scaled: u64::from(hundredths) * (live + 1),
             sum: 100 * sum,
@@ -27,7 +27,7 @@ impl Bound {
 
     /// One more is within it.
     pub(super) fn has_room(self, target: &Target) -> bool {
-        let most = (self.scaled * u64::from(target.weight)).div_ceil(self.sum.max(1));
+        let most = (self.scaled * u64::from(target.weight())).div_ceil(self.sum.max(1));
         u64::from(target.live()) < most
     }
 }

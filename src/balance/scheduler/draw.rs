@@ -26,7 +26,7 @@ pub(super) fn better_of_two(among: Among<'_>, rng: &mut fastrand::Rng) -> Option
 }
 
 fn drawn(among: Among<'_>, but: Option<usize>, rng: &mut fastrand::Rng) -> Option<usize> {
-    let weight = |place: usize| u32::from(among.pool[place].weight);
+    let weight = |place: usize| u32::from(among.pool[place].weight());
     let places = || among.places().filter(|place| Some(*place) != but);
     let sum: u32 = places().map(weight).sum();
     if sum == 0 {
@@ -65,7 +65,7 @@ fn at_point(
 
 /// The highest weight; equals take turns.
 pub(super) fn heaviest(among: Among<'_>, ticket: u64) -> Option<usize> {
-    let weight = |place: usize| among.pool[place].weight;
+    let weight = |place: usize| among.pool[place].weight();
     let most = among.places().map(weight).max()?;
     let equals = among.places().filter(|place| weight(*place) == most);
     // Scattered, because the tickets whose first choice is one backend may all be alike.

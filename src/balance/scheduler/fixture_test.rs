@@ -32,6 +32,10 @@ pub(in crate::balance) fn service(balance: Balance, weights: &[u16]) -> Service 
         weight: Weight(*weight),
         pool: None,
         max_connections: None,
+        check_address: None,
+        check_port: None,
+        agent_address: None,
+        agent_port: None,
     };
     Service {
         id: ServiceId::of("web"),
@@ -43,6 +47,7 @@ pub(in crate::balance) fn service(balance: Balance, weights: &[u16]) -> Service 
         max_connections: 100,
         kernel: None,
         proxied: Proxied::default(),
+        agent: None,
         health: None,
         backends: weights.iter().enumerate().map(backend).collect(),
     }

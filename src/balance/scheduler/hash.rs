@@ -47,7 +47,7 @@ impl Hasher {
 pub(super) fn highest(among: Among<'_>, client: u64) -> Option<usize> {
     let score = |place: usize| {
         let target = &among.pool[place];
-        (score(client, target.id, target.weight), target.id)
+        (score(client, target.id, target.weight()), target.id)
     };
     let better = |a: &usize, b: &usize| {
         let ((a, x), (b, y)) = (score(*a), score(*b));

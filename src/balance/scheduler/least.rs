@@ -17,7 +17,7 @@ impl Share {
     pub(super) fn of(target: &Target) -> Self {
         Self {
             live: u64::from(target.live()),
-            weight: u64::from(target.weight),
+            weight: u64::from(target.weight()),
         }
     }
 
@@ -39,7 +39,7 @@ pub(super) fn connections(among: Among<'_>, ticket: u64) -> Option<usize> {
 pub(super) fn response_time(among: Among<'_>, ticket: u64, now: Duration) -> Option<usize> {
     let cost = |target: &Target| {
         let live = f64::from(target.live());
-        let weight = f64::from(target.weight);
+        let weight = f64::from(target.weight());
         match target.response_time(now) {
             Some(micros) => f64::from(micros) * (live + 1.0) / weight,
             None if target.live() == 0 => 0.0,

@@ -68,7 +68,7 @@ impl Method {
         match balance.scheduler {
             Scheduler::RoundRobin => Self::RoundRobin(Rotation::even(pool.len())),
             Scheduler::WeightedRoundRobin => {
-                let weights: Vec<u16> = pool.iter().map(|target| target.weight).collect();
+                let weights: Vec<u16> = pool.iter().map(|target| target.weight()).collect();
                 Self::WeightedRoundRobin(Rotation::weighted(&weights))
             }
             Scheduler::LeastConnections => Self::LeastConnections,
@@ -80,7 +80,7 @@ impl Method {
                 bound: balance.bounded_load,
             },
             Scheduler::Maglev => {
-                let backends: Vec<_> = pool.iter().map(|it| (it.id, it.weight)).collect();
+                let backends: Vec<_> = pool.iter().map(|it| (it.id, it.weight())).collect();
                 Self::Maglev {
                     hasher: hasher(),
                     table: Maglev::new(&backends, balance.table_size),

@@ -14,13 +14,14 @@ use ipnet::IpNet;
 
 mod balance;
 mod health;
+mod kinds;
 mod limits;
 mod proxied;
 mod rules;
 mod service;
 
 pub(super) use self::balance::Balance;
-pub(super) use self::health::Health;
+pub(super) use self::health::{Agent, Checks, Health};
 pub(super) use self::limits::Limits;
 pub(super) use self::proxied::{Proxied, Tlv};
 pub(super) use self::rules::{Pool, Rule};
@@ -49,6 +50,7 @@ const fn s(seconds: u64) -> Duration {
 
 const MINUTE: Duration = s(60);
 const HOUR: Duration = s(60 * 60);
+const DAY: Duration = s(24 * 60 * 60);
 const WEEK: Duration = s(7 * 24 * 60 * 60);
 
 /// The whole file.
@@ -56,6 +58,7 @@ pub(in crate::config) struct File {
     pub(in crate::config) cluster: Result<Cluster, Reported>,
     pub(in crate::config) nodes: List<Node>,
     pub(in crate::config) election: Result<Election, Reported>,
+    pub(in crate::config) health: Result<Checks, Reported>,
     pub(in crate::config) kernel: Result<Kernel, Reported>,
     pub(in crate::config) proxy: Result<Proxy, Reported>,
     pub(in crate::config) vips: List<Vip>,
@@ -118,6 +121,7 @@ impl File {
             cluster: file.required_table("cluster", Cluster::read),
             nodes: file.tables("node", 2..=2, Node::read),
             election: file.default_table("election", Election::read),
+            health: file.default_table("health", Checks::read),
             kernel: file.default_table("kernel", Kernel::read),
             proxy: file.default_table("proxy", Proxy::read),
             vips: file.tables("vip", 1..=MAX_VIPS, Vip::read),

@@ -6,13 +6,14 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::balance::Balance;
-use super::health::Health;
+use super::health::{Agent, Health};
 use super::proxied::Proxied;
 use super::{HOUR, MAX_CONNECTIONS, MINUTE, WEEK, ms, s};
 use crate::config::read::Section;
 use crate::config::report::{At, Field, List, Located, Reported};
 use crate::config::units::{
-    Fault, Read, backend_address, duration, listen_address, name, number, source_address, word,
+    Fault, Read, backend_address, check_address, duration, listen_address, name, number,
+    source_address, word,
 };
 use crate::config::{Acknowledge, Fallback, Forward, OnDown, Stray};
 
@@ -44,6 +45,7 @@ pub(in crate::config) struct Service {
     pub(in crate::config) max_connections: Field<u32>,
     pub(in crate::config) kernel: KernelMode,
     pub(in crate::config) proxied: Proxied,
+    pub(in crate::config) agent: Option<Result<Agent, Reported>>,
     pub(in crate::config) health: Option<Result<Health, Reported>>,
     pub(in crate::config) backends: List<Backend>,
 }
@@ -73,6 +75,15 @@ pub(in crate::config) struct Backend {
     pub(in crate::config) weight: Field<u16>,
     /// None: not written.
     pub(in crate::config) max_connections: Option<Field<u32>>,
+    pub(in crate::config) elsewhere: Elsewhere,
+}
+
+/// Those keys of `[[service.backend]]` that say where it is checked.
+pub(in crate::config) struct Elsewhere {
+    pub(in crate::config) check_address: Option<Field<IpAddr>>,
+    pub(in crate::config) check_port: Option<Field<u16>>,
+    pub(in crate::config) agent_address: Option<Field<IpAddr>>,
+    pub(in crate::config) agent_port: Option<Field<u16>>,
 }
 
 impl Service {
@@ -97,6 +108,7 @@ impl Service {
             max_connections: section.or("max_connections", 50_000, number(1..=MAX_CONNECTIONS)),
             kernel: KernelMode::read(section),
             proxied: Proxied::read(section),
+            agent: section.table("agent", Agent::read),
             health: section.table("health", Health::read),
             backends: section.tables("backend", 1..=MAX_BACKENDS, Backend::read),
         }
@@ -191,6 +203,31 @@ impl Backend {
             address: section.required("address", r#""198.51.100.21:8080""#, backend_address),
             weight: section.or("weight", 1, number(1..=256)),
             max_connections: section.optional("max_connections", number(1..=MAX_CONNECTIONS)),
+            elsewhere: Elsewhere::read(section),
         }
+    }
+}
+
+impl Elsewhere {
+    fn read(section: &mut Section<'_, '_>) -> Self {
+        Self {
+            check_address: section.optional("check_address", check_address),
+            check_port: section.optional("check_port", number(1..=u16::MAX)),
+            agent_address: section.optional("agent_address", check_address),
+            agent_port: section.optional("agent_port", number(1..=u16::MAX)),
+        }
+    }
+
+    /// What is written: the key, its section in the service, and its place.
+    pub(in crate::config) fn written(&self) -> Vec<(&'static str, &'static str, At)> {
+        [
+            ("check_address", "health", at(&self.check_address)),
+            ("check_port", "health", at(&self.check_port)),
+            ("agent_address", "agent", at(&self.agent_address)),
+            ("agent_port", "agent", at(&self.agent_port)),
+        ]
+        .into_iter()
+        .filter_map(|(key, section, at)| Some((key, section, at?)))
+        .collect()
     }
 }

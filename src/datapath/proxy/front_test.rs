@@ -43,6 +43,10 @@ fn ruled(config: &mut Config, address: SocketAddr, rule: Rule) {
     let name = format!("p{place}");
     service.backends.push(Backend {
         max_connections: None,
+        check_address: None,
+        check_port: None,
+        agent_address: None,
+        agent_port: None,
         id: BackendId::of("web", &name),
         name: name.clone(),
         address,

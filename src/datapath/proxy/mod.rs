@@ -25,7 +25,7 @@ mod shared;
 mod watch;
 mod worker;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -140,6 +140,11 @@ impl Proxy {
         self.shared.advance_lines();
     }
 
+    /// Sets the weights that are not as configured; [`Proxy::publish`] makes rotations of them.
+    pub fn weigh(&self, weights: &BTreeMap<BackendId, u16>) {
+        self.shared.routes.load().weigh(weights);
+    }
+
     /// Resets every proxied connection on both sides, at once. Never waits: it wakes the workers.
     ///
     /// Connections that wait to be accepted are reset, too. New ones may come as long as this host
@@ -172,7 +177,7 @@ impl Proxy {
             let measure = Measure {
                 response_us: gauge.response_time(now).map(|micros| micros as u64),
                 effective_weight: adaptive
-                    .then(|| f64::from(target.weight) * f64::from(gauge.factor())),
+                    .then(|| f64::from(target.weight()) * f64::from(gauge.factor())),
             };
             Some((target.id, measure))
         };

@@ -7,9 +7,11 @@ use crate::health::entry::FIRST_SPREAD;
 use crate::health::probe::{ANSWER_SLACK, ProbeOutcome};
 use crate::health::{PASSIVE_FALL, RETRY_AFTER, TELL_GAP};
 
+mod agents;
 mod checks;
 mod clients;
 mod oracle;
+mod rhythm;
 mod telling;
 
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -124,7 +126,7 @@ impl Bench {
             token,
             outcome,
         };
-        self.book.handle_probe(result, self.now);
+        self.book.handle_probe(&result, self.now);
         self.drain();
     }
 

@@ -3,23 +3,35 @@
 //! Owns: the sockets of health checks. Never: judges a backend (`health` does).
 //! Invariant: each request is answered once, or counted as dropped.
 //!
-//! A check is a TCP connect. It is closed in the ordinary way, with FIN: a reset would be cheaper
-//! here (no `TIME_WAIT`), but servers log it, and some count the client as an abuser. The price is
-//! one socket in `TIME_WAIT` for each check of the last minute, towards an address of its own, so
-//! that it costs a little memory and never a port that proxied connections need.
+//! Each kind of check has a module of its own. All of them are bounded: in time by the request, in
+//! what they read by the configuration. Their connections are closed in the ordinary way, with FIN: a
+//! reset would be cheaper here (no `TIME_WAIT`), but servers log it, and some count the client as an
+//! abuser. The price is one socket in `TIME_WAIT` for each check of the last minute, towards an address
+//! of its own, so that it costs a little memory and never a port that proxied connections need.
 
-use std::io::{self, ErrorKind};
+mod agent;
+mod command;
+mod exchange;
+mod grpc;
+mod http;
+mod plan;
+mod progress;
+mod script;
+mod tcp;
+mod tls;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::errno::Errno;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::health::probe::{ANSWER_SLACK, ProbeOutcome, ProbeRequest, ProbeResult};
-use crate::model::ConnectFailure;
+use self::plan::{Kind, Plan};
+use self::progress::{Fail, Progress, wrong};
+use crate::health::probe::{ANSWER_SLACK, ProbeOutcome, ProbeRequest, ProbeResult, Whom};
+
+pub use self::plan::{PlanError, Plans};
 
 /// Requests that may wait for their turn; more are dropped.
 pub const QUEUE: usize = 1_024;
@@ -45,11 +57,12 @@ impl Prober {
     /// # Panics
     ///
     /// Outside of a runtime with IO and time.
-    pub fn start(results: Sender<ProbeResult>, limit: usize) -> Self {
+    pub fn start(plans: Plans, results: Sender<ProbeResult>, limit: usize) -> Self {
         let (waiting, requests) = mpsc::channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         let checks = Checks {
+            plans,
             results,
             dropped: Arc::clone(&dropped),
         };
@@ -78,6 +91,7 @@ impl Prober {
 /// What the tasks share.
 #[derive(Clone)]
 struct Checks {
+    plans: Plans,
     results: Sender<ProbeResult>,
     dropped: Arc<AtomicU64>,
 }
@@ -102,7 +116,7 @@ impl Checks {
 
     async fn make(self, Waiting { request, since }: Waiting, turn: OwnedSemaphorePermit) {
         let outcome = if since.elapsed() < ANSWER_SLACK {
-            check(request).await
+            check(&self.plans, &request).await
         } else {
             None
         };
@@ -124,47 +138,73 @@ impl Checks {
     }
 }
 
-/// Connects; none if this host could not even try.
-async fn check(request: ProbeRequest) -> Option<ProbeOutcome> {
+/// Makes a check; none if this host could not even try.
+async fn check(plans: &Plans, request: &ProbeRequest) -> Option<ProbeOutcome> {
     let start = Instant::now();
-    let connect = TcpStream::connect(request.address);
-    match tokio::time::timeout(request.timeout, connect).await {
-        Ok(Ok(_closed_on_drop)) => {
-            let took = start.elapsed();
-            Some(ProbeOutcome::Good { took })
+    let plan = plans.of(request.backend)?;
+    let mut progress = Progress::default();
+    let work = async {
+        match request.whom {
+            Whom::Agent => match &plan.agent {
+                Some(agent) => {
+                    let answer = agent::ask(agent, request.address, &mut progress).await?;
+                    Ok(ProbeOutcome::Agent(answer))
+                }
+                None => Err(Fail::NoSocket),
+            },
+            Whom::Backend => {
+                let warning = by_kind(plan, request, &mut progress).await?;
+                let took = start.elapsed();
+                Ok(match warning {
+                    Some(what) => ProbeOutcome::Warned { took, what },
+                    None => ProbeOutcome::Good { took },
+                })
+            }
         }
-        Ok(Err(error)) => failure(&error).map(|failure| ProbeOutcome::Bad { failure }),
-        Err(_elapsed) => {
-            let failure = ConnectFailure::Timeout;
-            Some(ProbeOutcome::Bad { failure })
-        }
+    };
+    let done = tokio::time::timeout(request.timeout, work).await;
+    match done {
+        Ok(Ok(outcome)) => Some(outcome),
+        Ok(Err(Fail::Connect(failure))) => Some(ProbeOutcome::Bad { failure }),
+        Ok(Err(Fail::Wrong(what))) => Some(wrong(&what)),
+        Ok(Err(Fail::NoSocket)) => None,
+        Err(_elapsed) => Some(progress.late(request.timeout)),
     }
 }
 
-/// What an error of `connect(2)` says of the backend; none if it only says something of this host.
-fn failure(error: &io::Error) -> Option<ConnectFailure> {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    if matches!(
-        errno,
-        Some(
-            Errno::EADDRNOTAVAIL
-                | Errno::EAGAIN
-                | Errno::EMFILE
-                | Errno::ENFILE
-                | Errno::ENOBUFS
-                | Errno::ENOMEM
-        )
-    ) {
-        return None;
+/// The check of the backend itself, and what an operator should know.
+async fn by_kind(
+    plan: &Plan,
+    request: &ProbeRequest,
+    progress: &mut Progress,
+) -> Result<Option<String>, Fail> {
+    let address = request.address;
+    match &plan.kind {
+        Kind::Command(command) => command::check(command, &plan.names, request, progress)
+            .await
+            .map(|()| None),
+        Kind::Grpc(grpc, tls) => grpc::check(grpc, tls.as_ref(), address, progress).await,
+        Kind::Http(http, tls) => http::check(http, tls.as_ref(), address, progress).await,
+        Kind::Script(script) => script::check(script, address, progress)
+            .await
+            .map(|()| None),
+        Kind::Tcp => tcp::dial(address).await.map(|_closed_on_drop| None),
+        Kind::Tls(tls) => tls::check(tls, address, progress).await,
     }
-    Some(match error.kind() {
-        ErrorKind::ConnectionRefused => ConnectFailure::Refused,
-        ErrorKind::TimedOut => ConnectFailure::Timeout,
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => ConnectFailure::Unreachable,
-        _ => ConnectFailure::Other,
-    })
 }
 
 #[cfg(test)]
-#[path = "probe_test.rs"]
+#[path = "prober_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "testbed_test.rs"]
+mod testbed;
+
+#[cfg(test)]
+#[path = "plain_test.rs"]
+mod plain_tests;
+
+#[cfg(test)]
+#[path = "web_test.rs"]
+mod web_tests;

@@ -1,21 +1,26 @@
 //! Checks against sockets on the loopback.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
+use super::tcp::failure;
+use super::testbed::plans;
 use super::*;
-use crate::model::BackendId;
+use crate::model::{BackendId, ConnectFailure};
 
 /// Nothing here should take so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn request(address: SocketAddr, timeout: Duration, token: u64) -> ProbeRequest {
     ProbeRequest {
-        backend: BackendId(9),
+        backend: BackendId::of("checked", "b1"),
+        whom: Whom::Backend,
         address,
         timeout,
         token,
@@ -60,10 +65,13 @@ const fn bad(failure: ConnectFailure) -> ProbeOutcome {
 async fn a_listener_is_good_and_sees_an_ordinary_end() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let (sender, mut results) = mpsc::channel(1);
-    let prober = Prober::start(sender, 1);
+    let prober = Prober::start(plans("kind = \"tcp\""), sender, 1);
     prober.probe(request(listener.local_addr().unwrap(), PATIENCE, 41));
     let result = next(&mut results).await;
-    assert_eq!((result.backend, result.token), (BackendId(9), 41));
+    assert_eq!(
+        (result.backend, result.token),
+        (BackendId::of("checked", "b1"), 41)
+    );
     let ProbeOutcome::Good { took } = result.outcome else {
         panic!("{result:?}");
     };
@@ -78,7 +86,7 @@ async fn a_listener_is_good_and_sees_an_ordinary_end() {
 async fn a_port_where_nobody_listens_is_refused() {
     let (_held, address) = bound();
     let (sender, mut results) = mpsc::channel(1);
-    Prober::start(sender, 1).probe(request(address, PATIENCE, 1));
+    Prober::start(plans("kind = \"tcp\""), sender, 1).probe(request(address, PATIENCE, 1));
     let result = next(&mut results).await;
     assert_eq!(result.outcome, bad(ConnectFailure::Refused));
 }
@@ -87,7 +95,7 @@ async fn a_port_where_nobody_listens_is_refused() {
 async fn at_most_limit_checks_at_once_and_each_within_its_time() {
     let (_held, address) = mute();
     let (sender, mut results) = mpsc::channel(8);
-    let prober = Prober::start(sender, 2);
+    let prober = Prober::start(plans("kind = \"tcp\""), sender, 2);
     let timeout = Duration::from_millis(100);
     let start = Instant::now();
     for token in 0..5 {
@@ -109,7 +117,7 @@ async fn at_most_limit_checks_at_once_and_each_within_its_time() {
 async fn what_does_not_fit_the_queue_is_dropped_and_counted() {
     let (_held, address) = bound();
     let (sender, mut results) = mpsc::channel(1);
-    let prober = Prober::start(sender, 4);
+    let prober = Prober::start(plans("kind = \"tcp\""), sender, 4);
     let sent = QUEUE as u64 + 7;
     for token in 0..sent {
         // The runtime has one thread, and this task does not yield: nothing is taken out.
@@ -128,7 +136,7 @@ async fn what_does_not_fit_the_queue_is_dropped_and_counted() {
 async fn a_request_that_waited_too_long_is_dropped() {
     let (_held, address) = mute();
     let (sender, mut results) = mpsc::channel(1);
-    let prober = Prober::start(sender, 1);
+    let prober = Prober::start(plans("kind = \"tcp\""), sender, 1);
     let long = ANSWER_SLACK + Duration::from_millis(50);
     prober.probe(request(address, long, 1));
     prober.probe(request(address, PATIENCE, 2));
@@ -145,7 +153,7 @@ async fn a_request_that_waited_too_long_is_dropped() {
 #[tokio::test]
 async fn the_prober_ends_with_whoever_wanted_results() {
     let (sender, results) = mpsc::channel(1);
-    let prober = Prober::start(sender, 1);
+    let prober = Prober::start(plans("kind = \"tcp\""), sender, 1);
     drop(results);
     tokio::time::timeout(PATIENCE, prober.waiting.closed())
         .await
