@@ -75,6 +75,8 @@ pub enum FlowEnd {
     Complete,
     /// Reset or error on the client's side.
     ClientError,
+    /// Its backend was judged down, with `on_down = "reset"`.
+    BackendDown,
     /// Reset or error on the backend's side.
     BackendError,
     /// No byte for the idle timeout.

@@ -13,10 +13,12 @@ pub mod flow;
 pub mod gauge;
 pub mod nat;
 pub mod queue;
+pub mod ramp;
 pub mod rate;
 pub mod routes;
 pub mod rules;
 pub mod scheduler;
+pub mod standby;
 
 pub use access::Access;
 pub use budget::RetryBudget;

@@ -103,6 +103,7 @@ fn service(mut service: file::Service) -> Result<Service, Reported> {
     let mut proxied = proxied(service.proxied)?;
     if matches!(&service.mode, Ok(mode) if mode.value == file::Mode::Proxy) {
         proxied.limits.source_rate = or(service.kernel.source_rate.take(), 0)?;
+        proxied.limits.on_down = or(service.kernel.on_down.take(), OnDown::Keep)?;
     }
     let balance = balance(service.balance?)?;
     let health = service.health.map(|section| health(section?)).transpose()?;
@@ -182,6 +183,7 @@ fn proxied(written: file::Proxied) -> Result<Proxied, Reported> {
 }
 
 fn limits(written: file::Limits) -> Result<Limits, Reported> {
+    let default = Limits::default();
     Ok(Limits {
         allow: all(written.allow.unwrap_or_default(), value)?,
         deny: all(written.deny.unwrap_or_default(), value)?,
@@ -190,7 +192,12 @@ fn limits(written: file::Limits) -> Result<Limits, Reported> {
         connect_deadline: optional(written.connect_deadline)?,
         retry_budget: optional(written.retry_budget)?,
         queue_size: or(written.queue_size, 0)?,
-        queue_timeout: or(written.queue_timeout, Limits::default().queue_timeout)?,
+        queue_timeout: or(written.queue_timeout, default.queue_timeout)?,
+        panic_threshold: or(written.panic_threshold, 0)?,
+        slow_start: or(written.slow_start, default.slow_start)?,
+        log: or(written.log, default.log)?,
+        log_sample: or(written.log_sample, 1)?,
+        on_down: OnDown::Keep,
     })
 }
 
@@ -268,6 +275,7 @@ fn backend(service: &str, pool: Option<u16>, backend: file::Backend) -> Result<B
         weight: Weight(backend.weight?.value),
         pool,
         max_connections: optional(backend.max_connections)?,
+        backup: or(backend.backup, false)?,
         check_address: optional(backend.elsewhere.check_address)?,
         check_port: optional(backend.elsewhere.check_port)?,
         agent_address: optional(backend.elsewhere.agent_address)?,

@@ -184,6 +184,7 @@ fn write_service(text: &mut String, service: &Service) {
             address,
             weight,
             max_connections,
+            backup,
             pool,
             check_address,
             check_port,
@@ -197,6 +198,9 @@ fn write_service(text: &mut String, service: &Service) {
         line!(text, "backend {name} {address} {}", weight.0);
         if let Some(most) = max_connections {
             line!(text, "max_connections {most}");
+        }
+        if *backup {
+            line!(text, "backup");
         }
         if let Some(pool) = pool {
             line!(text, "pool {}", proxied.pools[usize::from(*pool)].name);
@@ -294,6 +298,11 @@ fn write_limits(text: &mut String, limits: &Limits) {
         retry_budget,
         queue_size,
         queue_timeout,
+        on_down,
+        panic_threshold,
+        slow_start,
+        log,
+        log_sample,
     } = limits;
     let (allow, deny) = (sorted(allow, |it| **it), sorted(deny, |it| **it));
     line!(text, "access {allow:?} {deny:?} {source_rate}");
@@ -302,6 +311,8 @@ fn write_limits(text: &mut String, limits: &Limits) {
         "retry {retries:?} {connect_deadline:?} {retry_budget:?}"
     );
     line!(text, "queue {queue_size} {queue_timeout:?}");
+    line!(text, "down {on_down:?} {panic_threshold} {slow_start:?}");
+    line!(text, "log {log:?} {log_sample}");
 }
 
 fn sorted<T, K: Ord>(list: &[T], key: impl FnMut(&&T) -> K) -> Vec<&T> {

@@ -37,7 +37,7 @@ pub(super) fn check(file: &File, report: &Report<'_>) {
 }
 
 /// Keys among the kernel mode's that proxied services have, too.
-const BOTH: &[&str] = &["source_rate"];
+const BOTH: &[&str] = &["on_down", "source_rate"];
 
 struct Check<'f> {
     file: &'f File,
@@ -97,6 +97,11 @@ impl<'f> Check<'f> {
             self.report.fault(&scheduler.at, Fault::new(what, remedy));
         }
         for backend in service.backends.iter().flatten() {
+            if let Some(Ok(backup)) = &backend.backup {
+                let what = "mode = \"kernel\" has no `backup`";
+                let remedy = "write mode = \"proxy\" in this service, or remove the key";
+                self.report.fault(&backup.at, Fault::new(what, remedy));
+            }
             if let Some(Ok(limit)) = &backend.max_connections {
                 let what = "mode = \"kernel\" has no `max_connections` of a backend";
                 let remedy = "write it in the service, or write mode = \"proxy\"";

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::check::used;
 use super::file::Service;
 use super::report::{At, Report};
+use super::service::OnDown;
 use super::units::Fault;
 
 /// A proxied service's limits, beyond `max_connections`.
@@ -29,6 +30,27 @@ pub struct Limits {
     pub queue_size: u32,
     /// For how long. Default 5 s; 1 ms to 1 h.
     pub queue_timeout: Duration,
+    /// What becomes of the connections of a backend that is judged down. Default `keep`.
+    pub on_down: OnDown,
+    /// When fewer than so many percent of a pool's backends serve, all are used. Default 0: never.
+    pub panic_threshold: u8,
+    /// How long a backend that came up gets a rising share. Default 0; up to 1 h.
+    pub slow_start: Duration,
+    /// Which connections are written to the log. Default `off`.
+    pub log: Logged,
+    /// One of so many of them. Default 1; up to 1,000,000.
+    pub log_sample: u32,
+}
+
+/// Which connections are written to the log when they have ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Logged {
+    /// All.
+    All,
+    /// Those that did not end in order.
+    Errors,
+    /// None.
+    Off,
 }
 
 impl Default for Limits {
@@ -42,6 +64,11 @@ impl Default for Limits {
             retry_budget: None,
             queue_size: 0,
             queue_timeout: Duration::from_secs(5),
+            on_down: OnDown::Keep,
+            panic_threshold: 0,
+            slow_start: Duration::ZERO,
+            log: Logged::Off,
+            log_sample: 1,
         }
     }
 }

@@ -45,7 +45,8 @@ fn every_key_is_known() {
 fn written_defaults_mean_what_leaving_them_out_means() {
     let long = with(
         "accept_proxy_timeout = \"3s\"\ninspect_timeout = \"5s\"\ninspect_bytes = 16384\nech = \"outer\"\n\
-         queue_size = 0\nsource_rate = 0",
+         queue_size = 0\nsource_rate = 0\n\
+         on_down = \"keep\"\npanic_threshold = 0\nslow_start = \"0s\"\nlog = \"off\"\nlog_sample = 1",
     );
     assert_eq!(Config::parse(&long), Config::parse(SAMPLE));
 }
@@ -72,6 +73,12 @@ fn both_nodes_must_agree_on_every_key() {
         "retries = 1",
         "connect_deadline = \"4s\"",
         "retry_budget = 20",
+        "on_down = \"reset\"",
+        "panic_threshold = 50",
+        "slow_start = \"9s\"",
+        "log = \"all\"",
+        "log = \"errors\"",
+        "log_sample = 9",
         "queue_size = 7",
         "queue_size = 7\nqueue_timeout = \"4s\"",
     ];
@@ -97,6 +104,11 @@ balance -> deny = "anywhere"⏎balance => 26:8: service[0].deny: `anywhere` is n
 balance -> retries = 1024⏎balance => 26:11: service[0].retries: 1024 is out of range; write a whole number from 0 to 1023
 balance -> connect_deadline = "2h"⏎balance => 26:20: service[0].connect_deadline: 2h is out of range
 balance -> retry_budget = 0⏎balance => 26:16: service[0].retry_budget: 0 is out of range; write a whole number from 1 to 100
+balance -> panic_threshold = 101⏎balance => 26:19: service[0].panic_threshold: 101 is out of range
+balance -> slow_start = "2h"⏎balance => 26:14: service[0].slow_start: 2h is out of range
+balance -> log = "some"⏎balance => 26:7: service[0].log: unknown word `some`; write "all" or "errors" or "off"
+balance -> log_sample = 0⏎balance => 26:14: service[0].log_sample: 0 is out of range
+weight = 2 -> backup = 1⏎weight = 2 => 39:10: service[0].backend[1].backup: an integer instead of a boolean
 balance -> queue_size = 100001⏎balance => 26:14: service[0].queue_size: 100001 is out of range
 balance -> queue_timeout = "1s"⏎balance => 26:17: service[0].queue_timeout: without `queue_size` nobody waits; write queue_size = 1000, or remove `queue_timeout`
 balance -> source_rate = 1000001⏎balance => 26:15: service[0].source_rate: 1000001 is out of range
@@ -124,6 +136,10 @@ fn the_kernel_mode_has_none_of_these_keys() {
         "connect_deadline = \"4s\"",
         "retry_budget = 20",
         "queue_size = 7",
+        "panic_threshold = 7",
+        "slow_start = \"9s\"",
+        "log = \"all\"",
+        "log_sample = 9",
     ];
     for line in lines {
         let key = line.split(' ').next().unwrap();

@@ -36,6 +36,7 @@ use std::time::Duration;
 use self::bound::Bound;
 use self::hash::Hasher;
 use self::maglev::Maglev;
+use super::ramp;
 use super::routes::{Route, Target};
 use crate::config::Balance;
 use crate::model::Scheduler;
@@ -100,6 +101,30 @@ pub(super) struct Among<'a> {
     /// Places that were tried.
     failed: &'a [u16],
     bound: Option<Bound>,
+    /// None: nobody begins slowly.
+    ramp: Option<Ramp>,
+}
+
+/// Who begins slowly takes only some of its turns.
+#[derive(Clone, Copy)]
+struct Ramp {
+    ticket: u64,
+    now: Duration,
+    takes: Duration,
+}
+
+impl Ramp {
+    fn of(route: &Route, ticket: u64, now: Duration) -> Option<Self> {
+        let takes = route.slow_start();
+        (!takes.is_zero()).then_some(Self { ticket, now, takes })
+    }
+
+    fn admits(self, target: &Target) -> bool {
+        target.age(self.now).is_none_or(|age| {
+            let percent = ramp::percent(age, self.takes);
+            ramp::admits(self.ticket, target.id, percent)
+        })
+    }
 }
 
 impl<'a> Among<'a> {
@@ -108,6 +133,7 @@ impl<'a> Among<'a> {
         !self.failed.contains(&(place as u16))
             && target.has_room()
             && self.bound.is_none_or(|bound| bound.has_room(target))
+            && self.ramp.is_none_or(|ramp| ramp.admits(target))
     }
 
     /// Their places, in the order of the pool.
@@ -188,8 +214,33 @@ impl Picks {
             pool: route.pool(),
             failed: &self.failed,
             bound: None,
+            ramp: Ramp::of(route, ticket, now),
         };
-        let place = match route.method() {
+        let place = self.choose(among, route, now, ticket, rng);
+        // Where only slow starters are left, they are good enough.
+        let place = match (place, among.ramp) {
+            (None, Some(_)) => {
+                let among = Among {
+                    ramp: None,
+                    ..among
+                };
+                self.choose(among, route, now, ticket, rng)
+            }
+            (place, _) => place,
+        }?;
+        self.last = Some(place as u16);
+        Some(place)
+    }
+
+    fn choose(
+        &self,
+        among: Among<'_>,
+        route: &Route,
+        now: Duration,
+        ticket: u64,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        match route.method() {
             Method::RoundRobin(rotation) => among.from(rotation.at(ticket)),
             Method::WeightedRoundRobin(rotation) => {
                 let turn = rotation.at(ticket);
@@ -219,9 +270,7 @@ impl Picks {
                 route.adapt(now);
                 draw::by_effective_weight(among, ticket)
             }
-        }?;
-        self.last = Some(place as u16);
-        Some(place)
+        }
     }
 }
 

@@ -7,9 +7,10 @@ use ipnet::IpNet;
 use super::proxied::network;
 use super::service::{at, at_list};
 use super::{HOUR, ms};
+use crate::config::Logged;
 use crate::config::read::Section;
 use crate::config::report::{At, Field, List, Located};
-use crate::config::units::{duration, number};
+use crate::config::units::{duration, number, word};
 
 /// Most networks in one access list.
 const MAX_ACCESS: usize = 256;
@@ -17,6 +18,12 @@ const MAX_ACCESS: usize = 256;
 const MAX_RETRIES: u16 = 1_023;
 /// Most clients that wait for one pool.
 const MAX_QUEUE: u32 = 100_000;
+
+const LOGGED: &[(&str, Logged)] = &[
+    ("all", Logged::All),
+    ("errors", Logged::Errors),
+    ("off", Logged::Off),
+];
 
 /// None: not written.
 pub(in crate::config) struct Limits {
@@ -27,6 +34,10 @@ pub(in crate::config) struct Limits {
     pub(in crate::config) retry_budget: Option<Field<u8>>,
     pub(in crate::config) queue_size: Option<Field<u32>>,
     pub(in crate::config) queue_timeout: Option<Field<Duration>>,
+    pub(in crate::config) panic_threshold: Option<Field<u8>>,
+    pub(in crate::config) slow_start: Option<Field<Duration>>,
+    pub(in crate::config) log: Option<Field<Logged>>,
+    pub(in crate::config) log_sample: Option<Field<u32>>,
 }
 
 impl Limits {
@@ -39,11 +50,15 @@ impl Limits {
             retry_budget: section.optional("retry_budget", number(1..=100)),
             queue_size: section.optional("queue_size", number(0..=MAX_QUEUE)),
             queue_timeout: section.optional("queue_timeout", duration(ms(1)..=HOUR)),
+            panic_threshold: section.optional("panic_threshold", number(0..=100)),
+            slow_start: section.optional("slow_start", duration(ms(0)..=HOUR)),
+            log: section.optional("log", word(LOGGED)),
+            log_sample: section.optional("log_sample", number(1..=1_000_000)),
         }
     }
 
     /// What is written, in the order of the documentation: the key and its place.
-    pub(super) fn written(&self) -> [(&'static str, Option<At>); 7] {
+    pub(super) fn written(&self) -> [(&'static str, Option<At>); 11] {
         // Named one by one, so that a new key cannot be forgotten here.
         let Self {
             allow,
@@ -53,6 +68,10 @@ impl Limits {
             retry_budget,
             queue_size,
             queue_timeout,
+            panic_threshold,
+            slow_start,
+            log,
+            log_sample,
         } = self;
         [
             ("allow", at_list(allow)),
@@ -62,6 +81,10 @@ impl Limits {
             ("retry_budget", at(retry_budget)),
             ("queue_size", at(queue_size)),
             ("queue_timeout", at(queue_timeout)),
+            ("panic_threshold", at(panic_threshold)),
+            ("slow_start", at(slow_start)),
+            ("log", at(log)),
+            ("log_sample", at(log_sample)),
         ]
     }
 }

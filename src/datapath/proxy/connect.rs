@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::flows::Flow;
 use super::front::{First, Intro};
+use super::log::Phase;
 use super::queue::{Held, Place};
 use super::shared::{Shared, Tries};
 use super::worker::Worker;
@@ -53,6 +54,7 @@ pub(super) async fn connect(
         service,
         pool: intro.pool,
     };
+    flow.phase.set(Phase::Connect);
     let mut routes = shared.routes.load_full();
     let mut picks = Picks::new(flow.client.get().ip());
     let mut patience = Patience::new(&known.tries, shared);
@@ -68,6 +70,7 @@ pub(super) async fn connect(
             (Some(load), _) => load,
             (None, Some(line)) if !picks.all_tried(route) => {
                 let state = (picks, routes);
+                flow.phase.set(Phase::Queue);
                 let turn = line
                     .wait(shared, place, state, flow, (client, first))
                     .await?;
@@ -84,6 +87,7 @@ pub(super) async fn connect(
             }
         };
         let load = Held::new(load, shared, place);
+        flow.phase.set(Phase::Connect);
         let address = load.target().address;
         let started = Instant::now();
         let limit = patience.next_try(known.connect_timeout, started);

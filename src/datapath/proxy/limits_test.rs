@@ -11,12 +11,13 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::time::Instant;
 
+use super::log::Log;
 use super::queue::Place;
 use super::rig::{
     LONG, Rig, abort, assert_reset, backend, config, echo, id, listener, nobody, ping,
 };
-use crate::balance::flow::{FlowEvent, Unserved};
-use crate::config::{Config, Limits};
+use crate::balance::flow::{FlowEnd, FlowEvent, Unserved};
+use crate::config::{Config, Limits, Logged};
 
 fn limited(backends: &[SocketAddr], change: impl FnOnce(&mut Limits)) -> Config {
     let mut config = config(backends);
@@ -320,4 +321,113 @@ fn nobody_is_forgotten_in_the_queue_and_no_backend_has_too_many() {
         client.join().unwrap();
     }
     assert!(most.load(Ordering::SeqCst) <= 2);
+}
+
+#[test]
+fn connections_of_a_backend_that_is_down_are_reset() {
+    let mut rig = Rig::new(&[echo(), echo()]);
+    let mut clients = [rig.connect(), rig.connect()];
+    clients.iter_mut().for_each(ping);
+    rig.proxy.reset_backend(id(1));
+    assert_eq!(rig.ends(1), [(FlowEnd::BackendDown, 4, 4)]);
+    assert_reset(&mut clients[1]);
+    ping(&mut clients[0]);
+}
+
+#[test]
+fn who_comes_up_beside_others_begins_slowly() {
+    let config = limited(&[echo(), echo()], |limits| limits.slow_start = LONG * 1_000);
+    let mut rig = Rig::of(&config);
+    let share = |rig: &mut Rig, connections: usize| {
+        let before = rig.seen.len();
+        let ended = rig.ends(0).len();
+        for n in 1..=connections {
+            ping(&mut rig.connect());
+            rig.ends(ended + n);
+        }
+        let of = |event: &&FlowEvent| matches!(event, FlowEvent::Opened { backend, .. } if *backend == id(1));
+        rig.seen[before..].iter().filter(of).count()
+    };
+    assert_eq!(share(&mut rig, 20), 10, "together they begin as always");
+    rig.proxy.publish(&[id(0)].into());
+    rig.proxy.publish(&[id(0), id(1)].into());
+    let few = share(&mut rig, 100);
+    assert!((1..15).contains(&few), "a tenth of its half: {few}");
+    rig.proxy.publish(&[id(1)].into());
+    assert_eq!(share(&mut rig, 5), 5, "there is nobody else");
+}
+
+#[test]
+fn the_log_says_who_ended_a_connection_and_in_which_phase() {
+    let log = |client: &mut dyn FnMut(&mut Rig), change: fn(&mut Config), expected: &str| {
+        let mut config = queued(&[echo()], 1, Duration::from_millis(20));
+        change(&mut config);
+        config.services[0].proxied.limits.log = Logged::All;
+        // In place of the thread.
+        let (log, records) = Log::channel(8);
+        let mut rig = Rig::logged(&config, log);
+        client(&mut rig);
+        let record = records.recv_timeout(LONG).unwrap();
+        assert_eq!(record.letters(), expected, "{record:?}");
+        record
+    };
+    let nothing = |_: &mut Config| {};
+    let record = log(&mut |rig| ping(&mut rig.connect()), nothing, "--");
+    assert_eq!(
+        (record.up, record.down, record.backend),
+        (4, 4, Some(id(0)))
+    );
+    assert!(record.total >= record.wait && record.wait >= record.connect);
+    let mut reset = |rig: &mut Rig| assert_reset(&mut rig.connect());
+    log(
+        &mut |rig| {
+            let mut client = rig.connect();
+            ping(&mut client);
+            abort(client);
+        },
+        nothing,
+        "CD",
+    );
+    log(
+        &mut |rig| {
+            let mut client = rig.connect();
+            ping(&mut client);
+            rig.proxy.reset_backend(id(0));
+            assert_reset(&mut client);
+        },
+        nothing,
+        "TD",
+    );
+    log(
+        &mut |rig| {
+            let mut client = rig.connect();
+            ping(&mut client);
+            assert_reset(&mut rig.connect());
+        },
+        nothing,
+        "TQ",
+    );
+    log(
+        &mut reset,
+        |config| config.services[0].backends[0].address = nobody(),
+        "SC",
+    );
+    let deny = |config: &mut Config| {
+        config.services[0].proxied.limits.deny = vec!["127.0.0.0/8".parse().unwrap()];
+    };
+    log(&mut reset, deny, "TA");
+}
+
+#[test]
+fn a_full_log_drops_and_counts() {
+    let mut config = config(&[nobody()]);
+    config.services[0].proxied.limits.log = Logged::Errors;
+    let (log, records) = Log::channel(2);
+    let mut rig = Rig::logged(&config, log);
+    for _ in 0..5 {
+        assert_reset(&mut rig.connect());
+    }
+    rig.refused(Unserved::AllFailed, 5);
+    assert_eq!(records.try_iter().count(), 2);
+    assert_eq!(rig.proxy.shared.log.as_ref().unwrap().dropped(), 3);
 }

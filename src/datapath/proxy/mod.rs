@@ -16,6 +16,7 @@ mod flows;
 mod front;
 mod gate;
 mod listen;
+mod log;
 mod pipes;
 mod pump;
 mod queue;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
 
+use self::log::Log;
 use self::report::Report;
 use self::shared::{Control, Shared};
 use self::worker::Setup;
@@ -75,6 +77,18 @@ impl Proxy {
         events: Sender<Vec<FlowEvent>>,
         seed: u64,
     ) -> Result<Self, DatapathError> {
+        let log =
+            Log::start(config).map_err(|source| DatapathError::Worker { worker: 0, source })?;
+        Self::start_with(config, events, seed, log)
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "as `start`")]
+    fn start_with(
+        config: &Config,
+        events: Sender<Vec<FlowEvent>>,
+        seed: u64,
+        log: Option<Log>,
+    ) -> Result<Self, DatapathError> {
         let workers = config.proxy.workers.unwrap_or_else(one_a_core).max(1);
         let mut addresses = Vec::new();
         let mut listeners: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
@@ -91,7 +105,7 @@ impl Proxy {
         let routes = Routes::compile(config, &BTreeSet::new());
         let mut seeds = fastrand::Rng::with_seed(seed);
         let mut proxy = Self {
-            shared: Arc::new(Shared::new(config, routes, seeds.u64(..))),
+            shared: Arc::new(Shared::new(config, routes, log, seeds.u64(..))),
             controls: Vec::new(),
             threads: Vec::new(),
             addresses,
@@ -135,7 +149,9 @@ impl Proxy {
 
     /// New connections go to these backends only, from now on. Never waits.
     pub fn publish(&self, eligible: &BTreeSet<BackendId>) {
-        let routes = self.shared.routes.load().recompile(eligible);
+        let old = self.shared.routes.load();
+        old.begin(eligible, self.shared.now());
+        let routes = old.recompile(eligible);
         self.shared.routes.store(Arc::new(routes));
         self.shared.advance_lines();
     }
@@ -143,6 +159,14 @@ impl Proxy {
     /// Sets the weights that are not as configured; [`Proxy::publish`] makes rotations of them.
     pub fn weigh(&self, weights: &BTreeMap<BackendId, u16>) {
         self.shared.routes.load().weigh(weights);
+    }
+
+    /// Resets the connections of this backend on both sides. Never waits.
+    pub fn reset_backend(&self, backend: BackendId) {
+        for control in &self.controls {
+            control.resets().push(backend);
+            control.wake.notify_one();
+        }
     }
 
     /// Resets every proxied connection on both sides, at once. Never waits: it wakes the workers.

@@ -142,7 +142,7 @@ impl Line {
     fn serve(&self, inner: &mut Inner, shared: &Shared, place: Place) {
         let routes = shared.routes.load_full();
         let route = routes.pool(place.service, place.pool);
-        let now = match route.measures() {
+        let now = match route.needs_time() {
             true => shared.now(),
             false => Duration::ZERO,
         };

@@ -1,7 +1,7 @@
 //! What the workers share with each other and with the node.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -10,10 +10,11 @@ use tokio::time::Instant;
 
 use super::front::Front;
 use super::gate::Gate;
+use super::log::{Log, Wanted};
 use super::queue::{Line, Place};
 use crate::balance::{RetryBudget, Routes};
-use crate::config::{Config, Service};
-use crate::model::ServiceId;
+use crate::config::{Config, Logged, Service};
+use crate::model::{BackendId, ServiceId};
 
 /// Shared by all workers. Nothing here is touched for a byte that moves.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(super) struct Shared {
     pub(super) routes: ArcSwap<Routes>,
     /// In the order of the configuration.
     pub(super) services: Vec<Known>,
+    pub(super) log: Option<Log>,
     seats: Seats,
 }
 
@@ -36,6 +38,8 @@ pub(super) struct Known {
     /// What it asks of a client's address at once; none: nothing.
     pub(super) gate: Option<Arc<Gate>>,
     pub(super) tries: Tries,
+    /// What is written to the log; none: nothing.
+    pub(super) log: Option<Wanted>,
     /// One for each pool, the own one first; empty: nobody waits.
     lines: Box<[Line]>,
     seats: Seats,
@@ -63,6 +67,10 @@ impl Known {
         let pools = 0..=service.proxied.pools.len();
         Self {
             gate: now,
+            log: (limits.log != Logged::Off).then_some(Wanted {
+                what: limits.log,
+                sample: limits.log_sample,
+            }),
             tries: Tries {
                 retries: limits.retries,
                 deadline: limits.connect_deadline,
@@ -79,11 +87,12 @@ impl Known {
 }
 
 impl Shared {
-    pub(super) fn new(config: &Config, routes: Routes, seed: u64) -> Self {
+    pub(super) fn new(config: &Config, routes: Routes, log: Option<Log>, seed: u64) -> Self {
         let known = |service| Known::of(service, seed);
         Self {
             start: Instant::now(),
             routes: ArcSwap::from_pointee(routes),
+            log,
             services: config.services.iter().map(known).collect(),
             seats: Seats::new(config.proxy.max_connections),
         }
@@ -182,6 +191,8 @@ pub(super) struct Control {
     /// Times that all connections were to be cut.
     pub(super) cuts: AtomicU64,
     pub(super) stop: AtomicBool,
+    /// Backends whose connections are to be reset.
+    resets: Mutex<Vec<BackendId>>,
     /// When it went round its loop last, in milliseconds since the start.
     beat: AtomicU64,
     /// Times that a pipe was lent.
@@ -189,6 +200,10 @@ pub(super) struct Control {
 }
 
 impl Control {
+    pub(super) fn resets(&self) -> MutexGuard<'_, Vec<BackendId>> {
+        self.resets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn beat(&self, now: Duration) {
         self.beat.store(now.as_millis() as u64, Ordering::Relaxed);
     }

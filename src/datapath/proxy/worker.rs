@@ -21,11 +21,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::direction::Buffers;
 use super::flows::{Flow, Flows};
+use super::log::{Phase, Record, Why};
 use super::report::Report;
 use super::serve::serve;
 use super::shared::{Control, Seat, Shared};
 use crate::balance::Route;
 use crate::balance::flow::{FlowEnd, FlowEvent, Unserved};
+use crate::config::Logged;
 use crate::model::FlowId;
 
 /// Time between beats, and between parts of the sweep.
@@ -123,6 +125,7 @@ impl Worker {
                         cuts = asked;
                         self.cut_all(&listeners);
                     }
+                    self.reset_backends();
                     if self.control.stop.load(Ordering::Acquire) {
                         break;
                     }
@@ -181,6 +184,18 @@ impl Worker {
         let seat = match seat {
             Ok(seat) => seat,
             Err(why) => {
+                self.log(service, Why::Unserved(why), || Record {
+                    service: known.id,
+                    client: address,
+                    backend: None,
+                    phase: Phase::Accept,
+                    why: Why::Unserved(why),
+                    up: 0,
+                    down: 0,
+                    wait: Duration::ZERO,
+                    connect: Duration::ZERO,
+                    total: Duration::ZERO,
+                });
                 let service = known.id;
                 self.tell(|report| report.push(FlowEvent::Unserved { service, why }));
                 return;
@@ -226,6 +241,31 @@ impl Worker {
         self.flush_if_full();
     }
 
+    /// Resets the connections of backends that were judged down.
+    fn reset_backends(&self) {
+        let down = std::mem::take(&mut *self.control.resets());
+        if down.is_empty() {
+            return;
+        }
+        for flow in self.flows.borrow().every(1, 0) {
+            if flow.opened.get().is_some_and(|(it, _)| down.contains(&it)) {
+                flow.cut(FlowEnd::BackendDown);
+            }
+        }
+    }
+
+    /// Writes the end of a connection to the log, if its service wants that.
+    pub(super) fn log(&self, service: usize, why: Why, record: impl FnOnce() -> Record) {
+        let (Some(wanted), Some(log)) = (self.shared.services[service].log, &self.shared.log)
+        else {
+            return;
+        };
+        let fits = wanted.what == Logged::All || !why.is_good();
+        if fits && (wanted.sample == 1 || self.rng.borrow_mut().u32(0..wanted.sample) == 0) {
+            log.put(record());
+        }
+    }
+
     /// Resets every connection, and those that nobody has accepted yet.
     fn cut_all(&self, listeners: &Listeners) {
         for flow in self.flows.borrow().every(1, 0) {
@@ -239,7 +279,7 @@ impl Worker {
 
     /// The time for a scheduler that needs it.
     pub(super) fn measured_at(&self, route: &Route) -> Duration {
-        match route.measures() {
+        match route.needs_time() {
             true => self.shared.now(),
             false => Duration::ZERO,
         }
