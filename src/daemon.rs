@@ -47,7 +47,7 @@ use crate::node::{Identity, Node};
 use crate::probe::{Plans, Prober};
 use crate::time::Mono;
 use crate::wire::replication::{Hello, PROTOCOL};
-use crate::wire::seal::Knock;
+use crate::wire::seal::{Knock, stick_key};
 
 use kernel_mode::Started;
 use turn::{Adapters, Arrivals, TurnLoop};
@@ -230,7 +230,8 @@ async fn start(
     let (nat_reports, nat) = mpsc::channel(NAT_REPORTS);
     let started = kernel_mode::start(config, me, &options.pins, seed, nat_reports)?;
     let config = &started.config;
-    let proxy = Proxy::start(&kernel_mode::proxied(config), events, seed)?;
+    let stick_key = stick_key(secret, &config.cluster.name);
+    let proxy = Proxy::start(&kernel_mode::proxied(config), events, seed, stick_key)?;
     let rejected = Arc::new(AtomicU64::new(0));
     let (asks, requests) = mpsc::channel(QUEUE);
     let (results, probes) = mpsc::channel(QUEUE);

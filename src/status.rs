@@ -245,8 +245,22 @@ pub struct ServiceStatus {
     /// Connections that waited in vain for a backend with room.
     #[serde(default)]
     pub queue_timeouts: u64,
+    /// The memory of its clients; none: it has no table of them.
+    #[serde(default)]
+    pub sticks: Option<StickStatus>,
     /// Backends.
     pub backends: Vec<BackendStatus>,
+}
+
+/// The memory of a service's clients.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct StickStatus {
+    /// Clients that are remembered.
+    pub entries: u64,
+    /// Connections since the start of the process that went where their client was.
+    pub hits: u64,
+    /// Connections whose client was not known, or whose backend took none.
+    pub misses: u64,
 }
 
 /// A backend.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{BackendId, ConnectFailure, FlowId, ServiceId};
+use crate::wire::replication::StickKey;
 
 /// One thing that happened to a connection. Sent upwards in batches.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -57,6 +58,19 @@ pub enum FlowEvent {
         up: u64,
         /// Bytes from backend to client.
         down: u64,
+    },
+    /// A client is remembered with this backend. Told when that is new, and some times within its
+    /// `ttl` as long as it is used.
+    Stuck {
+        /// Which entry.
+        key: StickKey,
+        /// The backend.
+        backend: BackendId,
+    },
+    /// A client is not remembered any more: others needed its place.
+    Unstuck {
+        /// Which entry.
+        key: StickKey,
     },
     /// A client got no backend.
     Unserved {

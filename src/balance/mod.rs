@@ -1,7 +1,7 @@
 //! Balancing: which backend a new connection goes to.
 //!
 //! Owns: the compiled routes ([`Routes`]), the algorithms ([`scheduler`]), and the shapes of what
-//! the data paths tell about connections ([`flow`], [`nat`]).
+//! the data paths tell about connections ([`flow`], [`nat`]), and the memory of clients ([`stick`]).
 //! Never: opens a connection, knows what is healthy (it is told who is eligible), reads a clock.
 //! Invariants: routes never change once compiled, they are replaced whole; what must survive a
 //! replacement (the rotation's position, the counts of connections) is shared by old and new.
@@ -19,6 +19,7 @@ pub mod routes;
 pub mod rules;
 pub mod scheduler;
 pub mod standby;
+pub mod stick;
 
 pub use access::Access;
 pub use budget::RetryBudget;
@@ -27,3 +28,4 @@ pub use rate::Rates;
 pub use routes::{Load, Route, Routes, Target};
 pub use rules::{Chosen, Rules};
 pub use scheduler::Picks;
+pub use stick::Stick;

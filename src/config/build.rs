@@ -4,9 +4,9 @@ use super::file;
 use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
-    Acknowledge, Agent, Backend, Balance, Checks, Cluster, Config, Election, Fallback, Forward,
-    Health, Kernel, KernelMode, Limits, Node, OnDown, Pool, Proxied, Proxy, Rule, SendProxy,
-    Service, Stray,
+    Acknowledge, Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Election, Fallback,
+    Forward, Health, Kernel, KernelMode, Limits, Node, OnDown, Pool, Proxied, Proxy, Rule,
+    SendProxy, Service, StickBy, StickFallback, StickHow, Stray,
 };
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
@@ -177,6 +177,10 @@ fn proxied(written: file::Proxied) -> Result<Proxied, Reported> {
         inspect_bytes: or(written.inspect_bytes, default.inspect_bytes)?,
         ech: or(written.ech, default.ech)?,
         limits,
+        affinity: match written.affinity {
+            Some(section) => Some(affinity(section?)?),
+            None => None,
+        },
         pools: Vec::new(),
         rules: Vec::new(),
     })
@@ -199,6 +203,29 @@ fn limits(written: file::Limits) -> Result<Limits, Reported> {
         log_sample: or(written.log_sample, 1)?,
         on_down: OnDown::Keep,
     })
+}
+
+fn affinity(written: file::Affinity) -> Result<Affinity, Reported> {
+    let how = match written.table?.value {
+        false => StickHow::Hash,
+        true => StickHow::Table {
+            size: or(written.size, 100_000)?,
+            ttl: or(written.ttl, file::TTL)?,
+            fallback: or(written.fallback, StickFallback::Reassign)?,
+        },
+    };
+    let by = match written.by?.value {
+        file::By::Source => StickBy::Source {
+            prefix4: or(written.prefix4, 32)?,
+            prefix6: or(written.prefix6, 64)?,
+        },
+        file::By::SessionId => StickBy::SessionId,
+        file::By::Sni => StickBy::Sni,
+        file::By::RdpCookie => StickBy::RdpCookie,
+        // That it is there was checked.
+        file::By::Cookie => StickBy::Cookie(or(written.cookie, String::new())?),
+    };
+    Ok(Affinity { by, how })
 }
 
 /// A pool with its backends.

@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Agent, Backend, Balance, Checks, Cluster, Config, Election, Health, Kernel, KernelMode, Limits,
-    Node, Observe, Pool, Proxied, Proxy, Rule, Service, Start,
+    Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Election, Health, Kernel,
+    KernelMode, Limits, Node, Observe, Pool, Proxied, Proxy, Rule, Service, Start,
 };
 use crate::model::{ConfigHash, Scheduler};
 
@@ -246,6 +246,7 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         inspect_bytes,
         ech,
         limits,
+        affinity,
         pools,
         rules,
     } = proxied;
@@ -255,6 +256,10 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         "proxied {accept_proxy:?} {accept_proxy_timeout:?} {send_proxy:?} {inspect_timeout:?} {inspect_bytes} {ech:?}"
     );
     write_limits(text, limits);
+    // Only if there is any, as above.
+    if let Some(Affinity { by, how }) = affinity {
+        line!(text, "affinity {by:?} {how:?}");
+    }
     for pool in sorted(pools, |pool| pool.name.clone()) {
         let Pool {
             name,

@@ -8,6 +8,7 @@
 //! its mistake is reported (with `read` for shapes and `units` for single values); `check`,
 //! `kernel` and `rules` compare values with each other; `build` makes the `Config`, which `hash` fingerprints.
 
+mod affinity;
 mod balance;
 mod build;
 mod check;
@@ -26,6 +27,7 @@ mod report;
 mod rules;
 mod schedulers;
 mod service;
+mod stick;
 mod units;
 mod values;
 
@@ -36,6 +38,7 @@ use std::time::Duration;
 
 use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 
+pub use affinity::{Affinity, StickBy, StickFallback, StickHow};
 pub use balance::Balance;
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use health::{
@@ -200,6 +203,8 @@ impl Config {
     }
 }
 
+#[cfg(test)]
+mod affinity_test;
 #[cfg(test)]
 mod health_test;
 #[cfg(test)]

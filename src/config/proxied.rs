@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::affinity::Affinity;
 use super::balance::Balance;
 use super::health::Health;
 use super::limits::Limits;
@@ -28,6 +29,8 @@ pub struct Proxied {
     pub ech: Ech,
     /// Who may connect, how often backends are tried, and who waits.
     pub limits: Limits,
+    /// `[service.affinity]`; none: each connection is chosen for by itself.
+    pub affinity: Option<Affinity>,
     /// `[[service.pool]]`: up to 64, beside the service's own backends.
     pub pools: Vec<Pool>,
     /// `[[service.rule]]`: up to 256; the first that matches says the pool.
@@ -104,6 +107,7 @@ impl Default for Proxied {
             inspect_bytes: 16 << 10,
             ech: Ech::Outer,
             limits: Limits::default(),
+            affinity: None,
             pools: Vec::new(),
             rules: Vec::new(),
         }

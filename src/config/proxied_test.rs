@@ -35,6 +35,7 @@ fn every_key_is_known() {
         inspect_bytes: 4_096,
         ech: Ech::Unknown,
         limits: Limits::default(),
+        affinity: None,
         pools: Vec::new(),
         rules: Vec::new(),
     };

@@ -22,7 +22,7 @@ use crate::balance::nat::NatReport;
 use crate::control::Asked;
 use crate::datapath::Proxy;
 use crate::health::probe::ProbeResult;
-use crate::model::BackendId;
+use crate::model::{BackendId, ServiceId};
 use crate::net::clock::Clock;
 use crate::net::guard::DeadMan;
 use crate::net::heartbeat::{Arrival, Heartbeats, SendOutcome};
@@ -257,6 +257,9 @@ impl TurnLoop {
                 Output::SendFrame(frame) => {
                     self.outputs_dropped += u64::from(!adapters.session.send(frame));
                 }
+                Output::Sticks(sticks) => {
+                    self.outputs_dropped += u64::from(!adapters.proxy.adopt(sticks));
+                }
                 Output::Stopped => stopped = true,
             }
         }
@@ -269,7 +272,9 @@ impl TurnLoop {
             status.nat = mode.map(KernelMode::status);
             status.relay.lacking.clone_from(&self.adapters.lacking);
             let measures: BTreeMap<_, _> = self.adapters.proxy.measures().into_iter().collect();
+            let sticks: BTreeMap<_, _> = self.adapters.proxy.sticks().into_iter().collect();
             for service in &mut status.services {
+                service.sticks = sticks.get(&ServiceId::of(&service.name)).copied();
                 service.fallback = self.adapters.fallback.contains(&service.name);
                 for backend in &mut service.backends {
                     let id = BackendId::of(&service.name, &backend.name);

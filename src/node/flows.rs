@@ -15,6 +15,8 @@ impl Node {
                     self.health.connect_failed(*backend, *failure, now);
                 }
                 FlowEvent::Opened { backend, .. } => self.health.connected(*backend, now),
+                FlowEvent::Stuck { key, backend } => self.stuck(*key, *backend, now),
+                FlowEvent::Unstuck { key } => self.write(Item::Unstick { key: *key }, now),
                 FlowEvent::Lost { count, .. } => {
                     self.counters.flow_events_lost += count;
                     self.unsettle(now);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::balance::Stick;
 use crate::balance::flow::FlowEvent;
 use crate::balance::nat::{NatCommand, NatReport};
 use crate::health::probe::{ProbeRequest, ProbeResult};
@@ -124,6 +125,8 @@ pub enum Output {
     },
     /// Send a frame on the session.
     SendFrame(Frame),
+    /// The data path is to remember these clients, or to forget them.
+    Sticks(Vec<Stick>),
     /// Everything is given back; the process may end.
     Stopped,
 }

@@ -21,6 +21,7 @@ mod nat;
 mod peer;
 mod relay;
 mod report;
+mod sticks;
 mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -46,6 +47,7 @@ use links::Links;
 use nat::NatBook;
 use peer::PeerLink;
 use relay::RelayBook;
+use sticks::StickBook;
 
 /// Frames that may wait for the session's stream at most.
 pub const SESSION_QUEUE: u32 = 256;
@@ -86,6 +88,8 @@ enum Timer {
     Settle,
     /// A rule of the relay may have ended.
     Relay,
+    /// Some clients that are remembered are looked at, whether they have expired.
+    Sticks,
 }
 
 /// Which end of the replication this node is.
@@ -112,6 +116,7 @@ pub struct Node {
     drain: DrainBook,
     links: Links,
     relay: RelayBook,
+    sticks: StickBook,
     /// A handover that is to be offered once the log is written to the stream.
     handover: Option<HandoverCause>,
     decided_at: Option<Mono>,
@@ -152,6 +157,7 @@ impl Node {
             drain: DrainBook::default(),
             links: Links::default(),
             relay: RelayBook::default(),
+            sticks: StickBook::default(),
             handover: None,
             decided_at: None,
             in_sync_since: None,
@@ -218,6 +224,7 @@ impl Node {
                 }
                 // What is due is seen in `settle`.
                 Timer::Preempt | Timer::Relay | Timer::Settle => {}
+                Timer::Sticks => self.sweep_sticks(now),
                 Timer::StopAnyway => self.stopped(),
                 Timer::StopNow => self.leave_for_good(now),
                 Timer::Drain => self.cut_drain("`proxy.drain_timeout` has passed", now),
@@ -300,7 +307,8 @@ impl Node {
             self.consider_preemption(now);
             self.consider_stop(now);
             self.run_replication(now);
-            self.run_nat();
+            self.run_nat(now);
+            self.run_sticks(now);
             self.run_relay(now);
             self.publish();
             if !moved {

@@ -205,11 +205,13 @@ impl Node {
     }
 
     /// What the data path in the kernel is to know after this turn.
-    pub(super) fn run_nat(&mut self) {
+    pub(super) fn run_nat(&mut self, now: Mono) {
         while let Replication::Sink(sink) = &mut self.replication
             && let Some(learned) = sink.poll_learned()
         {
+            let learned = self.learn_sticks(learned, now);
             self.tell_nat(match learned {
+                Learned::Items(items) if items.is_empty() => continue,
                 Learned::Items(items) => NatCommand::Learn(items),
                 Learned::SnapshotBegin => NatCommand::SnapshotBegin,
                 Learned::SnapshotEnd => NatCommand::SnapshotEnd,

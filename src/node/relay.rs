@@ -114,8 +114,9 @@ impl Sight {
     }
 
     fn leads(&self) -> bool {
-        // Of one that was never heard nobody knows.
-        let peer_relays = self.peer_relays || self.peer.is_none();
+        // Of one that was never heard, or not since it has begun, nobody knows.
+        let unknown = matches!(self.peer, None | Some(Role::Initialize));
+        let peer_relays = self.peer_relays || unknown;
         self.works && peer_relays && self.role == Role::Master
     }
 

@@ -97,7 +97,7 @@ fn a_master_gives_a_second_chance_where_the_other_may_know_more() {
     let restarted = |s: &mut Sight| (s.restarted, s.peer_in_sync) = (true, false);
     type Row<'r> = (&'static str, &'r dyn Fn(&mut Sight), bool);
     let unknown = |s: &mut Sight| (s.alive, s.peer, s.peer_relays) = (false, None, false);
-    let rows: [Row<'_>; 18] = [
+    let rows: [Row<'_>; 19] = [
         ("all is well", &|_| {}, false),
         ("(a) the peer drains", &|s| s.drains = true, true),
         (
@@ -133,6 +133,14 @@ fn a_master_gives_a_second_chance_where_the_other_may_know_more() {
             &|s| {
                 unknown(s);
                 s.refused = true;
+            },
+            true,
+        ),
+        (
+            "(b) it died before it had said that it relays",
+            &|s| {
+                (s.alive, s.refused) = (false, true);
+                (s.peer, s.peer_relays) = (Some(Role::Initialize), false);
             },
             true,
         ),

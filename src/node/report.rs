@@ -141,6 +141,8 @@ fn service(node: &Node, known: &config::Service) -> ServiceStatus {
         denied: counts.denied,
         too_fast: counts.too_fast,
         queue_timeouts: counts.queue_timeouts,
+        // The daemon knows.
+        sticks: None,
         backends: known
             .backends
             .iter()

@@ -49,7 +49,7 @@ impl Node {
         self.timers.stop(Timer::Release);
         self.decided_at = Some(now);
         // What it learned comes before.
-        self.run_nat();
+        self.run_nat(now);
         self.tell_nat(NatCommand::Lead);
         self.vips.hold(epoch, now);
         self.command_kernel();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::progress::{Fail, Progress, broken};
-use super::tcp;
+use super::tcp::{self, Way};
 use crate::config;
 use crate::wire::agent::{self, Answer, MAX_LINE};
 
@@ -15,7 +15,11 @@ pub(super) async fn ask(
     address: SocketAddr,
     progress: &mut Progress,
 ) -> Result<Answer, Fail> {
-    let mut stream = tcp::dial(address).await?;
+    let mut stream = tcp::dial(Way {
+        address,
+        header: None,
+    })
+    .await?;
     progress.waits("no answer of the agent");
     if !plan.send.is_empty() {
         let sent = stream.write_all(&plan.send).await;

@@ -1,7 +1,5 @@
 //! The question of grpc.health.v1: does this service serve?
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -11,7 +9,7 @@ use hyper::{Request, Response};
 use super::exchange::{exchange, explain};
 use super::http::authority;
 use super::progress::{Fail, Progress};
-use super::tcp;
+use super::tcp::{self, Way};
 use super::tls::TlsPlan;
 use crate::config::Grpc;
 use crate::health::probe::quoted;
@@ -23,11 +21,11 @@ const SHOWN: usize = 80;
 pub(super) async fn check(
     plan: &Grpc,
     tls: Option<&TlsPlan>,
-    address: SocketAddr,
+    way: Way,
     progress: &mut Progress,
 ) -> Result<Option<String>, Fail> {
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let authority = authority(plan.host.as_deref(), tls, address);
+    let authority = authority(plan.host.as_deref(), tls, way.address);
     let request = Request::builder()
         .method("POST")
         .uri(format!(
@@ -39,12 +37,12 @@ pub(super) async fn check(
         .body(Full::new(Bytes::from(grpc::request(&plan.service))))
         .map_err(|error| Fail::Wrong(format!("no request can be made: {error}")))?;
     let Some(tls) = tls else {
-        let stream = tcp::dial(address).await?;
+        let stream = tcp::dial(way).await?;
         progress.waits("no complete answer");
         exchange(stream, true, request, judge).await?;
         return Ok(None);
     };
-    let (stream, warning) = tls.connect(address, progress).await?;
+    let (stream, warning) = tls.connect(way, progress).await?;
     progress.waits("no complete answer");
     exchange(stream, true, request, judge).await?;
     Ok(warning)

@@ -10,7 +10,7 @@ use hyper::{Request, Response};
 use super::exchange::{exchange, explain};
 use super::progress::{Fail, Progress};
 use super::script::words;
-use super::tcp;
+use super::tcp::{self, Way};
 use super::tls::TlsPlan;
 use crate::config::{Expected, Http};
 use crate::health::probe::quoted;
@@ -21,19 +21,19 @@ const SHOWN: usize = 60;
 pub(super) async fn check(
     http: &Http,
     tls: Option<&TlsPlan>,
-    address: SocketAddr,
+    way: Way,
     progress: &mut Progress,
 ) -> Result<Option<String>, Fail> {
-    let authority = authority(http.host.as_deref(), tls, address);
+    let authority = authority(http.host.as_deref(), tls, way.address);
     let request = request(http, tls.is_some(), &authority)?;
     let read = |response| judge(http, response);
     let Some(tls) = tls else {
-        let stream = tcp::dial(address).await?;
+        let stream = tcp::dial(way).await?;
         progress.waits("no complete answer");
         exchange(stream, http.http2, request, read).await?;
         return Ok(None);
     };
-    let (stream, warning) = tls.connect(address, progress).await?;
+    let (stream, warning) = tls.connect(way, progress).await?;
     progress.waits("no complete answer");
     exchange(stream, http.http2, request, read).await?;
     Ok(warning)

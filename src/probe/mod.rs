@@ -178,20 +178,25 @@ async fn by_kind(
     request: &ProbeRequest,
     progress: &mut Progress,
 ) -> Result<Option<String>, Fail> {
-    let address = request.address;
+    let way = tcp::Way {
+        address: request.address,
+        header: plan.header(request.backend),
+    };
     match &plan.kind {
         Kind::Command(command) => command::check(command, &plan.names, request, progress)
             .await
             .map(|()| None),
-        Kind::Grpc(grpc, tls) => grpc::check(grpc, tls.as_ref(), address, progress).await,
-        Kind::Http(http, tls) => http::check(http, tls.as_ref(), address, progress).await,
-        Kind::Script(script) => script::check(script, address, progress)
-            .await
-            .map(|()| None),
-        Kind::Tcp => tcp::dial(address).await.map(|_closed_on_drop| None),
-        Kind::Tls(tls) => tls::check(tls, address, progress).await,
+        Kind::Grpc(grpc, tls) => grpc::check(grpc, tls.as_ref(), way, progress).await,
+        Kind::Http(http, tls) => http::check(http, tls.as_ref(), way, progress).await,
+        Kind::Script(script) => script::check(script, way, progress).await.map(|()| None),
+        Kind::Tcp => tcp::dial(way).await.map(|_closed_on_drop| None),
+        Kind::Tls(tls) => tls::check(tls, way, progress).await,
     }
 }
+
+#[cfg(test)]
+#[path = "header_test.rs"]
+mod header_tests;
 
 #[cfg(test)]
 #[path = "prober_test.rs"]

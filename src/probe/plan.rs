@@ -1,11 +1,14 @@
 //! How each service is checked, made once from the configuration: with the files that it names read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::tls::TlsPlan;
-use crate::config::{Agent, Command, Config, Grpc, Health, HealthKind, Http, Script, Service};
+use crate::config::{
+    Agent, Command, Config, Grpc, Health, HealthKind, Http, ProxyVersion, Script, Service,
+};
 use crate::model::BackendId;
+use crate::wire::proxy_header::Version;
 
 /// What checks of a pool need.
 #[derive(Debug)]
@@ -13,6 +16,17 @@ pub(super) struct Plan {
     pub(super) kind: Kind,
     pub(super) agent: Option<Agent>,
     pub(super) names: Names,
+    /// The header of the PROXY protocol that the service sends, and the backends that are checked
+    /// where they serve.
+    header: Option<(Version, BTreeSet<BackendId>)>,
+}
+
+impl Plan {
+    /// What must come before a check of this backend.
+    pub(super) fn header(&self, backend: BackendId) -> Option<Version> {
+        let (version, here) = self.header.as_ref()?;
+        here.contains(&backend).then_some(*version)
+    }
 }
 
 /// The service's and the backends' names, for programs.
@@ -88,6 +102,17 @@ fn plan(service: &Service, health: Option<&Health>) -> Result<Plan, PlanError> {
         })
     };
     let backend = |backend: &crate::config::Backend| (backend.id, backend.name.clone());
+    let here = |backend: &&crate::config::Backend| {
+        health.is_some_and(|health| health.target(backend) == backend.address)
+    };
+    let header = service.proxied.send_proxy.as_ref().map(|header| {
+        let version = match header.version {
+            ProxyVersion::V1 => Version::V1,
+            ProxyVersion::V2 => Version::V2,
+        };
+        let backends = service.backends.iter().filter(here);
+        (version, backends.map(|backend| backend.id).collect())
+    });
     Ok(Plan {
         kind: match kind {
             HealthKind::Command(command) => Kind::Command(command.clone()),
@@ -102,6 +127,7 @@ fn plan(service: &Service, health: Option<&Health>) -> Result<Plan, PlanError> {
             HealthKind::Tls(written) => Kind::Tls(tls(written)?),
         },
         agent: service.agent.clone(),
+        header,
         names: Names {
             service: service.name.clone(),
             backends: service.backends.iter().map(backend).collect(),

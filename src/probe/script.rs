@@ -1,25 +1,19 @@
 //! A dialogue: send this, expect that.
 
-use std::net::SocketAddr;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::progress::{Fail, Progress, broken};
-use super::tcp;
+use super::tcp::{self, Way};
 use crate::config::{Expected, Script, Step};
 use crate::health::probe::quoted;
 
 /// Bytes of an answer that an operator sees.
 const SHOWN: usize = 60;
 
-pub(super) async fn check(
-    script: &Script,
-    address: SocketAddr,
-    progress: &mut Progress,
-) -> Result<(), Fail> {
+pub(super) async fn check(script: &Script, way: Way, progress: &mut Progress) -> Result<(), Fail> {
     let mut dialogue = Dialogue {
-        stream: tcp::dial(address).await?,
+        stream: tcp::dial(way).await?,
         got: Vec::new(),
         left: script.read_limit as usize,
     };

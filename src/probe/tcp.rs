@@ -4,19 +4,54 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
 use nix::errno::Errno;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::progress::Fail;
 use crate::model::ConnectFailure;
+use crate::wire::proxy_header::{Addresses, Outgoing, Version, encode};
 
-/// Connects. Every kind of check that speaks to a backend gets its stream here: a header that the
-/// backend wants before anything else (PROXY protocol) is to be sent here.
-pub(super) async fn dial(address: SocketAddr) -> Result<TcpStream, Fail> {
-    let stream = TcpStream::connect(address).await;
-    let stream = stream.map_err(|error| failure(&error).map_or(Fail::NoSocket, Fail::Connect))?;
+/// Where a check goes, and what must come first there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub(super) address: SocketAddr,
+    /// A header of the PROXY protocol.
+    pub(super) header: Option<Version>,
+}
+
+/// Connects. Every kind of check gets its stream here.
+pub(super) async fn dial(way: Way) -> Result<TcpStream, Fail> {
+    let stream = TcpStream::connect(way.address).await;
+    let connect = |error: io::Error| failure(&error).map_or(Fail::NoSocket, Fail::Connect);
+    let mut stream = stream.map_err(connect)?;
     // What is sent is one message; without it nothing changes but the time.
     let _ = stream.set_nodelay(true);
+    if let Some(version) = way.header {
+        let header = own_header(version, &stream).map_err(|_| Fail::NoSocket)?;
+        // An empty buffer takes it at once; who resets now is wrong, not unreachable.
+        let sent = stream.write_all(&header).await;
+        sent.map_err(|error| Fail::Wrong(format!("took no PROXY header: {error}")))?;
+    }
     Ok(stream)
+}
+
+/// That of a connection of our own: LOCAL in version 2; version 1 has no word for that, and gets the
+/// connection's ends.
+fn own_header(version: Version, stream: &TcpStream) -> io::Result<Vec<u8>> {
+    let addresses = match version {
+        Version::V1 => Some(Addresses {
+            source: stream.local_addr()?,
+            destination: stream.peer_addr()?,
+        }),
+        Version::V2 => None,
+    };
+    Ok(encode(&Outgoing {
+        version,
+        addresses,
+        authority: None,
+        unique_id: None,
+        crc32c: false,
+    }))
 }
 
 /// What an error of `connect(2)` says of the backend; none if it only says something of this host.

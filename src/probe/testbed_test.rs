@@ -16,6 +16,11 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The plan of the service `checked` with these keys in its `[service.health]`.
 pub(super) fn plans(health: &str) -> Plans {
+    plans_of("", health)
+}
+
+/// Of a service with these keys.
+pub(super) fn plans_of(service: &str, health: &str) -> Plans {
     let text = format!(
         r#"
         [cluster]
@@ -35,6 +40,7 @@ pub(super) fn plans(health: &str) -> Plans {
         [[service]]
         name = "checked"
         listen = ["192.0.2.100:80"]
+        {service}
         [[service.backend]]
         name = "b1"
         address = "198.51.100.21:8080"
@@ -49,7 +55,7 @@ pub(super) fn plans(health: &str) -> Plans {
     Plans::load(&config).unwrap()
 }
 
-fn request(address: SocketAddr, whom: Whom, timeout: Duration) -> ProbeRequest {
+pub(super) fn request(address: SocketAddr, whom: Whom, timeout: Duration) -> ProbeRequest {
     ProbeRequest {
         backend: BackendId::of("checked", "b1"),
         whom,
@@ -84,7 +90,7 @@ pub(super) async fn agent_says(address: SocketAddr, ms: u64) -> String {
     said(check(&plans, &request).await.expect("a socket"))
 }
 
-fn said(outcome: ProbeOutcome) -> String {
+pub(super) fn said(outcome: ProbeOutcome) -> String {
     match outcome {
         ProbeOutcome::Agent(answer) => format!("agent {}", answer.words),
         ProbeOutcome::Bad { failure } => format!("{failure:?}"),

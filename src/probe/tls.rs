@@ -1,7 +1,6 @@
 //! A TLS handshake, and how long the certificate is good yet.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::progress::{Fail, Progress, broken};
-use super::tcp;
+use super::tcp::{self, Way};
 use crate::config;
 use crate::wire::x509;
 
@@ -79,13 +78,13 @@ impl TlsPlan {
     /// Connects and shakes hands. With what an operator should know.
     pub(super) async fn connect(
         &self,
-        address: SocketAddr,
+        way: Way,
         progress: &mut Progress,
     ) -> Result<(TlsStream<TcpStream>, Option<String>), Fail> {
-        let stream = tcp::dial(address).await?;
+        let stream = tcp::dial(way).await?;
         progress.waits("no TLS handshake");
         let name = self.name.clone();
-        let name = name.unwrap_or_else(|| ServerName::from(address.ip()));
+        let name = name.unwrap_or_else(|| ServerName::from(way.address.ip()));
         let connector = TlsConnector::from(Arc::clone(&self.config));
         let stream = connector
             .connect(name, stream)
@@ -117,10 +116,10 @@ impl TlsPlan {
 
 pub(super) async fn check(
     plan: &TlsPlan,
-    address: SocketAddr,
+    way: Way,
     progress: &mut Progress,
 ) -> Result<Option<String>, Fail> {
-    let (mut stream, warning) = plan.connect(address, progress).await?;
+    let (mut stream, warning) = plan.connect(way, progress).await?;
     // Said, so that the server does not log a cut connection; whether it arrives does not matter.
     stream.get_mut().1.send_close_notify();
     let _ = tokio::io::AsyncWriteExt::flush(&mut stream).await;

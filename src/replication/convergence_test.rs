@@ -6,7 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::source::Limits;
-use super::tests::{admin, at, bytes, close, health, nat_close, nat_marks, nat_open, open};
+use super::tests::{
+    admin, at, bytes, close, health, nat_close, nat_marks, nat_open, open, stick, unstick,
+};
 use super::*;
 use crate::model::Epoch;
 use crate::time::Mono;
@@ -53,6 +55,8 @@ fn item() -> impl Strategy<Value = Item> {
         3 => (0..16_u16, 0..3_u32).prop_map(|(port, backend)| nat_open(port, backend)),
         2 => (0..16_u16).prop_map(nat_close),
         2 => (0..16_u16, 0..3_u32).prop_map(|(port, mark)| nat_marks(port, mark)),
+        2 => (0..16_u64, 0..3_u32, 0..4_u64).prop_map(|(hash, backend, used)| stick(hash, backend, used)),
+        1 => (0..16_u64).prop_map(unstick),
         1 => (0..4_u32, any::<bool>()).prop_map(|(backend, drain)| {
             admin(backend, if drain { AdminState::Drain } else { AdminState::Enabled })
         }),

@@ -47,7 +47,7 @@ use thiserror::Error;
 use crate::wire::replication::Position;
 
 pub use attic::Attic;
-pub use replica::{MAX_BACKENDS, MAX_FLOWS, Replica};
+pub use replica::{MAX_BACKENDS, MAX_FLOWS, MAX_STICKS, Replica};
 pub use sink::{Learned, Restored, Sink};
 pub use source::{ACK_TIMEOUT, MAX_LOG, Source, WINDOW};
 

@@ -9,13 +9,17 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::model::{BackendId, FlowId};
 use crate::wire::codec;
 use crate::wire::replication::{
-    AdminState, FlowRecord, Frame, HealthRecord, Item, MAX_BATCH, NatKey, NatRecord,
+    AdminState, FlowRecord, Frame, HealthRecord, Item, MAX_BATCH, NatKey, NatRecord, StickKey,
+    StickRecord,
 };
 
 /// Connections in one replica, of each kind. A flow takes about 100 bytes of memory.
 pub const MAX_FLOWS: usize = 2_000_000;
 /// Backends in each table of one replica.
 pub const MAX_BACKENDS: usize = 262_144;
+
+/// Clients that are remembered, of all services. One takes about 60 bytes of memory.
+pub const MAX_STICKS: usize = 2_000_000;
 
 /// The state that both nodes share. Two are equal if their tables are.
 #[derive(Clone, Debug, Default)]
@@ -24,13 +28,14 @@ pub struct Replica {
     nat: BTreeMap<NatKey, NatRecord>,
     /// How many of `nat` each backend has.
     nat_live: BTreeMap<BackendId, u64>,
+    sticks: BTreeMap<StickKey, StickRecord>,
     health: BTreeMap<BackendId, HealthRecord>,
     admin: BTreeMap<BackendId, AdminState>,
     overflowed: u64,
     limits: Limits,
 }
 
-/// [`MAX_FLOWS`] and [`MAX_BACKENDS`]; tests take smaller ones.
+/// [`MAX_FLOWS`] (here also for [`MAX_STICKS`], which is as many) and [`MAX_BACKENDS`]; tests take smaller ones.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) flows: usize,
@@ -54,6 +59,7 @@ pub(super) enum Key {
     Health(BackendId),
     Flow(FlowId),
     Nat(NatKey),
+    Stick(StickKey),
 }
 
 impl Key {
@@ -67,6 +73,7 @@ impl Key {
             Item::NatClose { key } | Item::NatMarks { key, .. } | Item::NatOpen { key, .. } => {
                 Self::Nat(*key)
             }
+            Item::Stick { key, .. } | Item::Unstick { key } => Self::Stick(*key),
         }
     }
 }
@@ -75,6 +82,7 @@ impl PartialEq for Replica {
     fn eq(&self, other: &Self) -> bool {
         self.flows == other.flows
             && self.nat == other.nat
+            && self.sticks == other.sticks
             && self.health == other.health
             && self.admin == other.admin
     }
@@ -126,6 +134,11 @@ impl Replica {
                 }
             }),
             Item::NatClose { key } => self.close_nat(key),
+            Item::Stick { key, record } => put(&mut self.sticks, key, record, flows),
+            Item::Unstick { key } => match self.sticks.remove(&key) {
+                Some(_) => Put::Changed,
+                None => Put::Same,
+            },
         };
         self.overflowed += u64::from(put == Put::Full);
         put == Put::Changed
@@ -177,6 +190,11 @@ impl Replica {
         &self.nat
     }
 
+    /// Clients that are remembered.
+    pub const fn sticks(&self) -> &BTreeMap<StickKey, StickRecord> {
+        &self.sticks
+    }
+
     /// Verdicts.
     pub const fn health(&self) -> &BTreeMap<BackendId, HealthRecord> {
         &self.health
@@ -194,7 +212,8 @@ impl Replica {
 
     /// Entries in all tables.
     pub fn len(&self) -> u64 {
-        (self.flows.len() + self.nat.len() + self.health.len() + self.admin.len()) as u64
+        let connections = self.flows.len() + self.nat.len();
+        (connections + self.sticks.len() + self.health.len() + self.admin.len()) as u64
     }
 
     /// There is nothing in it.
@@ -209,27 +228,41 @@ impl Replica {
 
     /// The items behind this key.
     pub(super) fn items_after(&self, last: Option<Key>) -> impl Iterator<Item = Item> + '_ {
-        let all = (Some(Unbounded), Some(Unbounded), Some(Unbounded), Unbounded);
-        let (admin, health, flows, nat) = match last {
-            None => all,
-            Some(Key::Admin(id)) => (
-                Some(Excluded(id)),
-                Some(Unbounded),
-                Some(Unbounded),
-                Unbounded,
-            ),
-            Some(Key::Health(id)) => (None, Some(Excluded(id)), Some(Unbounded), Unbounded),
-            Some(Key::Flow(id)) => (None, None, Some(Excluded(id)), Unbounded),
-            Some(Key::Nat(key)) => (None, None, None, Excluded(key)),
+        // From here in the table that the key is in, all of those behind it, nothing of those before.
+        let admin = match last {
+            None => Some(Unbounded),
+            Some(Key::Admin(id)) => Some(Excluded(id)),
+            Some(_) => None,
+        };
+        let health = match last {
+            Some(Key::Health(id)) => Some(Excluded(id)),
+            None | Some(Key::Admin(_)) => Some(Unbounded),
+            Some(_) => None,
+        };
+        let flows = match last {
+            Some(Key::Flow(id)) => Some(Excluded(id)),
+            Some(Key::Nat(_) | Key::Stick(_)) => None,
+            _ => Some(Unbounded),
+        };
+        let nat = match last {
+            Some(Key::Nat(key)) => Some(Excluded(key)),
+            Some(Key::Stick(_)) => None,
+            _ => Some(Unbounded),
+        };
+        let sticks = match last {
+            Some(Key::Stick(key)) => Excluded(key),
+            _ => Unbounded,
         };
         let admin = admin.map(|from| self.admin.range((from, Unbounded)));
         let health = health.map(|from| self.health.range((from, Unbounded)));
         let flows = flows.map(|from| self.flows.range((from, Unbounded)));
-        let nat = self.nat.range((nat, Unbounded));
+        let nat = nat.map(|from| self.nat.range((from, Unbounded)));
+        let sticks = self.sticks.range((sticks, Unbounded)).map(stick_item);
         let admin = admin.into_iter().flatten().map(admin_item);
         let health = health.into_iter().flatten().map(health_item);
         let flows = flows.into_iter().flatten().map(flow_item);
-        admin.chain(health).chain(flows).chain(nat.map(nat_item))
+        let nat = nat.into_iter().flatten().map(nat_item);
+        admin.chain(health).chain(flows).chain(nat).chain(sticks)
     }
 
     /// The item for this key, if there is an entry.
@@ -239,6 +272,7 @@ impl Replica {
             Key::Health(id) => self.health.get_key_value(&id).map(health_item),
             Key::Flow(id) => self.flows.get_key_value(&id).map(flow_item),
             Key::Nat(key) => self.nat.get_key_value(&key).map(nat_item),
+            Key::Stick(key) => self.sticks.get_key_value(&key).map(stick_item),
         }
     }
 
@@ -256,10 +290,11 @@ impl Replica {
         self.flows = of.flows;
     }
 
-    /// Gives back so many entries of each table of connections.
+    /// Gives back so many entries of each table of connections and clients.
     pub(super) fn shed(&mut self, most: usize) {
         for _ in 0..most {
-            if self.flows.pop_first().is_none() & self.nat.pop_first().is_none() {
+            let none = self.flows.pop_first().is_none() & self.nat.pop_first().is_none();
+            if none & self.sticks.pop_first().is_none() {
                 break;
             }
         }
@@ -267,7 +302,7 @@ impl Replica {
 
     /// What is left is small.
     pub(super) fn has_no_connections(&self) -> bool {
-        self.flows.is_empty() && self.nat.is_empty()
+        self.flows.is_empty() && self.nat.is_empty() && self.sticks.is_empty()
     }
 
     /// A fingerprint: equal for equal contents, on any host. It is the hash of the bytes of a
@@ -319,6 +354,11 @@ const fn nat_item((key, record): (&NatKey, &NatRecord)) -> Item {
     Item::NatOpen { key, record }
 }
 
+const fn stick_item((key, record): (&StickKey, &StickRecord)) -> Item {
+    let (key, record) = (*key, *record);
+    Item::Stick { key, record }
+}
+
 const fn admin_item((backend, state): (&BackendId, &AdminState)) -> Item {
     let (backend, state) = (*backend, *state);
     Item::Admin { backend, state }
@@ -335,144 +375,5 @@ const fn flow_item((flow, record): (&FlowId, &FlowRecord)) -> Item {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::replication::tests::{
-        admin, bytes, close, health, nat_close, nat_key, nat_marks, nat_open, open,
-    };
-
-    fn of(items: &[Item]) -> Replica {
-        let mut replica = Replica::default();
-        for item in items {
-            replica.apply(item);
-        }
-        replica
-    }
-
-    #[test]
-    fn each_fact_changes_the_state_once() {
-        let facts = [
-            admin(1, AdminState::Enabled),
-            admin(1, AdminState::Drain),
-            health(1, 1),
-            health(1, 2),
-            open(7, 1),
-            bytes(7, 10),
-            open(7, 2),
-            close(7),
-        ];
-        let mut replica = Replica::default();
-        for fact in facts {
-            assert!(replica.apply(&fact), "{fact:?}");
-            let once = replica.clone();
-            assert!(!replica.apply(&fact), "{fact:?} again");
-            assert_eq!(replica, once, "{fact:?} again");
-        }
-        assert!(replica.flows().is_empty());
-        assert_eq!(replica.admin()[&BackendId(1)], AdminState::Drain);
-        assert_eq!(replica.health()[&BackendId(1)].good, 2);
-    }
-
-    #[test]
-    fn connections_of_the_kernel_mode_move_between_backends_and_are_counted() {
-        let mut replica = of(&[nat_open(1, 1), nat_open(2, 1)]);
-        let live = |replica: &Replica| [1, 2].map(|id| replica.nat_live(BackendId(id)));
-        assert_eq!(live(&replica), [2, 0]);
-        for (item, counts) in [
-            (nat_marks(1, 9), [2, 0]),
-            (nat_open(2, 2), [1, 1]),
-            (nat_close(1), [0, 1]),
-        ] {
-            assert!(replica.apply(&item), "{item:?}");
-            assert!(!replica.apply(&item), "{item:?} again");
-            assert_eq!(live(&replica), counts, "{item:?}");
-        }
-        assert!(!replica.apply(&nat_marks(1, 9)), "it is not there");
-        let proxied = replica.forget_flows();
-        assert!(proxied.is_empty(), "there was none");
-        assert_eq!(replica.nat().keys().collect::<Vec<_>>(), [&nat_key(2)]);
-    }
-
-    #[test]
-    fn what_is_said_of_an_unknown_connection_is_dropped() {
-        let mut replica = of(&[open(1, 1)]);
-        assert!(!replica.apply(&bytes(2, 5)));
-        assert!(!replica.apply(&close(2)));
-        assert_eq!(replica, of(&[open(1, 1)]));
-        assert_eq!(replica.overflowed(), 0);
-    }
-
-    #[test]
-    fn a_full_table_drops_and_counts_new_entries_only() {
-        let mut replica = Replica::with_limits(1, 1);
-        for item in [open(1, 1), health(1, 1), admin(1, AdminState::Drain)] {
-            assert!(replica.apply(&item), "{item:?}");
-        }
-        for item in [open(2, 1), health(2, 1), admin(2, AdminState::Drain)] {
-            assert!(!replica.apply(&item), "{item:?}");
-        }
-        assert_eq!((replica.len(), replica.overflowed()), (3, 3));
-        for item in [open(1, 2), health(1, 2), admin(1, AdminState::Enabled)] {
-            assert!(replica.apply(&item), "{item:?}");
-        }
-        assert!(replica.apply(&close(1)) && replica.apply(&open(2, 1)));
-        assert_eq!((replica.len(), replica.overflowed()), (3, 3));
-    }
-
-    #[test]
-    fn items_rebuild_the_replica_and_can_be_resumed_anywhere() {
-        let replica = of(&[
-            open(9, 1),
-            open(3, 1),
-            health(5, 1),
-            health(2, 1),
-            admin(4, AdminState::Drain),
-            admin(6, AdminState::Enabled),
-            nat_open(4, 1),
-            nat_open(3, 2),
-        ]);
-        let all: Vec<Item> = replica.items().collect();
-        assert_eq!(of(&all), replica);
-        let keys: Vec<Key> = all.iter().map(Key::of).collect();
-        assert!(keys.is_sorted());
-        for (n, key) in keys.iter().enumerate() {
-            let rest: Vec<Item> = replica.items_after(Some(*key)).collect();
-            assert_eq!(rest, all[n + 1..], "after {key:?}");
-            assert_eq!(replica.item(*key).as_ref(), Some(&all[n]));
-        }
-        let gap: Vec<Item> = replica.items_after(Some(Key::Flow(FlowId(5)))).collect();
-        assert_eq!(gap, all[5..], "after a key that is not there");
-        assert_eq!(replica.item(Key::Flow(FlowId(5))), None);
-    }
-
-    #[test]
-    fn the_digest_sees_contents_not_history() {
-        let mut a = of(&[open(1, 1), health(2, 1), bytes(1, 8), open(3, 3), close(3)]);
-        let b = of(&[health(2, 1), open(1, 1), bytes(1, 8)]);
-        assert_eq!((a.digest(), &a), (b.digest(), &b));
-        let changes = [
-            bytes(1, 9),
-            health(2, 2),
-            admin(2, AdminState::Enabled),
-            open(3, 3),
-        ];
-        for change in changes {
-            let before = a.digest();
-            a.apply(&change);
-            assert_ne!(a.digest(), before, "{change:?}");
-        }
-        assert_ne!(Replica::default().digest(), b.digest());
-    }
-
-    #[test]
-    fn what_does_not_travel_is_not_kept() {
-        let Item::FlowOpen { flow, mut record } = open(1, 1) else {
-            unreachable!()
-        };
-        record.client = SocketAddrV6::new("fe80::1".parse().unwrap(), 5, 6, 7).into();
-        let replica = of(&[Item::FlowOpen { flow, record }]);
-        let chunk = Frame::SnapshotChunk(replica.items().collect());
-        let decoded = codec::decode_frame(&codec::encode_frame(&chunk));
-        assert_eq!(decoded, Ok(chunk));
-    }
-}
+#[path = "replica_test.rs"]
+mod tests;

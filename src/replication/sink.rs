@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 
-use super::{MAX_BACKENDS, MAX_FLOWS, PeerFault, Replica};
+use super::{MAX_BACKENDS, MAX_FLOWS, MAX_STICKS, PeerFault, Replica};
 use crate::status::{ReplicationRole, ReplicationStatus};
 use crate::time::Mono;
 use crate::wire::replication::{Frame, Item, MAX_BATCH, Position};
 
 /// Items of the largest snapshot.
-const MAX_ITEMS: u64 = (2 * MAX_FLOWS + 2 * MAX_BACKENDS) as u64;
+const MAX_ITEMS: u64 = (2 * MAX_FLOWS + MAX_STICKS + 2 * MAX_BACKENDS) as u64;
 
 /// What a sink leaves behind when its node becomes master.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,10 +23,10 @@ pub struct Restored {
     pub retired: Vec<Replica>,
 }
 
-/// What the kernel's tables of this node are to follow, in order.
+/// What the tables of this node's data paths are to follow, in order.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Learned {
-    /// Facts about connections of the kernel mode.
+    /// Facts about connections of the kernel mode, and about clients that are remembered.
     Items(Vec<Item>),
     /// A snapshot begins.
     SnapshotBegin,
@@ -238,14 +238,14 @@ impl Sink {
     }
 
     fn learn(&mut self, items: &[Item]) {
-        let nat = items.iter().filter(|item| item.of_nat());
-        let nat: Vec<Item> = nat.cloned().collect();
-        if !nat.is_empty() {
-            self.learned.push_back(Learned::Items(nat));
+        let told = |item: &&Item| item.of_nat() || item.of_stick();
+        let told: Vec<Item> = items.iter().filter(told).cloned().collect();
+        if !told.is_empty() {
+            self.learned.push_back(Learned::Items(told));
         }
     }
 
-    /// What the kernel's tables are to follow next.
+    /// What the data paths' tables are to follow next.
     pub fn poll_learned(&mut self) -> Option<Learned> {
         self.learned.pop_front()
     }

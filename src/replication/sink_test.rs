@@ -194,7 +194,7 @@ fn a_frame_that_breaks_the_protocol_is_a_fault_and_changes_nothing() {
     let miscounted = |announced, got| PeerFault::SnapshotMiscounted { announced, got };
     let b = |items| begin(at(3, 5), items);
     let chunk = |items: &[Item]| SnapshotChunk(items.to_vec());
-    let last = (2 * MAX_FLOWS + 2 * MAX_BACKENDS) as u64;
+    let last = (2 * MAX_FLOWS + MAX_STICKS + 2 * MAX_BACKENDS) as u64;
     let end = at(3, u64::MAX);
     let cases = [
         (vec![hello], PeerFault::Unexpected("Hello")),

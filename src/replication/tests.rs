@@ -4,7 +4,8 @@ use super::Replica;
 use crate::model::{BackendId, Epoch, FlowId, ServiceId};
 use crate::time::Mono;
 use crate::wire::replication::{
-    AdminState, FlowRecord, Frame, HealthRecord, Item, NatKey, NatRecord, Position,
+    AdminState, FlowRecord, Frame, HealthRecord, Item, NatKey, NatRecord, Position, StickKey,
+    StickRecord,
 };
 
 pub(super) const fn admin(backend: u32, state: AdminState) -> Item {
@@ -80,6 +81,24 @@ pub(super) fn nat_marks(port: u16, backend: u32) -> Item {
 
 pub(super) fn nat_close(port: u16) -> Item {
     Item::NatClose { key: nat_key(port) }
+}
+
+/// A client that is remembered.
+pub(super) const fn stick(hash: u64, backend: u32, used_ms: u64) -> Item {
+    let backend = BackendId(backend);
+    let key = stick_key(hash);
+    let record = StickRecord { backend, used_ms };
+    Item::Stick { key, record }
+}
+
+pub(super) const fn unstick(hash: u64) -> Item {
+    let key = stick_key(hash);
+    Item::Unstick { key }
+}
+
+const fn stick_key(hash: u64) -> StickKey {
+    let service = ServiceId(1);
+    StickKey { service, hash }
 }
 
 pub(super) const fn at(epoch: u64, sequence: u64) -> Position {

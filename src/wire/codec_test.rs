@@ -10,7 +10,7 @@ use crate::model::{
 use crate::wire::heartbeat::Echo;
 use crate::wire::replication::{
     AdminState, FlowRecord, HandoverCause, HealthRecord, Hello, Item, MAX_BATCH, NatKey, NatRecord,
-    Position,
+    Position, StickKey, StickRecord,
 };
 
 fn heartbeat() -> Heartbeat {
@@ -85,24 +85,24 @@ fn golden() -> Vec<(Frame, &'static str)> {
                 incarnation: Incarnation(0xabcd),
                 config_hash: ConfigHash(5),
             }),
-            "030002000101fbcdab05",
+            "040002000101fbcdab05",
         ),
-        (Frame::Ack(position), "0300020107fbfb00"),
+        (Frame::Ack(position), "0400020107fbfb00"),
         (
             Frame::HandoverRequest(HandoverCause::Operator),
-            "0300020200",
+            "0400020200",
         ),
         (
             Frame::Handover {
                 epoch: Epoch(8),
                 cause: HandoverCause::Stop,
             },
-            "030002030802",
+            "040002030802",
         ),
-        (Frame::ResyncRequest, "03000204"),
+        (Frame::ResyncRequest, "04000204"),
         (
             Frame::SnapshotBegin { position, items: 2 },
-            "0300020507fbfb0002",
+            "0400020507fbfb0002",
         ),
         (
             Frame::SnapshotChunk(vec![
@@ -134,13 +134,21 @@ fn golden() -> Vec<(Frame, &'static str)> {
                     backend: 8,
                 },
                 Item::NatClose { key: nat_key() },
+                Item::Stick {
+                    key: stick_key(),
+                    record: StickRecord {
+                        backend: BackendId(2),
+                        used_ms: 300,
+                    },
+                },
+                Item::Unstick { key: stick_key() },
             ]),
-            "030002060600020101090a0b02090500c0000207fb409c00c000026450030400c0000264fb204e00c6336415fb901f0500060600c0000207fb409c00c00002645007080700c0000207fb409c00c000026450",
+            "040002060800020101090a0b02090500c0000207fb409c00c000026450030400c0000264fb204e00c6336415fb901f0500060600c0000207fb409c00c00002645007080700c0000207fb409c00c0000264500801fd887766554433221102fb2c010901fd8877665544332211",
         ),
-        (Frame::SnapshotEnd, "03000207"),
+        (Frame::SnapshotEnd, "04000207"),
         (
             Frame::Inherited(vec![Item::NatClose { key: nat_key() }]),
-            "03000209010700c0000207fb409c00c000026450",
+            "04000209010700c0000207fb409c00c000026450",
         ),
         (
             Frame::Update {
@@ -165,7 +173,7 @@ fn golden() -> Vec<(Frame, &'static str)> {
                     },
                 ],
             },
-            "0300020807fbfb0003030900c0000207fb409c0102fd00505c18a30100000304030a0120010db8000000000000000000000007fb409c0102fd00505c18a30100000304040201010203",
+            "0400020807fbfb0003030900c0000207fb409c0102fd00505c18a30100000304030a0120010db8000000000000000000000007fb409c0102fd00505c18a30100000304040201010203",
         ),
     ]
 }
@@ -175,9 +183,16 @@ fn the_bytes_of_a_heartbeat_are_these_until_the_protocol_version_rises() {
     let bytes = encode_heartbeat(&heartbeat());
     assert_eq!(
         hex(&bytes),
-        "03000101fb2c0102079600fc00e1f505fd887766554433221101fbcdab02010001fb2c0100fc00ca9a3b0105fc70110100"
+        "04000101fb2c0102079600fc00e1f505fd887766554433221101fbcdab02010001fb2c0100fc00ca9a3b0105fc70110100"
     );
     assert_eq!(decode_heartbeat(&bytes), Ok(heartbeat()));
+}
+
+fn stick_key() -> StickKey {
+    StickKey {
+        service: ServiceId(1),
+        hash: 0x1122_3344_5566_7788,
+    }
 }
 
 fn nat_key() -> NatKey {
@@ -189,7 +204,7 @@ fn nat_key() -> NatKey {
 
 #[test]
 fn the_bytes_of_each_frame_are_these_until_the_protocol_version_rises() {
-    assert_eq!(PROTOCOL, 3);
+    assert_eq!(PROTOCOL, 4);
     let (found, expected): (Vec<_>, Vec<_>) = golden()
         .into_iter()
         .map(|(frame, bytes)| (hex(&encode_frame(&frame)), bytes.to_owned()))
@@ -258,12 +273,12 @@ fn the_greatest_batch_comes_back_and_one_item_more_is_refused() {
 #[test]
 fn a_claim_of_a_huge_list_is_refused_before_anything_is_allocated() {
     // Variant 6 (SnapshotChunk), then a length of 2^63 as bincode writes it.
-    let mut bytes = vec![3, 0, FRAME, 6, 253];
+    let mut bytes = vec![4, 0, FRAME, 6, 253];
     bytes.extend_from_slice(&(1_u64 << 63).to_le_bytes());
     assert_eq!(decode_frame(&bytes), Err(DecodeError::Items));
     // Within the batch, but the items are missing.
     assert_eq!(
-        decode_frame(&[3, 0, FRAME, 6, 200]),
+        decode_frame(&[4, 0, FRAME, 6, 200]),
         Err(DecodeError::Truncated)
     );
 }
@@ -280,8 +295,8 @@ fn each_mistake_has_its_name() {
         Err(DecodeError::Trailing { bytes: 1 })
     );
     let mut newer = good.clone();
-    newer[0] = 4;
-    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 4 }));
+    newer[0] = 5;
+    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 5 }));
     assert_eq!(
         decode_heartbeat(&good),
         Err(DecodeError::Kind { found: FRAME })

@@ -15,7 +15,7 @@ use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, Se
 pub use crate::model::AdminState;
 
 /// Version of everything on the wire between nodes; raised on any change of shape.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 /// Items in one `Update` or `SnapshotChunk` at most.
 pub const MAX_BATCH: usize = 512;
 /// What the decoder says of a list with more than [`MAX_BATCH`] items.
@@ -158,9 +158,26 @@ pub enum Item {
         /// The connection.
         key: NatKey,
     },
+    /// A client is remembered with its backend.
+    Stick {
+        /// Which entry.
+        key: StickKey,
+        /// What is known of it.
+        record: StickRecord,
+    },
+    /// A client is not remembered any more.
+    Unstick {
+        /// Which entry.
+        key: StickKey,
+    },
 }
 
 impl Item {
+    /// It is about a client that is remembered.
+    pub const fn of_stick(&self) -> bool {
+        matches!(self, Self::Stick { .. } | Self::Unstick { .. })
+    }
+
     /// It is about a connection of the kernel mode.
     pub const fn of_nat(&self) -> bool {
         matches!(
@@ -168,6 +185,26 @@ impl Item {
             Self::NatClose { .. } | Self::NatMarks { .. } | Self::NatOpen { .. }
         )
     }
+}
+
+/// A client that is remembered. Says nothing about who it is to anybody without the cluster's key.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct StickKey {
+    /// The service.
+    pub service: ServiceId,
+    /// A keyed hash of what the client is recognised by.
+    pub hash: u64,
+}
+
+/// The backend of a client that is remembered, and the age of that.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct StickRecord {
+    /// The backend.
+    pub backend: BackendId,
+    /// When it was used last, in milliseconds on a scale that goes from master to master: each goes on
+    /// where the one before was when it was heard last (`node::sticks`). It has no zero of its own, and
+    /// no clock is read for it that could be set.
+    pub used_ms: u64,
 }
 
 /// A connection of the kernel mode, as its client sees it.

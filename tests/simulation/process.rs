@@ -253,6 +253,8 @@ impl World {
                     process.published = own;
                 }
             }
+            // The simulated proxy has no service that remembers clients.
+            Output::Sticks(_) => {}
             Output::Stopped => {
                 self.machines[machine].kernel.held = None;
                 self.machines[machine].kept = Kept::anew(self.now);

@@ -3,6 +3,7 @@
 //! They need root or an unprivileged user namespace. Where the host allows neither, each test is
 //! listed as ignored, with the reason; none passes silently.
 
+mod affinity;
 mod balance;
 mod bench;
 mod checks;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         switch::tests(),
         pair::tests(),
         balance::tests(),
+        affinity::tests(),
         traffic::tests(),
         drain::tests(),
         garbage::tests(),

@@ -144,6 +144,8 @@ impl FlowTable {
                     out.push(Item::FlowBytes { flow, up, down });
                 }
             }
+            // The node writes these down by itself.
+            FlowEvent::Stuck { .. } | FlowEvent::Unstuck { .. } => {}
             FlowEvent::Unserved { service, why } => {
                 if let Some(counts) = self.services.get_mut(&service) {
                     match why {

@@ -13,7 +13,7 @@ fn counts(table: &Maglev, backends: usize) -> Vec<u32> {
     counts
 }
 
-/// Section 5.3 of the paper: with 1,000 backends "almost perfect" balance in tables of any size. Here:
+/// Section 5.3 of the paper: balance in tables of different sizes, with 1,000 backends. Here:
 /// the shares of equal weights differ by one place.
 #[test]
 fn the_load_is_balanced_as_in_the_paper() {

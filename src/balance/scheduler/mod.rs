@@ -38,6 +38,7 @@ use self::hash::Hasher;
 use self::maglev::Maglev;
 use super::ramp;
 use super::routes::{Route, Target};
+use super::stick::Advice;
 use crate::config::Balance;
 use crate::model::Scheduler;
 
@@ -152,7 +153,13 @@ impl<'a> Among<'a> {
 #[derive(Debug)]
 pub struct Picks {
     client: IpAddr,
-    /// The connection's number, drawn at the first pick.
+    /// What schedulers that hash take instead of the client's address.
+    number: Option<u64>,
+    /// The place to begin with.
+    first: Option<u16>,
+    /// No other place will do.
+    only: bool,
+    /// The connection's number, drawn at the first pick that the scheduler makes.
     ticket: Option<u64>,
     /// The place that was picked last.
     last: Option<u16>,
@@ -165,6 +172,9 @@ impl Picks {
     pub const fn new(client: IpAddr) -> Self {
         Self {
             client,
+            number: None,
+            first: None,
+            only: false,
             ticket: None,
             last: None,
             failed: Vec::new(),
@@ -173,12 +183,23 @@ impl Picks {
 
     /// Whether all were tried.
     pub fn all_tried(&self, route: &Route) -> bool {
+        if self.only {
+            // Also if there is none.
+            return self
+                .first
+                .is_none_or(|first| self.failed.contains(&first) || self.last == Some(first));
+        }
         self.failed.len() + usize::from(self.last.is_some()) >= route.pool().len()
     }
 
     /// Nobody was tried.
     pub const fn none_tried(&self) -> bool {
         self.failed.is_empty() && self.last.is_none()
+    }
+
+    /// Any backend will do.
+    pub const fn takes_any(&self) -> bool {
+        self.none_tried() && !self.only
     }
 
     /// The last choice was not tried: it had no room any more.
@@ -193,12 +214,30 @@ impl Picks {
             let id = from.pool()[usize::from(*old)].id;
             to.pool().iter().position(|target| target.id == id)
         };
+        self.first = self
+            .first
+            .as_ref()
+            .and_then(place)
+            .map(|place| place as u16);
         self.failed = self
             .failed
             .iter()
             .filter_map(place)
             .map(|place| place as u16)
             .collect();
+    }
+
+    /// Before the first pick: what is remembered of the client, and the number to be hashed instead of its
+    /// address. A connection that goes where its client was draws no ticket, so that everybody
+    /// else's turn stays what it would have been.
+    pub fn advise(&mut self, advice: Advice, number: Option<u64>) {
+        self.number = number;
+        (self.first, self.only) = match advice {
+            Advice::Any => (None, false),
+            Advice::First(place) => (Some(place as u16), false),
+            Advice::Only(place) => (Some(place as u16), true),
+            Advice::Refuse => (None, true),
+        };
     }
 
     /// The next choice among those not tried yet, as a place in `route.pool()`; none when all were
@@ -209,12 +248,24 @@ impl Picks {
         if self.failed.len() >= route.pool().len() {
             return None;
         }
-        let ticket = *self.ticket.get_or_insert_with(|| route.ticket());
         let among = Among {
             pool: route.pool(),
             failed: &self.failed,
             bound: None,
+            ramp: None,
+        };
+        let first = self.first.map(usize::from);
+        if let Some(first) = first.filter(|place| among.has(*place)) {
+            self.last = Some(first as u16);
+            return Some(first);
+        }
+        if self.only {
+            return None;
+        }
+        let ticket = *self.ticket.get_or_insert_with(|| route.ticket());
+        let among = Among {
             ramp: Ramp::of(route, ticket, now),
+            ..among
         };
         let place = self.choose(among, route, now, ticket, rng);
         // Where only slow starters are left, they are good enough.
@@ -254,7 +305,7 @@ impl Picks {
             Method::Random => draw::by_weight(among, rng),
             Method::PowerOfTwo => draw::better_of_two(among, rng),
             Method::SourceHash { hasher, bound } => {
-                let client = hasher.client(self.client);
+                let client = self.number.unwrap_or_else(|| hasher.client(self.client));
                 bound::within(among, *bound, |among| hash::highest(among, client))
             }
             Method::Maglev {
@@ -262,7 +313,7 @@ impl Picks {
                 table,
                 bound,
             } => {
-                let client = hasher.client(self.client);
+                let client = self.number.unwrap_or_else(|| hasher.client(self.client));
                 bound::within(among, *bound, |among| table.pick(among, client))
             }
             Method::First => among.places().next(),

@@ -267,6 +267,14 @@ fn service_title(service: &ServiceStatus) -> String {
             text += &format!(", {} {what}", count(number));
         }
     }
+    if let Some(sticks) = &service.sticks {
+        text += &format!(
+            ", {} remembered ({} hits, {} misses)",
+            plural(sticks.entries, "client"),
+            count(sticks.hits),
+            count(sticks.misses)
+        );
+    }
     text
 }
 

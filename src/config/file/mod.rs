@@ -12,6 +12,7 @@ use super::units::{
 };
 use ipnet::IpNet;
 
+mod affinity;
 mod balance;
 mod health;
 mod kinds;
@@ -20,6 +21,7 @@ mod proxied;
 mod rules;
 mod service;
 
+pub(super) use self::affinity::{Affinity, By, TTL};
 pub(super) use self::balance::Balance;
 pub(super) use self::health::{Agent, Checks, Health};
 pub(super) use self::limits::Limits;

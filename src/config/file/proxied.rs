@@ -5,12 +5,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
+use super::affinity::Affinity;
 use super::limits::Limits;
 use super::rules::{Pool, Rule};
 use super::service::{at, at_list};
 use super::{MINUTE, ms};
 use crate::config::read::Section;
-use crate::config::report::{At, Field, List, Located};
+use crate::config::report::{At, Field, List, Located, Reported};
 use crate::config::units::{Fault, Read, duration, number, shown, string, word};
 use crate::config::{Ech, ProxyVersion};
 
@@ -41,6 +42,7 @@ pub(in crate::config) struct Proxied {
     pub(in crate::config) inspect_bytes: Option<Field<u32>>,
     pub(in crate::config) ech: Option<Field<Ech>>,
     pub(in crate::config) limits: Limits,
+    pub(in crate::config) affinity: Option<Result<Affinity, Reported>>,
     pub(in crate::config) pools: Option<List<Pool>>,
     pub(in crate::config) rules: Option<List<Rule>>,
 }
@@ -73,6 +75,7 @@ impl Proxied {
             inspect_bytes: section.optional("inspect_bytes", number(INSPECT_BYTES)),
             ech: section.optional("ech", word(ECHS)),
             limits: Limits::read(section),
+            affinity: section.table("affinity", Affinity::read),
             pools: section.optional_tables("pool", 1..=MAX_POOLS, Pool::read),
             rules: section.optional_tables("rule", 1..=MAX_RULES, Rule::read),
         }
@@ -90,9 +93,11 @@ impl Proxied {
             inspect_bytes,
             ech,
             limits,
+            affinity,
             pools,
             rules,
         } = self;
+        let affinity = affinity.iter().flatten().next();
         let pool = pools.iter().flatten().flatten().next();
         let rule = rules.iter().flatten().flatten().next();
         let head = [
@@ -105,6 +110,7 @@ impl Proxied {
             ("ech", at(ech)),
         ];
         let tail = [
+            ("affinity", affinity.map(|section| section.at.clone())),
             ("pool", pool.map(|pool| pool.at.clone())),
             ("rule", rule.map(|rule| rule.at.clone())),
         ];

@@ -19,6 +19,7 @@ use super::queue::{Held, Place};
 use super::shared::{Shared, Tries};
 use super::worker::Worker;
 use crate::balance::flow::{FlowEvent, Unserved};
+use crate::balance::stick::Advice;
 use crate::balance::{Load, Picks, Route};
 use crate::model::ConnectFailure;
 
@@ -56,7 +57,15 @@ pub(super) async fn connect(
     };
     flow.phase.set(Phase::Connect);
     let mut routes = shared.routes.load_full();
-    let mut picks = Picks::new(flow.client.get().ip());
+    let address = flow.client.get().ip();
+    let sticky = known.sticky.as_deref();
+    let route = routes.pool(service, intro.pool);
+    let choice = sticky.map(|it| it.choose(intro.stick, route, shared.now()));
+    let mut picks = match &choice {
+        None => Picks::new(address),
+        Some(choice) => choice.picks(address),
+    };
+    let refused = (choice.as_ref()).is_some_and(|it| it.advice == Advice::Refuse);
     let mut patience = Patience::new(&known.tries, shared);
     loop {
         let (route, line) = (routes.pool(service, intro.pool), shared.line(place));
@@ -79,7 +88,7 @@ pub(super) async fn connect(
             }
             (None, _) => {
                 // Where nobody was tried although there is somebody, all are full.
-                return Err(Failed::Unserved(match route.pool().is_empty() {
+                return Err(Failed::Unserved(match route.pool().is_empty() || refused {
                     true => Unserved::NoBackend,
                     false if patience.tried => Unserved::AllFailed,
                     false => Unserved::Limit,
@@ -93,6 +102,9 @@ pub(super) async fn connect(
         let limit = patience.next_try(known.connect_timeout, started);
         match attempt(address, &intro.header, &first.bytes, limit, flow).await {
             Ok((stream, sent)) => {
+                if let (Some(sticky), Some(choice)) = (sticky, &choice) {
+                    sticky.chosen(choice, load.target().id, worker);
+                }
                 return Ok(Connected {
                     stream,
                     load,

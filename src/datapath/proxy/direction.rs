@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
 use super::pipes::{Pipe, Pipes};
+use super::sticky::Tap;
 
 /// The worker's buffer.
 pub(super) const SCRATCH: usize = 64 << 10;
@@ -88,6 +89,8 @@ pub(super) struct Direction {
     discarded: usize,
     /// The next read does not ask whether the source is ready.
     look: bool,
+    /// Sees what is copied, as long as it wants to.
+    tap: Option<Box<Tap>>,
 }
 
 impl Direction {
@@ -104,7 +107,13 @@ impl Direction {
             pipe: None,
             discarded: 0,
             look: false,
+            tap: None,
         }
+    }
+
+    /// The same with a tap. It is done before two buffers were full, and splicing begins.
+    pub(super) fn tapped(self, tap: Option<Box<Tap>>) -> Self {
+        Self { tap, ..self }
     }
 
     /// Nothing more will be moved.
@@ -214,6 +223,11 @@ impl Direction {
     ) -> Poll<Result<(), Fault>> {
         let mut scratch = buffers.scratch.borrow_mut();
         let got = ready!(self.read(cx, source, &mut scratch))?;
+        if let Some(tap) = &mut self.tap
+            && tap.see(&scratch[..got])
+        {
+            self.tap = None;
+        }
         let sent = match try_send(target, &scratch[..got], self.ended) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connect::uncut;
 use super::flows::Flow;
 use super::gate::Gate;
+use super::sticky::Sticky;
 use super::worker::Worker;
 use crate::balance::flow::Unserved;
 use crate::balance::rules::server_name;
@@ -31,6 +32,7 @@ pub(super) struct Front {
     accept: Option<Accept>,
     rules: Option<Rules>,
     send: Option<SendProxy>,
+    sticky: Option<Arc<Sticky>>,
     ech: Ech,
     timeout: Duration,
     limit: usize,
@@ -50,6 +52,8 @@ struct Accept {
 pub(super) struct Intro {
     /// The pool; none: the service's own backends.
     pub(super) pool: Option<u16>,
+    /// The client's key, if the service knows its clients again and can tell this one.
+    pub(super) stick: Option<u64>,
     /// What the backend gets before the client's bytes; mostly empty.
     pub(super) header: Vec<u8>,
 }
@@ -81,9 +85,22 @@ struct Said {
     unique_id: Option<Vec<u8>>,
 }
 
+/// What the client's first bytes tell.
+#[derive(Default)]
+struct Found {
+    pool: Option<u16>,
+    /// That the client asks for, if that is wanted.
+    name: Option<String>,
+    stick: Option<u64>,
+}
+
 impl Front {
     /// None: the service asks nothing.
-    pub(super) fn of(service: &Service, gate: Option<Arc<Gate>>) -> Option<Box<Self>> {
+    pub(super) fn of(
+        service: &Service,
+        gate: Option<Arc<Gate>>,
+        sticky: Option<Arc<Sticky>>,
+    ) -> Option<Box<Self>> {
         let proxied = &service.proxied;
         let accept = (!proxied.accept_proxy.is_empty()).then(|| Accept {
             networks: proxied.accept_proxy.clone(),
@@ -92,11 +109,13 @@ impl Front {
         });
         let rules = Rules::of(service);
         let asks = accept.is_some() || rules.is_some() || proxied.send_proxy.is_some();
+        let asks = asks || sticky.is_some();
         asks.then(|| {
             Box::new(Self {
                 accept,
                 rules,
                 send: proxied.send_proxy,
+                sticky,
                 ech: proxied.ech,
                 timeout: proxied.inspect_timeout,
                 limit: proxied.inspect_bytes as usize,
@@ -128,25 +147,30 @@ impl Front {
                 }
             }
         }
-        let (pool, name) = self.inspect(&reader, first).await?;
+        let Found { pool, name, stick } = self.inspect(&reader, first).await?;
         let header = match &self.send {
             Some(send) => header(*send, &reader, &said, name.as_deref())?,
             None => Vec::new(),
         };
-        Ok(Intro { pool, header })
+        Ok(Intro {
+            pool,
+            stick,
+            header,
+        })
     }
 
-    /// The pool, and the name that the client asks for if that is wanted.
-    async fn inspect(
-        &self,
-        reader: &Reader<'_>,
-        first: &mut First,
-    ) -> Result<(Option<u16>, Option<String>), Stop> {
+    /// What the client's address and first bytes tell, as far as anybody wants to know.
+    async fn inspect(&self, reader: &Reader<'_>, first: &mut First) -> Result<Found, Stop> {
         let named = self.send.is_some_and(|send| send.authority);
-        if self.rules.is_none() && !named {
-            return Ok((None, None));
-        }
+        let keyed = self.sticky.as_ref().is_some_and(|it| it.reads_request());
         let client = reader.flow.client.get().ip();
+        let stick = |found: &Look<'_>| self.sticky.as_ref()?.key(client, found);
+        if self.rules.is_none() && !named && !keyed {
+            return Ok(Found {
+                stick: stick(&Look::Unknown),
+                ..Found::default()
+            });
+        }
         let deadline = Instant::now() + self.timeout;
         let mut last = false;
         loop {
@@ -161,10 +185,14 @@ impl Front {
                 None => Chosen::Pool(None),
             };
             if let Chosen::Pool(pool) = chosen
-                && !(named && found.wants_more())
+                && !((named || keyed) && found.wants_more())
             {
                 let name = server_name(&found, self.ech).filter(|_| named);
-                return Ok((pool, name.map(|name| name.as_str().to_owned())));
+                return Ok(Found {
+                    pool,
+                    name: name.map(|name| name.as_str().to_owned()),
+                    stick: stick(&found),
+                });
             }
             let room = self.limit - seen.len();
             match reader.more(first, room, deadline).await? {

@@ -8,7 +8,8 @@
 //!
 //! The way of a connection: `worker` accepts (`gate`: who may), `serve` follows it from there: `front` (first bytes,
 //! PROXY protocol; only where the service asks for it), `connect` (retry; `queue` while all
-//! backends are full), `pump` (both directions), `direction` (copy or splice). `report` carries the news up.
+//! backends are full), `pump` (both directions), `direction` (copy or splice). `sticky` is the memory
+//! of clients. `report` carries the news up.
 
 mod connect;
 mod direction;
@@ -23,6 +24,7 @@ mod queue;
 mod report;
 mod serve;
 mod shared;
+mod sticky;
 mod watch;
 mod worker;
 
@@ -33,21 +35,24 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use self::log::Log;
 use self::report::Report;
 use self::shared::{Control, Shared};
 use self::worker::Setup;
 use crate::balance::flow::FlowEvent;
-use crate::balance::{Routes, Target};
+use crate::balance::{Routes, Stick, Target};
 use crate::config::Config;
 use crate::datapath::DatapathError;
 use crate::model::{BackendId, Scheduler, ServiceId};
-use crate::status::Measure;
+use crate::status::{Measure, StickStatus};
 
 /// A worker that has not gone round its loop for so long is stuck: ten beats are missing.
 const STUCK: Duration = Duration::from_secs(1);
+/// Batches about remembered clients that wait for the worker that takes them in; of 512 each at most.
+const STICK_BATCHES: usize = 1_024;
 
 /// The running proxy. Dropping it stops it.
 #[derive(Debug)]
@@ -56,6 +61,7 @@ pub struct Proxy {
     controls: Vec<Arc<Control>>,
     threads: Vec<JoinHandle<()>>,
     addresses: Vec<(ServiceId, SocketAddr)>,
+    sticks: Sender<Vec<Stick>>,
 }
 
 impl Proxy {
@@ -63,6 +69,7 @@ impl Proxy {
     ///
     /// Addresses need not be on this host yet, so a standby is armed before it owns them. No
     /// backend is eligible until [`Proxy::publish`] says so. Raise the limit of open files before.
+    /// `stick_key` is what clients are hashed with, the same on both nodes.
     /// Events come in batches; if `events` is full, the workers say `Lost` when it has room again.
     ///
     /// # Errors
@@ -76,10 +83,11 @@ impl Proxy {
         config: &Config,
         events: Sender<Vec<FlowEvent>>,
         seed: u64,
+        stick_key: [u8; 16],
     ) -> Result<Self, DatapathError> {
         let log =
             Log::start(config).map_err(|source| DatapathError::Worker { worker: 0, source })?;
-        Self::start_with(config, events, seed, log)
+        Self::start_with(config, events, seed, stick_key, log)
     }
 
     #[allow(clippy::needless_pass_by_value, reason = "as `start`")]
@@ -87,6 +95,7 @@ impl Proxy {
         config: &Config,
         events: Sender<Vec<FlowEvent>>,
         seed: u64,
+        stick_key: [u8; 16],
         log: Option<Log>,
     ) -> Result<Self, DatapathError> {
         let workers = config.proxy.workers.unwrap_or_else(one_a_core).max(1);
@@ -104,16 +113,20 @@ impl Proxy {
         }
         let routes = Routes::compile(config, &BTreeSet::new());
         let mut seeds = fastrand::Rng::with_seed(seed);
+        let (sticks, adopted) = mpsc::channel(STICK_BATCHES);
+        let shared = Arc::new(Shared::new(config, routes, log, seeds.u64(..), stick_key));
+        let mut adopted = Some(adopted).filter(|_| shared.sticky().next().is_some());
         let mut proxy = Self {
-            shared: Arc::new(Shared::new(config, routes, log, seeds.u64(..))),
+            shared,
             controls: Vec::new(),
             threads: Vec::new(),
             addresses,
+            sticks,
         };
         for (index, listeners) in (0..workers).zip(listeners) {
             let report = Report::new(index, events.clone());
             proxy
-                .spawn(index, listeners, report, seeds.u64(..))
+                .spawn(index, listeners, report, seeds.u64(..), adopted.take())
                 .map_err(|source| DatapathError::Worker {
                     worker: index,
                     source,
@@ -128,6 +141,7 @@ impl Proxy {
         listeners: Vec<(usize, std::net::TcpListener)>,
         report: Report,
         seed: u64,
+        sticks: Option<Receiver<Vec<Stick>>>,
     ) -> std::io::Result<()> {
         let control = Arc::new(Control::default());
         let setup = Setup {
@@ -137,6 +151,7 @@ impl Proxy {
             report,
             seed,
             listeners,
+            sticks,
             runtime: worker::runtime()?,
         };
         let thread = thread::Builder::new()
@@ -167,6 +182,21 @@ impl Proxy {
             control.resets().push(backend);
             control.wake.notify_one();
         }
+    }
+
+    /// What the master remembers of clients. Never waits; false: there is no room for these, and they are
+    /// forgotten until the master tells them again, which it does some times within their `ttl`.
+    pub fn adopt(&self, sticks: Vec<Stick>) -> bool {
+        let sent = self.sticks.try_send(sticks);
+        // Closed: no service remembers anything.
+        !matches!(sent, Err(TrySendError::Full(_)))
+    }
+
+    /// The memory of clients, of those services that have one.
+    pub fn sticks(&self) -> Vec<(ServiceId, StickStatus)> {
+        let all = self.shared.sticky();
+        all.filter_map(|it| Some((it.service(), it.status()?)))
+            .collect()
     }
 
     /// Resets every proxied connection on both sides, at once. Never waits: it wakes the workers.
@@ -257,6 +287,10 @@ mod front_tests;
 #[cfg(test)]
 #[path = "rig_test.rs"]
 mod rig;
+
+#[cfg(test)]
+#[path = "sticky_test.rs"]
+mod sticky_tests;
 
 #[cfg(test)]
 #[path = "stream_test.rs"]

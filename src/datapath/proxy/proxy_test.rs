@@ -266,7 +266,9 @@ fn a_port_in_use_is_an_error_with_a_remedy_even_if_it_could_be_shared() {
     let mut config = config(&[echo()]);
     config.services[0].listen = vec![rig.address()];
     let (sender, _events) = mpsc::channel(1);
-    let error = Proxy::start(&config, sender, 1).unwrap_err().to_string();
+    let error = Proxy::start(&config, sender, 1, [7; 16])
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("web"), "{error}");
     assert!(error.contains(&rig.address().to_string()), "{error}");
     assert!(error.contains("another program"), "{error}");
@@ -300,7 +302,7 @@ fn openings_and_ends_balance() {
 fn events_that_nobody_takes_are_lost_aloud_and_the_live_are_told_again() {
     let config = config(&[echo()]);
     let (sender, mut events) = mpsc::channel(1);
-    let proxy = Proxy::start(&config, sender, 1).unwrap();
+    let proxy = Proxy::start(&config, sender, 1, [7; 16]).unwrap();
     proxy.publish(&BTreeSet::from([id(0)]));
     let address = proxy.addresses()[0].1;
     let connect = || patient(TcpStream::connect(address).unwrap());

@@ -13,6 +13,7 @@ use tokio::net::tcp::ReadHalf;
 
 use super::direction::{Buffers, Direction, Fault};
 use super::flows::Flow;
+use super::sticky::Tap;
 use super::watch::Watch;
 use crate::balance::flow::FlowEnd;
 
@@ -45,13 +46,14 @@ struct Pump<'a> {
 }
 
 /// Moves bytes until the connection ends, or until the flow is cut. `up` may begin with bytes that
-/// were read already.
+/// were read already; `tap` sees the answer's first ones.
 ///
 /// Not an `async fn`: that would keep room for its arguments beside what is made of them.
 pub(super) fn run<'a>(
     client: &'a mut TcpStream,
     backend: &'a mut TcpStream,
     up: Direction,
+    tap: Option<Box<Tap>>,
     flow: &'a Flow,
     watch: Option<Box<Watch<'a>>>,
     buffers: &'a Buffers,
@@ -62,7 +64,7 @@ pub(super) fn run<'a>(
         client,
         backend,
         up,
-        down: Direction::new(Vec::new(), 0, false),
+        down: Direction::new(Vec::new(), 0, false).tapped(tap),
         refused: false,
         flow,
         watch,

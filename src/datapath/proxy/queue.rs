@@ -155,7 +155,7 @@ impl Line {
             }
             loop {
                 let Some(chosen) = one.picks.next(route, now, rng) else {
-                    return match one.picks.none_tried() {
+                    return match one.picks.takes_any() {
                         true => Offer::NothingLeft,
                         false => Offer::NotForIt,
                     };

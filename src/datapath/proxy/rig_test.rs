@@ -83,7 +83,7 @@ impl Rig {
 
     fn with(config: &Config, log: Option<Log>) -> Self {
         let (sender, events) = mpsc::channel(1_024);
-        let proxy = Proxy::start_with(config, sender, 1, log).unwrap();
+        let proxy = Proxy::start_with(config, sender, 1, [7; 16], log).unwrap();
         let backends = config.services.iter().flat_map(|s| &s.backends);
         proxy.publish(&backends.map(|backend| backend.id).collect());
         Self {

@@ -18,6 +18,7 @@ use super::direction::Direction;
 use super::front::{First, Intro, Stop};
 use super::log::{Phase, Record, Why};
 use super::pump;
+use super::sticky::Tap;
 use super::watch::Watch;
 use super::worker::{Guest, Worker};
 use crate::balance::flow::{FlowEvent, Unserved};
@@ -50,9 +51,10 @@ pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
     flow.up.set(backend.sent as u64);
     worker.tell(|report| report.opened(flow));
     let up = Direction::new(first.bytes, backend.sent, first.ended);
+    let tap = Tap::new(worker, guest.service(), backend.load.target().id);
     let watch = Watch::new(&backend.load, &worker.shared, guest.service(), backend.took);
     let stream = &mut backend.stream;
-    let ending = pump::run(&mut client, stream, up, flow, watch, &worker.buffers).await;
+    let ending = pump::run(&mut client, stream, up, tap, flow, watch, &worker.buffers).await;
     if !ending.reset {
         close_in_order(&client);
         close_in_order(&backend.stream);

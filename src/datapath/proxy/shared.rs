@@ -12,6 +12,7 @@ use super::front::Front;
 use super::gate::Gate;
 use super::log::{Log, Wanted};
 use super::queue::{Line, Place};
+use super::sticky::Sticky;
 use crate::balance::{RetryBudget, Routes};
 use crate::config::{Config, Logged, Service};
 use crate::model::{BackendId, ServiceId};
@@ -42,6 +43,8 @@ pub(super) struct Known {
     pub(super) log: Option<Wanted>,
     /// One for each pool, the own one first; empty: nobody waits.
     lines: Box<[Line]>,
+    /// How it knows its clients again; none: it does not.
+    pub(super) sticky: Option<Arc<Sticky>>,
     seats: Seats,
 }
 
@@ -56,7 +59,7 @@ pub(super) struct Tries {
 }
 
 impl Known {
-    fn of(service: &Service, seed: u64) -> Self {
+    fn of(service: &Service, seed: u64, key: [u8; 16]) -> Self {
         let limits = &service.proxied.limits;
         let gate = Gate::of(limits, seed).map(Arc::new);
         // Where headers tell who the client is, they must be read first.
@@ -65,6 +68,7 @@ impl Known {
             false => (None, gate),
         };
         let pools = 0..=service.proxied.pools.len();
+        let sticky = Sticky::of(service, key);
         Self {
             gate: now,
             log: (limits.log != Logged::Off).then_some(Wanted {
@@ -80,15 +84,22 @@ impl Known {
             id: service.id,
             connect_timeout: service.connect_timeout,
             idle_timeout: service.idle_timeout,
-            front: Front::of(service, later),
+            front: Front::of(service, later, sticky.clone()),
+            sticky,
             seats: Seats::new(service.max_connections),
         }
     }
 }
 
 impl Shared {
-    pub(super) fn new(config: &Config, routes: Routes, log: Option<Log>, seed: u64) -> Self {
-        let known = |service| Known::of(service, seed);
+    pub(super) fn new(
+        config: &Config,
+        routes: Routes,
+        log: Option<Log>,
+        seed: u64,
+        key: [u8; 16],
+    ) -> Self {
+        let known = |service| Known::of(service, seed, key);
         Self {
             start: Instant::now(),
             routes: ArcSwap::from_pointee(routes),
@@ -112,6 +123,11 @@ impl Shared {
                 line.advance(self, Place { service, pool });
             }
         }
+    }
+
+    /// Of the services that know their clients again.
+    pub(super) fn sticky(&self) -> impl Iterator<Item = &Sticky> {
+        self.services.iter().filter_map(|it| it.sticky.as_deref())
     }
 
     /// Time since the start.

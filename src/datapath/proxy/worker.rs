@@ -16,7 +16,8 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::sync::mpsc::Receiver;
+use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::direction::Buffers;
@@ -25,8 +26,8 @@ use super::log::{Phase, Record, Why};
 use super::report::Report;
 use super::serve::serve;
 use super::shared::{Control, Seat, Shared};
-use crate::balance::Route;
 use crate::balance::flow::{FlowEnd, FlowEvent, Unserved};
+use crate::balance::{Route, Stick};
 use crate::config::Logged;
 use crate::model::FlowId;
 
@@ -65,6 +66,8 @@ pub(super) struct Setup {
     pub(super) seed: u64,
     /// With the place of their service in the configuration.
     pub(super) listeners: Vec<(usize, StdTcpListener)>,
+    /// One worker of all keeps the tables of clients: what the master says of them comes here.
+    pub(super) sticks: Option<Receiver<Vec<Stick>>>,
     pub(super) runtime: Runtime,
 }
 
@@ -90,7 +93,7 @@ pub(super) fn run(setup: Setup) {
         accepted: Cell::new(0),
     });
     let local = LocalSet::new();
-    let life = worker.live(setup.listeners);
+    let life = worker.live(setup.listeners, setup.sticks);
     if let Err(error) = local.block_on(&setup.runtime, life) {
         tracing::error!(worker = setup.index, %error, "a listener cannot be registered");
     }
@@ -99,7 +102,12 @@ pub(super) fn run(setup: Setup) {
 type Listeners = Vec<(usize, Rc<TcpListener>)>;
 
 impl Worker {
-    async fn live(self: Rc<Self>, listeners: Vec<(usize, StdTcpListener)>) -> io::Result<()> {
+    async fn live(
+        self: Rc<Self>,
+        listeners: Vec<(usize, StdTcpListener)>,
+        sticks: Option<Receiver<Vec<Stick>>>,
+    ) -> io::Result<()> {
+        let keeps = sticks.is_some();
         let listeners: Listeners = listeners
             .into_iter()
             .map(|(service, listener)| Ok((service, Rc::new(TcpListener::from_std(listener)?))))
@@ -111,6 +119,9 @@ impl Worker {
             })
             .collect();
         spawn_local(Rc::clone(&self).send_reports());
+        if let Some(sticks) = sticks {
+            spawn_local(Rc::clone(&self).adopt(sticks));
+        }
 
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,6 +147,9 @@ impl Worker {
                     let splices = self.buffers.pipes.borrow().lent();
                     self.control.splices.store(splices, Ordering::Relaxed);
                     self.sweep(part, now);
+                    if keeps {
+                        self.shared.sticky().for_each(|it| it.expire(now));
+                    }
                     part = (part + 1) % PARTS;
                 }
             }
@@ -303,6 +317,21 @@ impl Worker {
         let mut report = self.report.borrow_mut();
         if report.is_full() {
             report.flush(&self.flows.borrow());
+        }
+    }
+
+    /// Takes in what the master says of clients.
+    async fn adopt(self: Rc<Self>, mut sticks: Receiver<Vec<Stick>>) {
+        while let Some(batch) = sticks.recv().await {
+            let now = self.shared.now();
+            for stick in &batch {
+                let mut all = self.shared.sticky();
+                if let Some(sticky) = all.find(|it| it.service() == stick.key.service) {
+                    sticky.adopt(stick, now);
+                }
+            }
+            // A snapshot has many of these.
+            yield_now().await;
         }
     }
 

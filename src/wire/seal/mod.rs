@@ -184,6 +184,19 @@ pub fn session_psk(secret: &Secret, cluster: &str) -> Secret {
     psk
 }
 
+/// The key with which clients that are remembered are hashed (`balance::stick`). The same on both nodes and
+/// in every life, and known to nobody who does not have the cluster's key: addresses and names are too
+/// few to be hidden by a hash that anybody can compute.
+pub fn stick_key(secret: &Secret, cluster: &str) -> [u8; 16] {
+    let mut key = [0; 32];
+    Salt::new(HKDF_SHA256, &[])
+        .extract(&secret.0)
+        .expand(&[b"tandem affinity v1", cluster.as_bytes()], HKDF_SHA256)
+        .and_then(|okm| okm.fill(&mut key))
+        .expect("HKDF gives 32 bytes (RFC 5869: up to 255 x 32)");
+    *key.first_chunk().expect("16 of 32")
+}
+
 fn heartbeat_key(
     secret: &Secret,
     cluster: &str,

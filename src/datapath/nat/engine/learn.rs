@@ -218,7 +218,9 @@ impl Engine {
                 | Item::FlowBytes { .. }
                 | Item::FlowClose { .. }
                 | Item::FlowOpen { .. }
-                | Item::Health { .. } => {}
+                | Item::Health { .. }
+                | Item::Stick { .. }
+                | Item::Unstick { .. } => {}
             }
         }
         for key in draft.write(maps)? {

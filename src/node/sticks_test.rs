@@ -1,0 +1,146 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::config::Config;
+use crate::model::{Epoch, Incarnation, NodeId, Secret};
+use crate::node::Identity;
+use crate::replication::Source;
+
+const CONFIG: &str = r#"
+[cluster]
+name = "test"
+key_file = "/etc/tandem/cluster.key"
+[[node]]
+name = "a"
+priority = 200
+addresses = ["192.0.2.11"]
+[[node]]
+name = "b"
+priority = 100
+addresses = ["192.0.2.12"]
+[[vip]]
+address = "192.0.2.100/24"
+interface = "eth0"
+[[service]]
+name = "web"
+listen = ["192.0.2.100:80"]
+[service.affinity]
+by = "source"
+ttl = "80s"
+[[service.backend]]
+name = "b1"
+address = "198.51.100.21:80"
+"#;
+
+const BACKEND: BackendId = BackendId(5);
+
+fn node(now: Mono) -> Node {
+    let config = Arc::new(Config::parse(CONFIG).unwrap());
+    let identity = Identity {
+        node: NodeId::First,
+        incarnation: Incarnation(1),
+        started_unix_ms: 0,
+    };
+    Node::new(config, identity, &Secret([1; 32]), 1, now)
+}
+
+fn lead(node: &mut Node, now: Mono) {
+    let replica = node.replica().clone();
+    node.replication = Replication::Source(Source::new(Epoch(1), replica, now));
+}
+
+fn key(hash: u64) -> StickKey {
+    let service = ServiceId::of("web");
+    StickKey { service, hash }
+}
+
+fn item(hash: u64, used_ms: u64) -> Item {
+    let record = StickRecord {
+        backend: BACKEND,
+        used_ms,
+    };
+    let key = key(hash);
+    Item::Stick { key, record }
+}
+
+fn s(seconds: u64) -> Mono {
+    Mono::from_millis(1_000 * seconds)
+}
+
+/// The ages, in seconds, that the data path was told.
+fn told(node: &mut Node) -> Vec<(u64, Option<u64>)> {
+    let mut all = Vec::new();
+    while let Some(output) = node.outputs.pop_front() {
+        if let Output::Sticks(sticks) = output {
+            let age = |stick: &Stick| stick.entry.map(|(_, age)| age / 1_000);
+            all.extend(sticks.iter().map(|it| (it.key.hash, age(it))));
+        }
+    }
+    all
+}
+
+#[test]
+fn a_backup_goes_on_where_its_master_was() {
+    // The master's process is much older than this one.
+    let mut node = node(s(10));
+    node.learn_sticks(Learned::SnapshotBegin, s(10));
+    let first = Learned::Items(vec![item(1, 7_000_000), item(2, 7_030_000)]);
+    assert_eq!(node.learn_sticks(first, s(10)), Learned::Items(Vec::new()));
+    node.learn_sticks(Learned::SnapshotEnd, s(10));
+    assert_eq!(told(&mut node), [(1, Some(30)), (2, Some(0))]);
+    let gone = Learned::Items(vec![item(1, 7_040_000), Item::Unstick { key: key(2) }]);
+    node.learn_sticks(gone, s(20));
+    assert_eq!(told(&mut node), [(1, Some(0)), (2, None)]);
+
+    lead(&mut node, s(25));
+    node.stuck(key(3), BACKEND, s(25));
+    let record = node.replica().sticks()[&key(3)];
+    assert_eq!(record.used_ms, 7_045_000);
+}
+
+#[test]
+fn a_backup_that_is_older_than_its_master_takes_its_scale() {
+    let mut node = node(s(9_000));
+    // It was master itself.
+    node.sticks.ahead = Some(0);
+    node.learn_sticks(Learned::SnapshotBegin, s(9_000));
+    node.learn_sticks(Learned::Items(vec![item(1, 5_000)]), s(9_000));
+    node.learn_sticks(Learned::SnapshotVoid, s(9_001));
+    assert_eq!(node.sticks.at(s(9_001)), 9_001_000, "it came to nothing");
+    node.learn_sticks(Learned::SnapshotBegin, s(9_002));
+    node.learn_sticks(Learned::Items(vec![item(1, 5_000)]), s(9_002));
+    node.learn_sticks(Learned::SnapshotEnd, s(9_003));
+    assert_eq!(told(&mut node), [(1, Some(0)), (1, Some(0))]);
+    assert_eq!(node.sticks.at(s(9_004)), 7_000);
+}
+
+#[test]
+fn a_master_forgets_what_nobody_uses_in_portions() {
+    let mut node = node(s(1));
+    lead(&mut node, s(1));
+    for hash in 0..1_000 {
+        node.stuck(key(hash), BACKEND, s(1));
+    }
+    node.stuck(key(1_000), BACKEND, s(80));
+    let alien = StickKey {
+        service: ServiceId(9),
+        hash: 1,
+    };
+    node.stuck(alien, BACKEND, s(80));
+    node.run_sticks(s(80));
+    assert!(node.timers.at(Timer::Sticks).is_some());
+    let mut counts = Vec::new();
+    let sweep = |node: &mut Node, at| {
+        for _ in 0..5 {
+            node.sweep_sticks(at);
+        }
+        node.replica().sticks().len()
+    };
+    counts.push(sweep(&mut node, s(90)));
+    // An eighth longer than 80 s.
+    counts.push(sweep(&mut node, s(91)));
+    counts.push(sweep(&mut node, s(170)));
+    assert_eq!(counts, [1_001, 1, 0]);
+    node.run_sticks(s(170));
+    assert!(node.timers.at(Timer::Sticks).is_none());
+}
