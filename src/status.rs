@@ -236,6 +236,15 @@ pub struct ServiceStatus {
     /// or since they came from where none is accepted.
     #[serde(default)]
     pub bad_headers: u64,
+    /// Connections refused by `allow` or `deny`.
+    #[serde(default)]
+    pub denied: u64,
+    /// Connections refused by `source_rate`, in proxy mode.
+    #[serde(default)]
+    pub too_fast: u64,
+    /// Connections that waited in vain for a backend with room.
+    #[serde(default)]
+    pub queue_timeouts: u64,
     /// The memory of its clients; none: it has no table of them.
     #[serde(default)]
     pub sticks: Option<StickStatus>,

@@ -89,6 +89,8 @@ pub enum FlowEnd {
     Complete,
     /// Reset or error on the client's side.
     ClientError,
+    /// Its backend was judged down, with `on_down = "reset"`.
+    BackendDown,
     /// Reset or error on the backend's side.
     BackendError,
     /// No byte for the idle timeout.
@@ -101,8 +103,10 @@ pub enum FlowEnd {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unserved {
-    /// Every backend was tried.
+    /// Every backend was tried, or as many as may be.
     AllFailed,
+    /// An access list.
+    Denied,
     /// The header of the PROXY protocol that it must begin with is missing, malformed or late, or it
     /// comes from where none is accepted.
     Header,
@@ -110,6 +114,10 @@ pub enum Unserved {
     Limit,
     /// No backend is eligible.
     NoBackend,
+    /// Its backend did not become free in time.
+    QueueTimeout,
+    /// Its source opens too many connections a second.
+    SourceRate,
 }
 
 mod table;

@@ -6,16 +6,25 @@
 //! Invariants: routes never change once compiled, they are replaced whole; what must survive a
 //! replacement (the rotation's position, the counts of connections) is shared by old and new.
 
+pub mod access;
 mod adaptive;
+pub mod budget;
 pub mod flow;
 pub mod gauge;
 pub mod nat;
+pub mod queue;
+pub mod ramp;
+pub mod rate;
 pub mod routes;
 pub mod rules;
 pub mod scheduler;
+pub mod standby;
 pub mod stick;
 
+pub use access::Access;
+pub use budget::RetryBudget;
 pub use gauge::Gauge;
+pub use rate::Rates;
 pub use routes::{Load, Route, Routes, Target};
 pub use rules::{Chosen, Rules};
 pub use scheduler::Picks;

@@ -31,6 +31,8 @@ pub struct Target {
     limit: u32,
     /// Connections now, those that are still connecting included.
     live: AtomicU32,
+    /// When it came up beside others, in milliseconds; 0: not, or nobody wants to know.
+    cold_since: AtomicU64,
     /// None: the scheduler needs no measurements.
     gauge: Option<Gauge>,
 }
@@ -61,6 +63,12 @@ impl Target {
         self.gauge.as_ref()?.response_time(now)
     }
 
+    /// How long it has been up, if it came up beside others.
+    pub(super) fn age(&self, now: Duration) -> Option<Duration> {
+        let since = self.cold_since.load(Ordering::Relaxed);
+        (since > 0).then(|| now.saturating_sub(Duration::from_millis(since)))
+    }
+
     /// Its weight times the factor of `adaptive`, in 1/256; at least one.
     pub fn effective_weight(&self) -> u32 {
         let factor = self.gauge.as_ref().map_or(1.0, Gauge::factor);
@@ -76,9 +84,10 @@ impl Load {
     /// Counts one more connection, if the backend has room: another worker may have taken the last
     /// since it was picked.
     pub fn on(target: &Arc<Target>) -> Option<Self> {
-        let load = Self(Arc::clone(target));
-        let before = target.live.fetch_add(1, Ordering::Relaxed);
-        (before < target.limit).then_some(load)
+        // Never above the limit, not even for a moment: somebody else would find it full.
+        let more = |live: u32| (live < target.limit).then(|| live + 1);
+        let counted = (target.live).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.is_ok().then(|| Self(Arc::clone(target)))
     }
 
     /// The backend.
@@ -115,6 +124,8 @@ struct Base {
     /// How many connections have asked so far. Shared by all workers and by every later
     /// compilation, which makes rotations exact over all of them together.
     tickets: AtomicU64,
+    /// How long a backend that came up gets a rising share; zero: not at all.
+    slow_start: Duration,
     rule: Rule,
 }
 
@@ -138,6 +149,7 @@ impl Route {
                 weight: AtomicU16::new(backend.weight.0.max(1)),
                 limit: backend.max_connections.unwrap_or(u32::MAX),
                 live: AtomicU32::new(0),
+                cold_since: AtomicU64::new(0),
                 gauge: measures.then(|| Gauge::new(balance.decay)),
             })
         };
@@ -146,6 +158,7 @@ impl Route {
             balance: balance.clone(),
             all: here.map(target).collect(),
             tickets: AtomicU64::new(0),
+            slow_start: service.proxied.limits.slow_start,
             rule: Rule::new(balance.decay, balance.floor),
         };
         Self::compile(service.id, Arc::new(base), eligible)
@@ -200,6 +213,30 @@ impl Route {
         &self.method
     }
 
+    /// The scheduler, or a slow start, needs to know the time.
+    pub fn needs_time(&self) -> bool {
+        self.measures() || !self.base.slow_start.is_zero()
+    }
+
+    /// How long a backend that came up gets a rising share; zero: not at all.
+    pub(super) fn slow_start(&self) -> Duration {
+        self.base.slow_start
+    }
+
+    /// These will be the eligible ones: who was not, and comes to others, begins slowly.
+    fn begin(&self, eligible: &BTreeSet<BackendId>, now: Duration) {
+        if self.base.slow_start.is_zero() || self.pool.is_empty() {
+            return;
+        }
+        for target in &self.base.all {
+            let known = self.pool.iter().any(|it| it.id == target.id);
+            if eligible.contains(&target.id) && !known {
+                let since = (now.as_millis() as u64).max(1);
+                target.cold_since.store(since, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// The next connection's number.
     pub(super) fn ticket(&self) -> u64 {
         self.base.tickets.fetch_add(1, Ordering::Relaxed)
@@ -242,6 +279,13 @@ impl Routes {
         for target in self.all().flat_map(|route| route.all()) {
             let weight = weights.get(&target.id).copied().unwrap_or(target.base);
             target.weight.store(weight.clamp(1, 256), Ordering::Relaxed);
+        }
+    }
+
+    /// Says that the next compilation is for these, as of now: `slow_start` begins.
+    pub fn begin(&self, eligible: &BTreeSet<BackendId>, now: Duration) {
+        for route in self.all() {
+            route.begin(eligible, now);
         }
     }
 

@@ -5,8 +5,8 @@ use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
     Acknowledge, Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Election, Fallback,
-    Forward, Health, Kernel, KernelMode, Node, OnDown, Pool, Proxied, Proxy, Rule, SendProxy,
-    Service, StickBy, StickFallback, StickHow, Stray,
+    Forward, Health, Kernel, KernelMode, Limits, Node, OnDown, Pool, Proxied, Proxy, Rule,
+    SendProxy, Service, StickBy, StickFallback, StickHow, Stray,
 };
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
@@ -101,6 +101,10 @@ fn service(mut service: file::Service) -> Result<Service, Reported> {
     let pools = service.proxied.pools.take().unwrap_or_default();
     let rules = service.proxied.rules.take().unwrap_or_default();
     let mut proxied = proxied(service.proxied)?;
+    if matches!(&service.mode, Ok(mode) if mode.value == file::Mode::Proxy) {
+        proxied.limits.source_rate = or(service.kernel.source_rate.take(), 0)?;
+        proxied.limits.on_down = or(service.kernel.on_down.take(), OnDown::Keep)?;
+    }
     let balance = balance(service.balance?)?;
     let health = service.health.map(|section| health(section?)).transpose()?;
     let mut backends = all(service.backends, |written| backend(&name, None, written))?;
@@ -154,6 +158,7 @@ fn kernel_mode(written: file::KernelMode) -> Result<KernelMode, Reported> {
 
 fn proxied(written: file::Proxied) -> Result<Proxied, Reported> {
     let default = Proxied::default();
+    let limits = limits(written.limits)?;
     let tlvs = all(written.send_proxy_tlvs.unwrap_or_default(), value)?;
     let send_proxy = match written.send_proxy {
         Some(version) => Some(SendProxy {
@@ -171,12 +176,32 @@ fn proxied(written: file::Proxied) -> Result<Proxied, Reported> {
         inspect_timeout: or(written.inspect_timeout, default.inspect_timeout)?,
         inspect_bytes: or(written.inspect_bytes, default.inspect_bytes)?,
         ech: or(written.ech, default.ech)?,
+        limits,
         affinity: match written.affinity {
             Some(section) => Some(affinity(section?)?),
             None => None,
         },
         pools: Vec::new(),
         rules: Vec::new(),
+    })
+}
+
+fn limits(written: file::Limits) -> Result<Limits, Reported> {
+    let default = Limits::default();
+    Ok(Limits {
+        allow: all(written.allow.unwrap_or_default(), value)?,
+        deny: all(written.deny.unwrap_or_default(), value)?,
+        source_rate: 0,
+        retries: optional(written.retries)?,
+        connect_deadline: optional(written.connect_deadline)?,
+        retry_budget: optional(written.retry_budget)?,
+        queue_size: or(written.queue_size, 0)?,
+        queue_timeout: or(written.queue_timeout, default.queue_timeout)?,
+        panic_threshold: or(written.panic_threshold, 0)?,
+        slow_start: or(written.slow_start, default.slow_start)?,
+        log: or(written.log, default.log)?,
+        log_sample: or(written.log_sample, 1)?,
+        on_down: OnDown::Keep,
     })
 }
 
@@ -277,6 +302,7 @@ fn backend(service: &str, pool: Option<u16>, backend: file::Backend) -> Result<B
         weight: Weight(backend.weight?.value),
         pool,
         max_connections: optional(backend.max_connections)?,
+        backup: or(backend.backup, false)?,
         check_address: optional(backend.elsewhere.check_address)?,
         check_port: optional(backend.elsewhere.check_port)?,
         agent_address: optional(backend.elsewhere.agent_address)?,

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::{
     Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Election, Health, Kernel,
-    KernelMode, Node, Observe, Pool, Proxied, Proxy, Rule, Service, Start,
+    KernelMode, Limits, Node, Observe, Pool, Proxied, Proxy, Rule, Service, Start,
 };
 use crate::model::{ConfigHash, Scheduler};
 
@@ -184,6 +184,7 @@ fn write_service(text: &mut String, service: &Service) {
             address,
             weight,
             max_connections,
+            backup,
             pool,
             check_address,
             check_port,
@@ -197,6 +198,9 @@ fn write_service(text: &mut String, service: &Service) {
         line!(text, "backend {name} {address} {}", weight.0);
         if let Some(most) = max_connections {
             line!(text, "max_connections {most}");
+        }
+        if *backup {
+            line!(text, "backup");
         }
         if let Some(pool) = pool {
             line!(text, "pool {}", proxied.pools[usize::from(*pool)].name);
@@ -241,6 +245,7 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         inspect_timeout,
         inspect_bytes,
         ech,
+        limits,
         affinity,
         pools,
         rules,
@@ -250,6 +255,7 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         text,
         "proxied {accept_proxy:?} {accept_proxy_timeout:?} {send_proxy:?} {inspect_timeout:?} {inspect_bytes} {ech:?}"
     );
+    write_limits(text, limits);
     // Only if there is any, as above.
     if let Some(Affinity { by, how }) = affinity {
         line!(text, "affinity {by:?} {how:?}");
@@ -282,6 +288,36 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         let pool = pool.map(|pool| &pools[usize::from(pool)].name);
         line!(text, "rule {sni:?} {alpn:?} {host:?} {source:?} {pool:?}");
     }
+}
+
+fn write_limits(text: &mut String, limits: &Limits) {
+    if *limits == Limits::default() {
+        return;
+    }
+    let Limits {
+        allow,
+        deny,
+        source_rate,
+        retries,
+        connect_deadline,
+        retry_budget,
+        queue_size,
+        queue_timeout,
+        on_down,
+        panic_threshold,
+        slow_start,
+        log,
+        log_sample,
+    } = limits;
+    let (allow, deny) = (sorted(allow, |it| **it), sorted(deny, |it| **it));
+    line!(text, "access {allow:?} {deny:?} {source_rate}");
+    line!(
+        text,
+        "retry {retries:?} {connect_deadline:?} {retry_budget:?}"
+    );
+    line!(text, "queue {queue_size} {queue_timeout:?}");
+    line!(text, "down {on_down:?} {panic_threshold} {slow_start:?}");
+    line!(text, "log {log:?} {log_sample}");
 }
 
 fn sorted<T, K: Ord>(list: &[T], key: impl FnMut(&&T) -> K) -> Vec<&T> {

@@ -36,6 +36,9 @@ pub(super) fn check(file: &File, report: &Report<'_>) {
     check.ports();
 }
 
+/// Keys among the kernel mode's that proxied services have, too.
+const BOTH: &[&str] = &["on_down", "source_rate"];
+
 struct Check<'f> {
     file: &'f File,
     report: &'f Report<'f>,
@@ -45,7 +48,8 @@ struct Check<'f> {
 
 impl<'f> Check<'f> {
     fn proxied(&self, service: &Service) {
-        for (key, at) in service.kernel.written() {
+        let shared = |(key, _): &(&str, _)| !BOTH.contains(key);
+        for (key, at) in service.kernel.written().into_iter().filter(shared) {
             let what = format!("mode = \"proxy\" has no `{key}`");
             let remedy = "write mode = \"kernel\" in this service, or remove the key";
             self.report.fault(&at, Fault::new(what, remedy));
@@ -93,6 +97,11 @@ impl<'f> Check<'f> {
             self.report.fault(&scheduler.at, Fault::new(what, remedy));
         }
         for backend in service.backends.iter().flatten() {
+            if let Some(Ok(backup)) = &backend.backup {
+                let what = "mode = \"kernel\" has no `backup`";
+                let remedy = "write mode = \"proxy\" in this service, or remove the key";
+                self.report.fault(&backup.at, Fault::new(what, remedy));
+            }
             if let Some(Ok(limit)) = &backend.max_connections {
                 let what = "mode = \"kernel\" has no `max_connections` of a backend";
                 let remedy = "write it in the service, or write mode = \"proxy\"";

@@ -194,6 +194,7 @@ max_flows = 500_000 -> closed_timeout = "0s" => 15:18: kernel.closed_timeout: 0s
 max_flows -> max_flow => 15:1: kernel.max_flow: unknown key; did you mean `max_flows`?
 "weighted_round_robin" -> "maglev" => 31:11: service[0].balance: mode = "kernel" has no scheduler `maglev`; write "round_robin" or "weighted_round_robin" or "least_connections" or "random", or mode = "proxy"
 "weighted_round_robin" -> { scheduler = "adaptive", floor = 0.5 } => 31:25: service[0].balance.scheduler: mode = "kernel" has no scheduler `adaptive`
+weight = 3 -> backup = false => 38:10: service[0].backend[0].backup: mode = "kernel" has no `backup`; write mode = "proxy" in this service
 weight = 3 -> max_connections = 9 => 38:19: service[0].backend[0].max_connections: mode = "kernel" has no `max_connections` of a backend; write it in the service, or write mode = "proxy"
 "sync" -> "synchronous" => 30:15: service[0].replication: unknown word `synchronous`; write "sync" or "async"
 "sync" -> "asynch" => 30:15: service[0].replication: unknown word `asynch`; did you mean "async"?

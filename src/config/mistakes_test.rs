@@ -83,9 +83,7 @@ balance -> source = ["192.0.2.100"]⏎balance => 26:11: service[0].source: mode 
 balance -> forward = "nat"⏎balance => 26:11: service[0].forward: mode = "proxy" has no `forward`
 balance -> replication = "sync"⏎balance => 26:15: service[0].replication: mode = "proxy" has no `replication`
 balance -> fallback = "proxy"⏎balance => 26:12: service[0].fallback: mode = "proxy" has no `fallback`
-balance -> on_down = "keep"⏎balance => 26:11: service[0].on_down: mode = "proxy" has no `on_down`
 balance -> stray = "drop"⏎balance => 26:9: service[0].stray: mode = "proxy" has no `stray`
-balance -> mode = "proxy"⏎source_rate = 0⏎balance => 27:15: service[0].source_rate: mode = "proxy" has no `source_rate`
 # Addresses.
 "192.0.2.11" -> "192.0.2.11/24" => 8:14: node[0].addresses[0]: `192.0.2.11/24` is no IP address; write the bare address
 "192.0.2.11" -> "0.0.0.0" => 8:14: node[0].addresses[0]: 0.0.0.0 is no host's address

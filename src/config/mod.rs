@@ -17,6 +17,7 @@ mod file;
 mod hash;
 mod health;
 mod kernel;
+mod limits;
 mod pattern;
 mod presets;
 mod proxied;
@@ -44,6 +45,7 @@ pub use health::{
     Agent, Checks, Command, Expected, Flap, Grpc, Health, HealthKind, Http, Observe, Script, Start,
     Step, Tls,
 };
+pub use limits::{Limits, Logged};
 pub use pattern::Pattern;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::affinity::Affinity;
 use super::balance::Balance;
 use super::health::Health;
+use super::limits::Limits;
 
 /// How a proxied service treats its connections, beyond what every service has.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +27,8 @@ pub struct Proxied {
     pub inspect_bytes: u32,
     /// What a client's name is if it seems to be hidden. Default `unknown`.
     pub ech: Ech,
+    /// Who may connect, how often backends are tried, and who waits.
+    pub limits: Limits,
     /// `[service.affinity]`; none: each connection is chosen for by itself.
     pub affinity: Option<Affinity>,
     /// `[[service.pool]]`: up to 64, beside the service's own backends.
@@ -103,6 +106,7 @@ impl Default for Proxied {
             inspect_timeout: Duration::from_secs(5),
             inspect_bytes: 16 << 10,
             ech: Ech::Outer,
+            limits: Limits::default(),
             affinity: None,
             pools: Vec::new(),
             rules: Vec::new(),

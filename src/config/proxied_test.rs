@@ -34,6 +34,7 @@ fn every_key_is_known() {
         inspect_timeout: Duration::from_secs(1),
         inspect_bytes: 4_096,
         ech: Ech::Unknown,
+        limits: Limits::default(),
         affinity: None,
         pools: Vec::new(),
         rules: Vec::new(),
@@ -44,7 +45,9 @@ fn every_key_is_known() {
 #[test]
 fn written_defaults_mean_what_leaving_them_out_means() {
     let long = with(
-        "accept_proxy_timeout = \"3s\"\ninspect_timeout = \"5s\"\ninspect_bytes = 16384\nech = \"outer\"",
+        "accept_proxy_timeout = \"3s\"\ninspect_timeout = \"5s\"\ninspect_bytes = 16384\nech = \"outer\"\n\
+         queue_size = 0\nsource_rate = 0\n\
+         on_down = \"keep\"\npanic_threshold = 0\nslow_start = \"0s\"\nlog = \"off\"\nlog_sample = 1",
     );
     assert_eq!(Config::parse(&long), Config::parse(SAMPLE));
 }
@@ -64,6 +67,21 @@ fn both_nodes_must_agree_on_every_key() {
         "inspect_timeout = \"4s\"",
         "inspect_bytes = 4096",
         "ech = \"unknown\"",
+        "allow = \"192.0.2.0/24\"",
+        "deny = \"192.0.2.0/24\"",
+        "source_rate = 7",
+        "retries = 0",
+        "retries = 1",
+        "connect_deadline = \"4s\"",
+        "retry_budget = 20",
+        "on_down = \"reset\"",
+        "panic_threshold = 50",
+        "slow_start = \"9s\"",
+        "log = \"all\"",
+        "log = \"errors\"",
+        "log_sample = 9",
+        "queue_size = 7",
+        "queue_size = 7\nqueue_timeout = \"4s\"",
     ];
     for line in lines {
         let config = Config::parse(&with(line)).unwrap();
@@ -82,6 +100,19 @@ balance -> send_proxy = "v3"⏎balance => 26:14: service[0].send_proxy: unknown 
 balance -> send_proxy = "v2"⏎send_proxy_tlvs = ["alpn"]⏎balance => 27:20: service[0].send_proxy_tlvs[0]: unknown word `alpn`; write "authority" or "unique_id" or "crc32c"
 balance -> send_proxy = "v1"⏎send_proxy_tlvs = ["crc32c"]⏎balance => 27:20: service[0].send_proxy_tlvs[0]: send_proxy = "v1" has no room for `crc32c`; write send_proxy = "v2", or remove `send_proxy_tlvs`
 balance -> send_proxy_tlvs = ["crc32c"]⏎balance => 26:20: service[0].send_proxy_tlvs[0]: without `send_proxy` there is no room for `crc32c`
+balance -> allow = "192.0.2.0/24"⏎deny = ["2001:db8::/32", "192.0.2.0/24"]⏎balance => 27:26: service[0].deny[1]: 192.0.2.0/24 is already service[0].allow (line 26); write each network once, in one of the lists
+balance -> deny = "anywhere"⏎balance => 26:8: service[0].deny: `anywhere` is no network
+balance -> retries = 1024⏎balance => 26:11: service[0].retries: 1024 is out of range; write a whole number from 0 to 1023
+balance -> connect_deadline = "2h"⏎balance => 26:20: service[0].connect_deadline: 2h is out of range
+balance -> retry_budget = 0⏎balance => 26:16: service[0].retry_budget: 0 is out of range; write a whole number from 1 to 100
+balance -> panic_threshold = 101⏎balance => 26:19: service[0].panic_threshold: 101 is out of range
+balance -> slow_start = "2h"⏎balance => 26:14: service[0].slow_start: 2h is out of range
+balance -> log = "some"⏎balance => 26:7: service[0].log: unknown word `some`; write "all" or "errors" or "off"
+balance -> log_sample = 0⏎balance => 26:14: service[0].log_sample: 0 is out of range
+weight = 2 -> backup = 1⏎weight = 2 => 39:10: service[0].backend[1].backup: an integer instead of a boolean
+balance -> queue_size = 100001⏎balance => 26:14: service[0].queue_size: 100001 is out of range
+balance -> queue_timeout = "1s"⏎balance => 26:17: service[0].queue_timeout: without `queue_size` nobody waits; write queue_size = 1000, or remove `queue_timeout`
+balance -> source_rate = 1000001⏎balance => 26:15: service[0].source_rate: 1000001 is out of range
 balance -> inspect_timeout = 5⏎balance => 26:19: service[0].inspect_timeout: a number without a unit
 balance -> inspect_bytes = 511⏎balance => 26:17: service[0].inspect_bytes: 511 is out of range; write a whole number from 512 to 65536
 "#;
@@ -100,6 +131,16 @@ fn the_kernel_mode_has_none_of_these_keys() {
         "inspect_timeout = \"5s\"",
         "inspect_bytes = 16384",
         "ech = \"outer\"",
+        "allow = \"192.0.2.0/24\"",
+        "deny = [\"192.0.2.0/24\"]",
+        "retries = 1",
+        "connect_deadline = \"4s\"",
+        "retry_budget = 20",
+        "queue_size = 7",
+        "panic_threshold = 7",
+        "slow_start = \"9s\"",
+        "log = \"all\"",
+        "log_sample = 9",
     ];
     for line in lines {
         let key = line.split(' ').next().unwrap();

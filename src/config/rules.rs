@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::check::{used, whole};
 use super::file::{File, Rule, Service};
+use super::limits;
 use super::proxied::{DEFAULT_POOL, ProxyVersion};
 use super::report::{At, Report};
 use super::units::Fault;
@@ -14,6 +15,7 @@ pub(super) fn check(file: &File, report: &Report<'_>) {
     for service in file.services.iter().flatten() {
         tlvs(service, report);
         pools(service, report);
+        limits::check(service, report);
     }
 }
 

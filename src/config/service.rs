@@ -118,6 +118,8 @@ pub struct Backend {
     pub weight: Weight,
     /// Connections at once, in proxy mode. None: as many as the service may have. 1 to 10,000,000.
     pub max_connections: Option<u32>,
+    /// It gets connections only while no other backend of its pool serves. Default false.
+    pub backup: bool,
     /// The place of its pool in [`Proxied::pools`]; none: the service's own.
     pub pool: Option<u16>,
     /// Where it is checked, instead of where the section `[service.health]` says.

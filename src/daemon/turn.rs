@@ -248,6 +248,7 @@ impl TurnLoop {
                     }
                 }
                 Output::Probe(request) => adapters.prober.probe(request),
+                Output::ResetBackend { backend } => adapters.proxy.reset_backend(backend),
                 Output::PublishRoutes { eligible, weights } => {
                     adapters.proxy.weigh(&weights);
                     adapters.proxy.publish(&eligible);

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Node;
 use super::io::Output;
+use crate::balance::standby;
+use crate::config::OnDown;
 use crate::model::BackendId;
 use crate::status::What;
 use crate::time::Mono;
@@ -21,6 +23,9 @@ impl Node {
                     reason: change.reason,
                 };
                 self.write_event(what, now);
+                if !record.up && self.resets_when_down(backend) {
+                    self.outputs.push_back(Output::ResetBackend { backend });
+                }
             }
         }
         while let Some((backend, remark)) = self.health.poll_note() {
@@ -30,6 +35,14 @@ impl Node {
         while let Some(request) = self.health.poll_probe() {
             self.outputs.push_back(Output::Probe(request));
         }
+    }
+
+    /// The connections of this backend are reset when it is judged down. The kernel mode has its own way.
+    fn resets_when_down(&self, backend: BackendId) -> bool {
+        self.config.services.iter().any(|service| {
+            service.proxied.limits.on_down == OnDown::Reset
+                && service.backends.iter().any(|it| it.id == backend)
+        })
     }
 
     fn backend_name(&self, id: BackendId) -> String {
@@ -48,17 +61,28 @@ impl Node {
         let serves = |id: &BackendId| admin.get(id) != Some(&AdminState::Drain);
         let eligible = self.health.serving().filter(serves);
         let published = self.published.as_ref();
-        let same = published.is_some_and(|known| known.iter().copied().eq(eligible));
+        let same = published.is_some_and(|known| known.iter().copied().eq(eligible))
+            && self.published_admin == *admin;
         let weights = self.weights.iter().map(|(id, weight)| (*id, *weight));
         let weighed = weights.eq(self.health.weights());
         if !same || !weighed {
             let eligible: BTreeSet<BackendId> = self.health.serving().filter(serves).collect();
-            self.published = Some(eligible.clone());
+            // Who may have connections when too few serve (`balance::standby`).
+            // One that is up and does not serve is drained by its agent.
+            let spared = |id: &BackendId| self.health.is_up(*id) && !eligible.contains(id);
+            let may = |id| serves(&id) && !spared(&id);
+            let chosen: BTreeSet<BackendId> = (self.config.services.iter())
+                .flat_map(|service| standby::eligible(service, |id| eligible.contains(&id), may))
+                .collect();
+            self.published_admin = admin.clone();
+            self.published = Some(eligible);
             self.weights = self.health.weights().collect();
             self.publish_nat(true);
             let weights: BTreeMap<BackendId, u16> = self.weights.clone();
-            self.outputs
-                .push_back(Output::PublishRoutes { eligible, weights });
+            self.outputs.push_back(Output::PublishRoutes {
+                eligible: chosen,
+                weights,
+            });
         } else {
             self.publish_nat(false);
         }

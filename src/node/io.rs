@@ -111,6 +111,11 @@ pub enum Output {
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         weights: BTreeMap<BackendId, u16>,
     },
+    /// Reset the proxied connections of this backend: it was judged down.
+    ResetBackend {
+        /// Which.
+        backend: BackendId,
+    },
     /// Answer an operator.
     Reply {
         /// From the request.

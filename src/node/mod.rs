@@ -122,6 +122,8 @@ pub struct Node {
     decided_at: Option<Mono>,
     in_sync_since: Option<Mono>,
     published: Option<BTreeSet<BackendId>>,
+    /// What operators had said then.
+    published_admin: BTreeMap<BackendId, crate::model::AdminState>,
     /// The weights that agents have changed, as published.
     weights: BTreeMap<BackendId, u16>,
     unfit: Option<String>,
@@ -160,6 +162,7 @@ impl Node {
             decided_at: None,
             in_sync_since: None,
             published: None,
+            published_admin: BTreeMap::new(),
             weights: BTreeMap::new(),
             unfit: None,
             stopping: false,

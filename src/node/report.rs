@@ -138,6 +138,9 @@ fn service(node: &Node, known: &config::Service) -> ServiceStatus {
         failed: counts.failed,
         refused: counts.refused,
         bad_headers: counts.bad_headers,
+        denied: counts.denied,
+        too_fast: counts.too_fast,
+        queue_timeouts: counts.queue_timeouts,
         // The daemon knows.
         sticks: None,
         backends: known

@@ -244,6 +244,7 @@ impl World {
                 self.log(["A", "B"][machine], &text);
             }
             Output::Reply { response, .. } => self.replies.push_back(response),
+            Output::ResetBackend { .. } => {}
             Output::PublishRoutes { eligible, .. } => {
                 // The proxy looks up its own services' only.
                 let mut own = eligible;

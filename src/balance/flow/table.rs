@@ -28,6 +28,12 @@ pub struct ServiceCounts {
     pub refused: u64,
     /// Clients refused for want of a good header of the PROXY protocol.
     pub bad_headers: u64,
+    /// Clients refused by an access list.
+    pub denied: u64,
+    /// Clients refused by `source_rate`.
+    pub too_fast: u64,
+    /// Clients that waited in vain for a backend with room.
+    pub queue_timeouts: u64,
 }
 
 /// Counts of one backend.
@@ -144,8 +150,11 @@ impl FlowTable {
                 if let Some(counts) = self.services.get_mut(&service) {
                     match why {
                         Unserved::AllFailed | Unserved::NoBackend => counts.failed += 1,
+                        Unserved::Denied => counts.denied += 1,
                         Unserved::Header => counts.bad_headers += 1,
                         Unserved::Limit => counts.refused += 1,
+                        Unserved::QueueTimeout => counts.queue_timeouts += 1,
+                        Unserved::SourceRate => counts.too_fast += 1,
                     }
                 }
             }

@@ -32,6 +32,7 @@ pub(in crate::balance) fn service(balance: Balance, weights: &[u16]) -> Service 
         weight: Weight(*weight),
         pool: None,
         max_connections: None,
+        backup: false,
         check_address: None,
         check_port: None,
         agent_address: None,

@@ -36,6 +36,7 @@ use std::time::Duration;
 use self::bound::Bound;
 use self::hash::Hasher;
 use self::maglev::Maglev;
+use super::ramp;
 use super::routes::{Route, Target};
 use super::stick::Advice;
 use crate::config::Balance;
@@ -101,6 +102,30 @@ pub(super) struct Among<'a> {
     /// Places that were tried.
     failed: &'a [u16],
     bound: Option<Bound>,
+    /// None: nobody begins slowly.
+    ramp: Option<Ramp>,
+}
+
+/// Who begins slowly takes only some of its turns.
+#[derive(Clone, Copy)]
+struct Ramp {
+    ticket: u64,
+    now: Duration,
+    takes: Duration,
+}
+
+impl Ramp {
+    fn of(route: &Route, ticket: u64, now: Duration) -> Option<Self> {
+        let takes = route.slow_start();
+        (!takes.is_zero()).then_some(Self { ticket, now, takes })
+    }
+
+    fn admits(self, target: &Target) -> bool {
+        target.age(self.now).is_none_or(|age| {
+            let percent = ramp::percent(age, self.takes);
+            ramp::admits(self.ticket, target.id, percent)
+        })
+    }
 }
 
 impl<'a> Among<'a> {
@@ -109,6 +134,7 @@ impl<'a> Among<'a> {
         !self.failed.contains(&(place as u16))
             && target.has_room()
             && self.bound.is_none_or(|bound| bound.has_room(target))
+            && self.ramp.is_none_or(|ramp| ramp.admits(target))
     }
 
     /// Their places, in the order of the pool.
@@ -155,6 +181,52 @@ impl Picks {
         }
     }
 
+    /// Whether all were tried.
+    pub fn all_tried(&self, route: &Route) -> bool {
+        if self.only {
+            // Also if there is none.
+            return self
+                .first
+                .is_none_or(|first| self.failed.contains(&first) || self.last == Some(first));
+        }
+        self.failed.len() + usize::from(self.last.is_some()) >= route.pool().len()
+    }
+
+    /// Nobody was tried.
+    pub const fn none_tried(&self) -> bool {
+        self.failed.is_empty() && self.last.is_none()
+    }
+
+    /// Any backend will do.
+    pub const fn takes_any(&self) -> bool {
+        self.none_tried() && !self.only
+    }
+
+    /// The last choice was not tried: it had no room any more.
+    pub const fn untried(&mut self) {
+        self.last = None;
+    }
+
+    /// Goes on with another compilation of the same pool; who was tried stays so.
+    pub fn move_on(&mut self, from: &Route, to: &Route) {
+        self.failed.extend(self.last.take());
+        let place = |old: &u16| {
+            let id = from.pool()[usize::from(*old)].id;
+            to.pool().iter().position(|target| target.id == id)
+        };
+        self.first = self
+            .first
+            .as_ref()
+            .and_then(place)
+            .map(|place| place as u16);
+        self.failed = self
+            .failed
+            .iter()
+            .filter_map(place)
+            .map(|place| place as u16)
+            .collect();
+    }
+
     /// Before the first pick: what is remembered of the client, and the number to be hashed instead of its
     /// address. A connection that goes where its client was draws no ticket, so that everybody
     /// else's turn stays what it would have been.
@@ -180,8 +252,9 @@ impl Picks {
             pool: route.pool(),
             failed: &self.failed,
             bound: None,
+            ramp: None,
         };
-        let first = self.first.take().map(usize::from);
+        let first = self.first.map(usize::from);
         if let Some(first) = first.filter(|place| among.has(*place)) {
             self.last = Some(first as u16);
             return Some(first);
@@ -190,7 +263,35 @@ impl Picks {
             return None;
         }
         let ticket = *self.ticket.get_or_insert_with(|| route.ticket());
-        let place = match route.method() {
+        let among = Among {
+            ramp: Ramp::of(route, ticket, now),
+            ..among
+        };
+        let place = self.choose(among, route, now, ticket, rng);
+        // Where only slow starters are left, they are good enough.
+        let place = match (place, among.ramp) {
+            (None, Some(_)) => {
+                let among = Among {
+                    ramp: None,
+                    ..among
+                };
+                self.choose(among, route, now, ticket, rng)
+            }
+            (place, _) => place,
+        }?;
+        self.last = Some(place as u16);
+        Some(place)
+    }
+
+    fn choose(
+        &self,
+        among: Among<'_>,
+        route: &Route,
+        now: Duration,
+        ticket: u64,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        match route.method() {
             Method::RoundRobin(rotation) => among.from(rotation.at(ticket)),
             Method::WeightedRoundRobin(rotation) => {
                 let turn = rotation.at(ticket);
@@ -220,9 +321,7 @@ impl Picks {
                 route.adapt(now);
                 draw::by_effective_weight(among, ticket)
             }
-        }?;
-        self.last = Some(place as u16);
-        Some(place)
+        }
     }
 }
 

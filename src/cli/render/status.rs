@@ -257,6 +257,16 @@ fn service_title(service: &ServiceStatus) -> String {
         let bad = count(service.bad_headers);
         text += &format!(", {bad} refused without a good PROXY header");
     }
+    let others = [
+        (service.denied, "denied"),
+        (service.too_fast, "refused by source_rate"),
+        (service.queue_timeouts, "waited in vain"),
+    ];
+    for (number, what) in others {
+        if number > 0 {
+            text += &format!(", {} {what}", count(number));
+        }
+    }
     if let Some(sticks) = &service.sticks {
         text += &format!(
             ", {} remembered ({} hits, {} misses)",

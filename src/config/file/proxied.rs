@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::affinity::Affinity;
+use super::limits::Limits;
 use super::rules::{Pool, Rule};
 use super::service::{at, at_list};
 use super::{MINUTE, ms};
@@ -40,6 +41,7 @@ pub(in crate::config) struct Proxied {
     pub(in crate::config) inspect_timeout: Option<Field<Duration>>,
     pub(in crate::config) inspect_bytes: Option<Field<u32>>,
     pub(in crate::config) ech: Option<Field<Ech>>,
+    pub(in crate::config) limits: Limits,
     pub(in crate::config) affinity: Option<Result<Affinity, Reported>>,
     pub(in crate::config) pools: Option<List<Pool>>,
     pub(in crate::config) rules: Option<List<Rule>>,
@@ -72,6 +74,7 @@ impl Proxied {
             inspect_timeout: section.optional("inspect_timeout", timeout()),
             inspect_bytes: section.optional("inspect_bytes", number(INSPECT_BYTES)),
             ech: section.optional("ech", word(ECHS)),
+            limits: Limits::read(section),
             affinity: section.table("affinity", Affinity::read),
             pools: section.optional_tables("pool", 1..=MAX_POOLS, Pool::read),
             rules: section.optional_tables("rule", 1..=MAX_RULES, Rule::read),
@@ -89,6 +92,7 @@ impl Proxied {
             inspect_timeout,
             inspect_bytes,
             ech,
+            limits,
             affinity,
             pools,
             rules,
@@ -96,7 +100,7 @@ impl Proxied {
         let affinity = affinity.iter().flatten().next();
         let pool = pools.iter().flatten().flatten().next();
         let rule = rules.iter().flatten().flatten().next();
-        [
+        let head = [
             ("accept_proxy", at_list(accept_proxy)),
             ("accept_proxy_timeout", at(accept_proxy_timeout)),
             ("send_proxy", at(send_proxy)),
@@ -104,13 +108,14 @@ impl Proxied {
             ("inspect_timeout", at(inspect_timeout)),
             ("inspect_bytes", at(inspect_bytes)),
             ("ech", at(ech)),
+        ];
+        let tail = [
             ("affinity", affinity.map(|section| section.at.clone())),
             ("pool", pool.map(|pool| pool.at.clone())),
             ("rule", rule.map(|rule| rule.at.clone())),
-        ]
-        .into_iter()
-        .filter_map(|(key, at)| Some((key, at?)))
-        .collect()
+        ];
+        let all = head.into_iter().chain(limits.written()).chain(tail);
+        all.filter_map(|(key, at)| Some((key, at?))).collect()
     }
 }
 

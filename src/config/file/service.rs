@@ -12,7 +12,7 @@ use super::{HOUR, MAX_CONNECTIONS, MINUTE, WEEK, ms, s};
 use crate::config::read::Section;
 use crate::config::report::{At, Field, List, Located, Reported};
 use crate::config::units::{
-    Fault, Read, backend_address, check_address, duration, listen_address, name, number,
+    Fault, Read, backend_address, boolean, check_address, duration, listen_address, name, number,
     source_address, word,
 };
 use crate::config::{Acknowledge, Fallback, Forward, OnDown, Stray};
@@ -75,6 +75,8 @@ pub(in crate::config) struct Backend {
     pub(in crate::config) weight: Field<u16>,
     /// None: not written.
     pub(in crate::config) max_connections: Option<Field<u32>>,
+    /// None: not written.
+    pub(in crate::config) backup: Option<Field<bool>>,
     pub(in crate::config) elsewhere: Elsewhere,
 }
 
@@ -203,6 +205,7 @@ impl Backend {
             address: section.required("address", r#""198.51.100.21:8080""#, backend_address),
             weight: section.or("weight", 1, number(1..=256)),
             max_connections: section.optional("max_connections", number(1..=MAX_CONNECTIONS)),
+            backup: section.optional("backup", boolean),
             elsewhere: Elsewhere::read(section),
         }
     }

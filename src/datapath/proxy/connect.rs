@@ -13,17 +13,20 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::flows::Flow;
-use super::front::Intro;
+use super::front::{First, Intro};
+use super::log::Phase;
+use super::queue::{Held, Place};
+use super::shared::{Shared, Tries};
 use super::worker::Worker;
 use crate::balance::flow::{FlowEvent, Unserved};
 use crate::balance::stick::Advice;
-use crate::balance::{Load, Picks};
+use crate::balance::{Load, Picks, Route};
 use crate::model::ConnectFailure;
 
 /// A backend took the client.
 pub(super) struct Connected {
     pub(super) stream: TcpStream,
-    pub(super) load: Load,
+    pub(super) load: Held,
     /// First bytes that it already has, a header not counted.
     pub(super) sent: usize,
     pub(super) took: Duration,
@@ -36,45 +39,68 @@ pub(super) enum Failed {
     Cut,
 }
 
-/// Asks the scheduler for one backend after another. `first` goes out at once when a connect
-/// succeeds, behind the header that the backend is to get; a backend that refuses it counts as a failed connect, and the next one gets it.
+/// Asks the scheduler for one backend after another. What the client has said goes out at once when a
+/// connect succeeds, behind the header that the backend is to get; a backend that refuses it counts as
+/// a failed connect, and the next one gets it. Where all are full, the client may have to wait.
 pub(super) async fn connect(
     worker: &Worker,
     service: usize,
     intro: &Intro,
     flow: &Flow,
-    first: &[u8],
+    (client, first): (&TcpStream, &First),
 ) -> Result<Connected, Failed> {
-    let routes = worker.shared.routes.load_full();
+    let shared = &worker.shared;
+    let known = &shared.services[service];
+    let place = Place {
+        service,
+        pool: intro.pool,
+    };
+    flow.phase.set(Phase::Connect);
+    let mut routes = shared.routes.load_full();
+    let address = flow.client.get().ip();
+    let sticky = known.sticky.as_deref();
     let route = routes.pool(service, intro.pool);
-    let limit = worker.shared.services[service].connect_timeout;
-    let client = flow.client.get().ip();
-    let sticky = worker.shared.services[service].sticky.as_deref();
-    let choice = sticky.map(|it| it.choose(intro.stick, route, worker.shared.now()));
+    let choice = sticky.map(|it| it.choose(intro.stick, route, shared.now()));
     let mut picks = match &choice {
-        None => Picks::new(client),
-        Some(choice) => choice.picks(client),
+        None => Picks::new(address),
+        Some(choice) => choice.picks(address),
     };
-    // Where nobody is tried although there is somebody, all are full.
-    let refused = choice
-        .as_ref()
-        .is_some_and(|it| it.advice == Advice::Refuse);
-    let mut why = match route.pool().is_empty() || refused {
-        true => Unserved::NoBackend,
-        false => Unserved::Limit,
-    };
+    let refused = (choice.as_ref()).is_some_and(|it| it.advice == Advice::Refuse);
+    let mut patience = Patience::new(&known.tries, shared);
     loop {
-        let now = worker.measured_at(route);
-        let place = picks.next(route, now, &mut worker.rng.borrow_mut());
-        let Some(place) = place else {
-            return Err(Failed::Unserved(why));
+        let (route, line) = (routes.pool(service, intro.pool), shared.line(place));
+        // Who waits goes before who comes.
+        let others = line.is_some_and(|line| picks.none_tried() && !line.is_empty());
+        let load = match others {
+            true => None,
+            false => choose(worker, route, &mut picks),
         };
-        let Some(load) = Load::on(&route.pool()[place]) else {
-            continue;
+        let load = match (load, line) {
+            (Some(load), _) => load,
+            (None, Some(line)) if !picks.all_tried(route) => {
+                let state = (picks, routes);
+                flow.phase.set(Phase::Queue);
+                let turn = line
+                    .wait(shared, place, state, flow, (client, first))
+                    .await?;
+                (picks, routes) = (turn.picks, turn.routes);
+                turn.load
+            }
+            (None, _) => {
+                // Where nobody was tried although there is somebody, all are full.
+                return Err(Failed::Unserved(match route.pool().is_empty() || refused {
+                    true => Unserved::NoBackend,
+                    false if patience.tried => Unserved::AllFailed,
+                    false => Unserved::Limit,
+                }));
+            }
         };
+        let load = Held::new(load, shared, place);
+        flow.phase.set(Phase::Connect);
         let address = load.target().address;
         let started = Instant::now();
-        match attempt(address, &intro.header, first, limit, flow).await {
+        let limit = patience.next_try(known.connect_timeout, started);
+        match attempt(address, &intro.header, &first.bytes, limit, flow).await {
             Ok((stream, sent)) => {
                 if let (Some(sticky), Some(choice)) = (sticky, &choice) {
                     sticky.chosen(choice, load.target().id, worker);
@@ -91,14 +117,79 @@ pub(super) async fn connect(
                 tracing::debug!(%address, %error, "this host cannot connect");
             }
             Err(Trouble::Backend(failure)) => {
-                why = Unserved::AllFailed;
+                patience.tried = true;
                 let backend = load.target().id;
                 if let Some(gauge) = load.target().gauge() {
-                    gauge.failed(limit, worker.shared.now());
+                    gauge.failed(known.connect_timeout, shared.now());
                 }
                 worker.tell(|report| report.push(FlowEvent::ConnectFailed { backend, failure }));
             }
         }
+        drop(load);
+        let route = routes.pool(service, intro.pool);
+        if !picks.all_tried(route) && !patience.another(shared) {
+            return Err(Failed::Unserved(Unserved::AllFailed));
+        }
+    }
+}
+
+/// The next backend that has room.
+fn choose(worker: &Worker, route: &Route, picks: &mut Picks) -> Option<Load> {
+    let now = worker.measured_at(route);
+    loop {
+        let place = picks.next(route, now, &mut worker.rng.borrow_mut())?;
+        if let Some(load) = Load::on(&route.pool()[place]) {
+            return Some(load);
+        }
+        // Another worker took the last place: whether it has one again is asked anew.
+        picks.untried();
+    }
+}
+
+/// How long one client's backends are tried.
+struct Patience<'a> {
+    tries: &'a Tries,
+    /// Tries that have begun.
+    begun: u16,
+    /// A backend has failed.
+    tried: bool,
+    /// Of all; known with the first.
+    deadline: Option<Instant>,
+}
+
+impl<'a> Patience<'a> {
+    fn new(tries: &'a Tries, shared: &Shared) -> Self {
+        if let Some(budget) = &tries.budget {
+            budget.connection(shared.now());
+        }
+        Self {
+            tries,
+            begun: 0,
+            tried: false,
+            deadline: None,
+        }
+    }
+
+    /// How long the next try may take.
+    fn next_try(&mut self, limit: Duration, now: Instant) -> Duration {
+        self.begun = self.begun.saturating_add(1);
+        let Some(total) = self.tries.deadline else {
+            return limit;
+        };
+        let deadline = *self.deadline.get_or_insert(now + total);
+        limit.min(deadline.saturating_duration_since(now))
+    }
+
+    /// Whether there may be another one.
+    fn another(&self, shared: &Shared) -> bool {
+        let Tries {
+            retries, budget, ..
+        } = self.tries;
+        retries.is_none_or(|retries| self.begun <= retries)
+            && self
+                .deadline
+                .is_none_or(|deadline| Instant::now() < deadline)
+            && budget.as_ref().is_none_or(|it| it.retry(shared.now()))
     }
 }
 

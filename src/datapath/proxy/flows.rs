@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use super::log::Phase;
 use crate::balance::flow::{FlowEnd, FlowEvent};
 use crate::model::{BackendId, FlowId, ServiceId};
 
@@ -18,6 +19,8 @@ pub(super) struct Flow {
     /// Who it is: the peer, or whom the PROXY protocol's header names.
     pub(super) client: Cell<SocketAddr>,
     pub(super) idle_timeout: Duration,
+    /// How far it is.
+    pub(super) phase: Cell<Phase>,
     /// Set once the backend took it.
     pub(super) opened: Cell<Option<(BackendId, Duration)>>,
     /// Bytes that the backend took.
@@ -47,6 +50,7 @@ impl Flow {
             service,
             client: Cell::new(client),
             idle_timeout,
+            phase: Cell::new(Phase::Accept),
             opened: Cell::new(None),
             up: Cell::new(0),
             down: Cell::new(0),
@@ -70,6 +74,11 @@ impl Flow {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    /// Why it was cut, if it was.
+    pub(super) const fn why_cut(&self) -> Option<FlowEnd> {
+        self.cut.get()
     }
 
     /// Has its task look at both sockets, whatever their readiness says.

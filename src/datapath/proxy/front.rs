@@ -14,8 +14,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connect::uncut;
 use super::flows::Flow;
+use super::gate::Gate;
 use super::sticky::Sticky;
 use super::worker::Worker;
+use crate::balance::flow::Unserved;
 use crate::balance::rules::server_name;
 use crate::balance::{Chosen, Rules};
 use crate::config::{Ech, ProxyVersion, SendProxy, Service};
@@ -41,6 +43,8 @@ pub(super) struct Front {
 struct Accept {
     networks: Vec<IpNet>,
     timeout: Duration,
+    /// What is asked of the address that the header names.
+    gate: Option<Arc<Gate>>,
 }
 
 /// What was found.
@@ -59,6 +63,8 @@ pub(super) struct Intro {
 pub(super) enum Stop {
     /// The header is missing, malformed or late, or comes from elsewhere.
     Header,
+    /// Whom the header names may not come in.
+    Refused(Unserved),
     /// The client reset it, or it was cut.
     Gone,
 }
@@ -90,11 +96,16 @@ struct Found {
 
 impl Front {
     /// None: the service asks nothing.
-    pub(super) fn of(service: &Service, sticky: Option<Arc<Sticky>>) -> Option<Box<Self>> {
+    pub(super) fn of(
+        service: &Service,
+        gate: Option<Arc<Gate>>,
+        sticky: Option<Arc<Sticky>>,
+    ) -> Option<Box<Self>> {
         let proxied = &service.proxied;
         let accept = (!proxied.accept_proxy.is_empty()).then(|| Accept {
             networks: proxied.accept_proxy.clone(),
             timeout: proxied.accept_proxy_timeout,
+            gate,
         });
         let rules = Rules::of(service);
         let asks = accept.is_some() || rules.is_some() || proxied.send_proxy.is_some();
@@ -130,6 +141,10 @@ impl Front {
             said = accept.receive(&reader, first).await?;
             if let Some(addresses) = said.addresses {
                 flow.client.set(addresses.source);
+                if let Some(gate) = &accept.gate {
+                    let judged = gate.judge(addresses.source.ip(), worker.shared.now());
+                    judged.map_err(Stop::Refused)?;
+                }
             }
         }
         let Found { pool, name, stick } = self.inspect(&reader, first).await?;

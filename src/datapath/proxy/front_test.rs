@@ -43,6 +43,7 @@ fn ruled(config: &mut Config, address: SocketAddr, rule: Rule) {
     let name = format!("p{place}");
     service.backends.push(Backend {
         max_connections: None,
+        backup: false,
         check_address: None,
         check_port: None,
         agent_address: None,

@@ -6,17 +6,21 @@
 //! buffer, no pipe and no timer; every opened flow is told as closed exactly once, unless the
 //! worker said `Lost` in between.
 //!
-//! The way of a connection: `worker` accepts, `serve` follows it from there: `front` (first bytes,
-//! PROXY protocol; only where the service asks for it), `connect` (retry),
-//! `pump` (both directions), `direction` (copy or splice). `sticky` is the memory of clients. `report` carries the news up.
+//! The way of a connection: `worker` accepts (`gate`: who may), `serve` follows it from there: `front` (first bytes,
+//! PROXY protocol; only where the service asks for it), `connect` (retry; `queue` while all
+//! backends are full), `pump` (both directions), `direction` (copy or splice). `sticky` is the memory
+//! of clients. `report` carries the news up.
 
 mod connect;
 mod direction;
 mod flows;
 mod front;
+mod gate;
 mod listen;
+mod log;
 mod pipes;
 mod pump;
+mod queue;
 mod report;
 mod serve;
 mod shared;
@@ -34,6 +38,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
+use self::log::Log;
 use self::report::Report;
 use self::shared::{Control, Shared};
 use self::worker::Setup;
@@ -80,6 +85,19 @@ impl Proxy {
         seed: u64,
         stick_key: [u8; 16],
     ) -> Result<Self, DatapathError> {
+        let log =
+            Log::start(config).map_err(|source| DatapathError::Worker { worker: 0, source })?;
+        Self::start_with(config, events, seed, stick_key, log)
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "as `start`")]
+    fn start_with(
+        config: &Config,
+        events: Sender<Vec<FlowEvent>>,
+        seed: u64,
+        stick_key: [u8; 16],
+        log: Option<Log>,
+    ) -> Result<Self, DatapathError> {
         let workers = config.proxy.workers.unwrap_or_else(one_a_core).max(1);
         let mut addresses = Vec::new();
         let mut listeners: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
@@ -94,8 +112,9 @@ impl Proxy {
             }
         }
         let routes = Routes::compile(config, &BTreeSet::new());
+        let mut seeds = fastrand::Rng::with_seed(seed);
         let (sticks, adopted) = mpsc::channel(STICK_BATCHES);
-        let shared = Arc::new(Shared::new(config, routes, stick_key));
+        let shared = Arc::new(Shared::new(config, routes, log, seeds.u64(..), stick_key));
         let mut adopted = Some(adopted).filter(|_| shared.sticky().next().is_some());
         let mut proxy = Self {
             shared,
@@ -104,7 +123,6 @@ impl Proxy {
             addresses,
             sticks,
         };
-        let mut seeds = fastrand::Rng::with_seed(seed);
         for (index, listeners) in (0..workers).zip(listeners) {
             let report = Report::new(index, events.clone());
             proxy
@@ -146,13 +164,24 @@ impl Proxy {
 
     /// New connections go to these backends only, from now on. Never waits.
     pub fn publish(&self, eligible: &BTreeSet<BackendId>) {
-        let routes = self.shared.routes.load().recompile(eligible);
+        let old = self.shared.routes.load();
+        old.begin(eligible, self.shared.now());
+        let routes = old.recompile(eligible);
         self.shared.routes.store(Arc::new(routes));
+        self.shared.advance_lines();
     }
 
     /// Sets the weights that are not as configured; [`Proxy::publish`] makes rotations of them.
     pub fn weigh(&self, weights: &BTreeMap<BackendId, u16>) {
         self.shared.routes.load().weigh(weights);
+    }
+
+    /// Resets the connections of this backend on both sides. Never waits.
+    pub fn reset_backend(&self, backend: BackendId) {
+        for control in &self.controls {
+            control.resets().push(backend);
+            control.wake.notify_one();
+        }
     }
 
     /// What the master remembers of clients. Never waits; false: there is no room for these, and they are
@@ -246,6 +275,10 @@ fn one_a_core() -> u16 {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     u16::try_from(cores).unwrap_or(u16::MAX)
 }
+
+#[cfg(test)]
+#[path = "limits_test.rs"]
+mod limits_tests;
 
 #[cfg(test)]
 #[path = "front_test.rs"]

@@ -9,6 +9,7 @@ use socket2::SockRef;
 use tokio::sync::mpsc;
 
 use super::Proxy;
+use super::log::Log;
 use crate::balance::flow::{FlowEnd, FlowEvent};
 use crate::config::Config;
 use crate::model::BackendId;
@@ -72,8 +73,17 @@ impl Rig {
     }
 
     pub(super) fn of(config: &Config) -> Self {
+        Self::with(config, None)
+    }
+
+    /// With a log that the test reads.
+    pub(super) fn logged(config: &Config, log: Log) -> Self {
+        Self::with(config, Some(log))
+    }
+
+    fn with(config: &Config, log: Option<Log>) -> Self {
         let (sender, events) = mpsc::channel(1_024);
-        let proxy = Proxy::start(config, sender, 1, [7; 16]).unwrap();
+        let proxy = Proxy::start_with(config, sender, 1, [7; 16], log).unwrap();
         let backends = config.services.iter().flat_map(|s| &s.backends);
         proxy.publish(&backends.map(|backend| backend.id).collect());
         Self {

@@ -6,14 +6,17 @@
 //! VIP's name while another node owns it.
 
 use std::io;
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::connect::{Connected, Failed, connect};
 use super::direction::Direction;
 use super::front::{First, Intro, Stop};
+use super::log::{Phase, Record, Why};
 use super::pump;
 use super::sticky::Tap;
 use super::watch::Watch;
@@ -26,16 +29,23 @@ const FIRST: usize = 16 << 10;
 /// Serves one client.
 pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
     let Guest { worker, flow, .. } = &guest;
+    let diary = Diary::new(&guest);
     // Boxed, because a connection spends a moment here and should not carry that for life.
     let (mut backend, first) = match Box::pin(reach(&guest, &client)).await {
         Ok(reached) => reached,
         Err(Failed::Unserved(why)) => {
+            diary.end(Why::Unserved(why), Duration::ZERO);
             let service = flow.service;
             worker.tell(|report| report.push(FlowEvent::Unserved { service, why }));
             return;
         }
-        Err(Failed::Cut) => return,
+        Err(Failed::Cut) => {
+            diary.end(flow.why_cut().map_or(Why::Left, Why::Ended), Duration::ZERO);
+            return;
+        }
     };
+    let waited = diary.now();
+    flow.phase.set(Phase::Data);
     flow.opened
         .set(Some((backend.load.target().id, backend.took)));
     flow.up.set(backend.sent as u64);
@@ -49,7 +59,51 @@ pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
         close_in_order(&client);
         close_in_order(&backend.stream);
     }
+    diary.end(Why::Ended(ending.end), waited);
     worker.tell(|report| report.closed(flow, ending.end));
+}
+
+/// What the log of connections needs; nothing where there is none.
+struct Diary<'a> {
+    guest: &'a Guest,
+    began: Option<Instant>,
+}
+
+impl<'a> Diary<'a> {
+    fn new(guest: &'a Guest) -> Self {
+        let known = &guest.worker.shared.services[guest.service()];
+        let began = known.log.is_some().then(Instant::now);
+        Self { guest, began }
+    }
+
+    /// Time since the acceptance.
+    fn now(&self) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| began.elapsed())
+    }
+
+    /// The connection has ended. `waited`: until a backend had it; zero: none had.
+    fn end(&self, why: Why, waited: Duration) {
+        if self.began.is_none() {
+            return;
+        }
+        let Guest { worker, flow, .. } = self.guest;
+        let total = self.now();
+        worker.log(self.guest.service(), why, || {
+            let opened = flow.opened.get();
+            Record {
+                service: flow.service,
+                client: flow.client.get(),
+                backend: opened.map(|(backend, _)| backend),
+                phase: flow.phase.get(),
+                why,
+                up: flow.up.get(),
+                down: flow.down.get(),
+                wait: opened.map_or(total, |_| waited),
+                connect: opened.map_or(Duration::ZERO, |(_, connect)| connect),
+                total,
+            }
+        });
+    }
 }
 
 /// Finds a backend, and what the client has said until then.
@@ -63,10 +117,11 @@ async fn reach(guest: &Guest, client: &TcpStream) -> Result<(Connected, First), 
         Some(front) => match Box::pin(front.receive(worker, flow, client, &mut first)).await {
             Ok(intro) => intro,
             Err(Stop::Header) => return Err(Failed::Unserved(Unserved::Header)),
+            Err(Stop::Refused(why)) => return Err(Failed::Unserved(why)),
             Err(Stop::Gone) => return Err(Failed::Cut),
         },
     };
-    let connected = connect(worker, service, &intro, flow, &first.bytes).await?;
+    let connected = connect(worker, service, &intro, flow, (client, &first)).await?;
     Ok((connected, first))
 }
 

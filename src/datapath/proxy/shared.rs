@@ -1,7 +1,7 @@
 //! What the workers share with each other and with the node.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -9,10 +9,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::front::Front;
+use super::gate::Gate;
+use super::log::{Log, Wanted};
+use super::queue::{Line, Place};
 use super::sticky::Sticky;
-use crate::balance::Routes;
-use crate::config::{Config, Service};
-use crate::model::ServiceId;
+use crate::balance::{RetryBudget, Routes};
+use crate::config::{Config, Logged, Service};
+use crate::model::{BackendId, ServiceId};
 
 /// Shared by all workers. Nothing here is touched for a byte that moves.
 #[derive(Debug)]
@@ -21,6 +24,7 @@ pub(super) struct Shared {
     pub(super) routes: ArcSwap<Routes>,
     /// In the order of the configuration.
     pub(super) services: Vec<Known>,
+    pub(super) log: Option<Log>,
     seats: Seats,
 }
 
@@ -32,19 +36,55 @@ pub(super) struct Known {
     pub(super) idle_timeout: Duration,
     /// What it asks of a connection's beginning; none: nothing.
     pub(super) front: Option<Box<Front>>,
+    /// What it asks of a client's address at once; none: nothing.
+    pub(super) gate: Option<Arc<Gate>>,
+    pub(super) tries: Tries,
+    /// What is written to the log; none: nothing.
+    pub(super) log: Option<Wanted>,
+    /// One for each pool, the own one first; empty: nobody waits.
+    lines: Box<[Line]>,
     /// How it knows its clients again; none: it does not.
     pub(super) sticky: Option<Arc<Sticky>>,
     seats: Seats,
 }
 
+/// How often backends are tried.
+#[derive(Debug)]
+pub(super) struct Tries {
+    /// None: until all were.
+    pub(super) retries: Option<u16>,
+    /// For all of them.
+    pub(super) deadline: Option<Duration>,
+    pub(super) budget: Option<RetryBudget>,
+}
+
 impl Known {
-    fn of(service: &Service, key: [u8; 16]) -> Self {
+    fn of(service: &Service, seed: u64, key: [u8; 16]) -> Self {
+        let limits = &service.proxied.limits;
+        let gate = Gate::of(limits, seed).map(Arc::new);
+        // Where headers tell who the client is, they must be read first.
+        let (now, later) = match service.proxied.accept_proxy.is_empty() {
+            true => (gate, None),
+            false => (None, gate),
+        };
+        let pools = 0..=service.proxied.pools.len();
         let sticky = Sticky::of(service, key);
         Self {
+            gate: now,
+            log: (limits.log != Logged::Off).then_some(Wanted {
+                what: limits.log,
+                sample: limits.log_sample,
+            }),
+            tries: Tries {
+                retries: limits.retries,
+                deadline: limits.connect_deadline,
+                budget: limits.retry_budget.map(RetryBudget::new),
+            },
+            lines: pools.filter_map(|_| Line::of(limits)).collect(),
             id: service.id,
             connect_timeout: service.connect_timeout,
             idle_timeout: service.idle_timeout,
-            front: Front::of(service, sticky.clone()),
+            front: Front::of(service, later, sticky.clone()),
             sticky,
             seats: Seats::new(service.max_connections),
         }
@@ -52,13 +92,36 @@ impl Known {
 }
 
 impl Shared {
-    pub(super) fn new(config: &Config, routes: Routes, key: [u8; 16]) -> Self {
-        let known = |service| Known::of(service, key);
+    pub(super) fn new(
+        config: &Config,
+        routes: Routes,
+        log: Option<Log>,
+        seed: u64,
+        key: [u8; 16],
+    ) -> Self {
+        let known = |service| Known::of(service, seed, key);
         Self {
             start: Instant::now(),
             routes: ArcSwap::from_pointee(routes),
+            log,
             services: config.services.iter().map(known).collect(),
             seats: Seats::new(config.proxy.max_connections),
+        }
+    }
+
+    /// Where clients of a pool wait; none: nowhere.
+    pub(super) fn line(&self, place: Place) -> Option<&Line> {
+        let pool = place.pool.map_or(0, |pool| usize::from(pool) + 1);
+        self.services[place.service].lines.get(pool)
+    }
+
+    /// There may be places on backends that were not there before.
+    pub(super) fn advance_lines(&self) {
+        for (service, known) in self.services.iter().enumerate() {
+            for (n, line) in known.lines.iter().enumerate() {
+                let pool = n.checked_sub(1).map(|pool| pool as u16);
+                line.advance(self, Place { service, pool });
+            }
         }
     }
 
@@ -144,6 +207,8 @@ pub(super) struct Control {
     /// Times that all connections were to be cut.
     pub(super) cuts: AtomicU64,
     pub(super) stop: AtomicBool,
+    /// Backends whose connections are to be reset.
+    resets: Mutex<Vec<BackendId>>,
     /// When it went round its loop last, in milliseconds since the start.
     beat: AtomicU64,
     /// Times that a pipe was lent.
@@ -151,6 +216,10 @@ pub(super) struct Control {
 }
 
 impl Control {
+    pub(super) fn resets(&self) -> MutexGuard<'_, Vec<BackendId>> {
+        self.resets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn beat(&self, now: Duration) {
         self.beat.store(now.as_millis() as u64, Ordering::Relaxed);
     }

@@ -22,11 +22,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::direction::Buffers;
 use super::flows::{Flow, Flows};
+use super::log::{Phase, Record, Why};
 use super::report::Report;
 use super::serve::serve;
 use super::shared::{Control, Seat, Shared};
 use crate::balance::flow::{FlowEnd, FlowEvent, Unserved};
 use crate::balance::{Route, Stick};
+use crate::config::Logged;
 use crate::model::FlowId;
 
 /// Time between beats, and between parts of the sweep.
@@ -134,6 +136,7 @@ impl Worker {
                         cuts = asked;
                         self.cut_all(&listeners);
                     }
+                    self.reset_backends();
                     if self.control.stop.load(Ordering::Acquire) {
                         break;
                     }
@@ -189,11 +192,28 @@ impl Worker {
 
     fn welcome(self: &Rc<Self>, service: usize, client: TcpStream, address: SocketAddr) {
         let known = &self.shared.services[service];
-        let Some(seat) = Seat::take(&self.shared, service) else {
-            let service = known.id;
-            let why = Unserved::Limit;
-            self.tell(|report| report.push(FlowEvent::Unserved { service, why }));
-            return;
+        let gate = known.gate.as_ref();
+        let judged = gate.map_or(Ok(()), |gate| gate.judge(address.ip(), self.shared.now()));
+        let seat = judged.and_then(|()| Seat::take(&self.shared, service).ok_or(Unserved::Limit));
+        let seat = match seat {
+            Ok(seat) => seat,
+            Err(why) => {
+                self.log(service, Why::Unserved(why), || Record {
+                    service: known.id,
+                    client: address,
+                    backend: None,
+                    phase: Phase::Accept,
+                    why: Why::Unserved(why),
+                    up: 0,
+                    down: 0,
+                    wait: Duration::ZERO,
+                    connect: Duration::ZERO,
+                    total: Duration::ZERO,
+                });
+                let service = known.id;
+                self.tell(|report| report.push(FlowEvent::Unserved { service, why }));
+                return;
+            }
         };
         let count = self.accepted.get();
         self.accepted.set(count + 1);
@@ -235,6 +255,31 @@ impl Worker {
         self.flush_if_full();
     }
 
+    /// Resets the connections of backends that were judged down.
+    fn reset_backends(&self) {
+        let down = std::mem::take(&mut *self.control.resets());
+        if down.is_empty() {
+            return;
+        }
+        for flow in self.flows.borrow().every(1, 0) {
+            if flow.opened.get().is_some_and(|(it, _)| down.contains(&it)) {
+                flow.cut(FlowEnd::BackendDown);
+            }
+        }
+    }
+
+    /// Writes the end of a connection to the log, if its service wants that.
+    pub(super) fn log(&self, service: usize, why: Why, record: impl FnOnce() -> Record) {
+        let (Some(wanted), Some(log)) = (self.shared.services[service].log, &self.shared.log)
+        else {
+            return;
+        };
+        let fits = wanted.what == Logged::All || !why.is_good();
+        if fits && (wanted.sample == 1 || self.rng.borrow_mut().u32(0..wanted.sample) == 0) {
+            log.put(record());
+        }
+    }
+
     /// Resets every connection, and those that nobody has accepted yet.
     fn cut_all(&self, listeners: &Listeners) {
         for flow in self.flows.borrow().every(1, 0) {
@@ -248,7 +293,7 @@ impl Worker {
 
     /// The time for a scheduler that needs it.
     pub(super) fn measured_at(&self, route: &Route) -> Duration {
-        match route.measures() {
+        match route.needs_time() {
             true => self.shared.now(),
             false => Duration::ZERO,
         }
