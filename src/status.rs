@@ -1,8 +1,7 @@
 //! The one read model: what `tandem status`, `tandem events` and later every other view render.
 //!
-//! Units are in the names. Times of day are milliseconds since 1970 (`unix_ms`), taken from the
-//! wall clock once at the start and advanced by the monotonic clock, so that a clock step cannot
-//! reorder the timeline.
+//! Units are in the names. Times of day are milliseconds since 1970 (`unix_ms`): the wall clock's
+//! at the start, advanced by the monotonic clock, so that no clock step reorders the timeline.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -70,13 +70,15 @@ pub(super) struct Place {
 pub(super) struct Held {
     /// None while it is dropped.
     load: Option<Load>,
-    /// None: nobody ever waits here.
-    line: Option<(Arc<Shared>, Place)>,
+    /// None: nobody ever waits here. Boxed, since every connection carries this.
+    line: Option<Box<(Arc<Shared>, Place)>>,
 }
 
 impl Held {
     pub(super) fn new(load: Load, shared: &Arc<Shared>, place: Place) -> Self {
-        let line = shared.line(place).map(|_| (Arc::clone(shared), place));
+        let line = shared
+            .line(place)
+            .map(|_| Box::new((Arc::clone(shared), place)));
         Self {
             load: Some(load),
             line,
@@ -95,9 +97,10 @@ impl Deref for Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.load = None;
-        if let Some((shared, place)) = &self.line
-            && let Some(line) = shared.line(*place)
-        {
+        let Some((shared, place)) = self.line.as_deref() else {
+            return;
+        };
+        if let Some(line) = shared.line(*place) {
             line.advance(shared, *place);
         }
     }
