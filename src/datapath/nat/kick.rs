@@ -28,8 +28,10 @@ const HUNG: u64 = 500_000_000;
 const SECOND: u64 = 1_000_000_000;
 /// The second time of asking: the peer may have died only after this node took over.
 const AGAIN: u64 = 200_000_000;
-/// How often a peer that may be dead is asked.
+/// How often a peer that may be dead is asked, and for how many: most of it is in vain, and both hosts
+/// have connections to serve.
 const EVERY: u64 = 10_000_000;
+const EACH: u32 = 4 * AT_ONCE;
 
 /// Asks the peer.
 #[derive(Debug)]
@@ -89,11 +91,14 @@ impl Rounds {
 
     /// Those that are to be asked for now.
     fn due(&mut self, now: u64) -> Range<u32> {
-        let Some((_, from)) = self.times.front_mut().filter(|(at, _)| now >= *at) else {
+        let Some((at, from)) = self.times.front_mut().filter(|(at, _)| now >= *at) else {
             return 0..0;
         };
         let numbers = *from..(*from + AT_ONCE).min(self.count);
         *from = numbers.end;
+        if self.asking && numbers.end.is_multiple_of(EACH) {
+            *at = now + EVERY;
+        }
         if numbers.end == self.count {
             self.times.pop_front();
             if self.asking {

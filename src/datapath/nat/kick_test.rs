@@ -42,6 +42,28 @@ fn a_standby_asks_again_and_again_until_its_master_speaks() {
 }
 
 #[test]
+fn a_standby_asks_for_some_at_a_time() {
+    let mut book = Rounds::default();
+    book.rate.count(1_000_000, 0);
+    book.ask(true, 0);
+    let mut asked = Vec::new();
+    for ms in 0..40 {
+        loop {
+            let numbers = book.due(ms * MS);
+            if numbers.is_empty() {
+                break;
+            }
+            asked.push((ms, numbers.end));
+        }
+    }
+    assert_eq!(asked.len(), RECENT / AT_ONCE as usize);
+    assert_eq!(asked[3..5], [(0, EACH), (10, EACH + AT_ONCE)]);
+    assert_eq!(asked.last(), Some(&(30, RECENT as u32)));
+    // It begins anew.
+    assert_eq!(book.due(40 * MS), 0..AT_ONCE);
+}
+
+#[test]
 fn a_takeover_ends_the_asking_and_not_the_other_way_round() {
     let mut book = Rounds::default();
     book.ask(true, 0);
