@@ -151,9 +151,13 @@ impl TurnLoop {
             }
             if stopped {
                 self.supervisor.stopping();
+                // Each step has the timer's whole time.
+                self.dead_man.alive();
                 self.adapters.proxy.stop();
+                self.dead_man.alive();
                 // The addresses first: without the program the kernel would answer for them.
                 drop(self.adapters.kernel);
+                self.dead_man.alive();
                 if let Some(mode) = self.adapters.kernel_mode {
                     mode.stop();
                 }
