@@ -74,7 +74,7 @@ fn a_backend_that_refuses_at_once_is_not_the_fastest() {
         };
         let now = rig.proxy.shared.now();
         let of = |target: &crate::balance::Target| target.response_time(now).unwrap();
-        assert!(of(refuses) > 100.0 * of(serves), "{scheduler}");
+        assert!(of(refuses) > of(serves), "{scheduler}");
         if scheduler == Scheduler::LeastResponseTime {
             let failed = |event: &&FlowEvent| matches!(event, FlowEvent::ConnectFailed { .. });
             let failed = rig.seen.iter().filter(failed).count();
