@@ -75,6 +75,9 @@ fn a_backend_that_refuses_at_once_is_not_the_fastest() {
         let now = rig.proxy.shared.now();
         let of = |target: &crate::balance::Target| target.response_time(now).unwrap();
         assert!(of(refuses) > of(serves), "{scheduler}");
+        // A failure counts as a whole time limit, whatever the other one took here.
+        let limit = config.services[0].connect_timeout.as_micros() as f32;
+        assert!(of(refuses) > limit / 2.0, "{scheduler}: {}", of(refuses));
         if scheduler == Scheduler::LeastResponseTime {
             let failed = |event: &&FlowEvent| matches!(event, FlowEvent::ConnectFailed { .. });
             let failed = rig.seen.iter().filter(failed).count();
