@@ -8,7 +8,7 @@
 //! |---|---|
 //! | accept | this node relays, is backup and does not stop, and its peer was master when it was heard last |
 //! | asks | it accepts, and the peer has not been heard for `dead_man`: a process that hangs is dead by then |
-//! | yields | this node is master, both relay, and the peer is about to take over in order: what it is told now it may not know by then |
+//! | yields | this node is master, both relay, and the peer is about to take over in order: what it is told now it may not know by then, and what is not decided goes to it, also what it has handed over itself |
 //! | second chance | this node is master, both relay, and one of: |
 //! | (a) drain | the mastership came in order, and the peer has not said since that nothing is left there |
 //! | (b) dead host | no [`FROZEN`] ago this node took over from a master that fell silent, or found none at its start; the peer did not resign, and its host said within [`GRACE`] that nobody listens |

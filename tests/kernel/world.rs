@@ -142,6 +142,7 @@ pub(crate) fn give(nat: &Nat, reference: &Reference) -> Result<(), NatError> {
     nat.lease()?.set(Rights {
         until: reference.lease,
         frozen: reference.frozen,
+        offered: reference.offered,
         accept: reference.accept,
         second: reference.second,
     })

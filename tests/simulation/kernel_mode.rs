@@ -184,7 +184,7 @@ impl Process {
 
 /// What the node may do by its leases stands in the program's tables.
 const fn write(rights: Rights, tables: &mut Reference) {
-    (tables.lease, tables.frozen) = (rights.until, rights.frozen);
+    (tables.lease, tables.frozen, tables.offered) = (rights.until, rights.frozen, rights.offered);
     (tables.accept, tables.second) = (rights.accept, rights.second);
 }
 

@@ -25,6 +25,8 @@ pub struct Rights {
     pub until: u64,
     /// Only what is decided already.
     pub frozen: bool,
+    /// And what is not decided is the peer's already, which is about to lead.
+    pub offered: bool,
     /// Take what the peer hands over.
     pub accept: u64,
     /// Hand what is not known here to the peer.
@@ -96,6 +98,7 @@ impl Leases {
         Rights {
             until: nanos(self.until),
             frozen: self.until.is_some() && (self.inherits || self.yields),
+            offered: self.until.is_some() && self.yields,
             accept: nanos(self.accept),
             second: nanos(self.second),
         }

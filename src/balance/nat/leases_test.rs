@@ -35,9 +35,15 @@ fn check(what: &str, led: bool, begins: May, rows: &[Row]) {
         let Rights {
             until,
             frozen,
+            offered,
             accept,
             second,
         } = leases.rights();
+        assert_eq!(
+            offered,
+            frozen && !leases.inherits,
+            "{what}: what is not decided is the peer's"
+        );
         let ms = |nanos: u64| nanos / 1_000_000;
         (ms(until), frozen, ms(accept), ms(second))
     };

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use aya::maps::{Array, Map, MapData, MapError};
 
 use super::error::NatError;
-use super::layout::Right;
+use super::layout::{FROZEN_ALL, FROZEN_OFFERED, Right};
 use super::tables::map_error;
 use crate::balance::nat::leases::Rights;
 
@@ -59,12 +59,17 @@ impl Lease {
         let Rights {
             until,
             frozen,
+            offered,
             accept,
             second,
         } = rights;
         let right = Right {
             until,
-            frozen: frozen.into(),
+            frozen: match (frozen, offered) {
+                (_, true) => FROZEN_OFFERED,
+                (true, false) => FROZEN_ALL,
+                (false, false) => 0,
+            },
             accept,
             second,
         };

@@ -1,7 +1,8 @@
 /* What this node may do with a packet, and the way to the other one.
  *
  * A node that is not master decides nothing: what comes for a VIP goes on to the peer, at layer 2.
- * What came from the peer never goes back, so that each packet is handed over once at most. */
+ * What came from the peer never goes back, so that each packet is handed over once at most; but for
+ * the moment in which a master has offered the mastership and the peer has not begun. */
 #ifndef TANDEM_RELAY_H
 #define TANDEM_RELAY_H
 
@@ -30,6 +31,7 @@ struct stand {
     int alive;     /* the process that leads the program */
     int from_peer; /* the packet was handed over */
     int accepted;  /* and by that alone we may decide */
+    int offered;   /* the peer is about to lead, and accepts */
     int second;    /* the peer may know what nobody here does */
 };
 
@@ -83,6 +85,7 @@ INLINE void look(struct __sk_buff *ctx, __u64 now, struct stand *s) {
         count(COUNT_ACCEPTED);
     } else if (holds) {
         s->leave = MAY_FORWARD;
+        s->offered = right->frozen == FROZEN_OFFERED;
     }
 }
 
@@ -114,7 +117,7 @@ INLINE int hand(struct __sk_buff *ctx, const struct stand *s, __u32 counter) {
         __u8 to[6], from[6];
     } ends;
     if (!s->at) return drop(DROP_LEASE);
-    if (s->from_peer) return drop(DROP_LOOP);
+    if (s->from_peer && !s->offered) return drop(DROP_LOOP);
     __builtin_memcpy(ends.to, s->at->peer, sizeof(ends.to));
     __builtin_memcpy(ends.from, s->at->own, sizeof(ends.from));
     if (PUT(ctx, 0, &ends)) return drop(DROP_WRITE);

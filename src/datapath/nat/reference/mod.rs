@@ -89,6 +89,8 @@ pub struct Reference {
     pub lease: u64,
     /// Only the flows that are there.
     pub frozen: bool,
+    /// And what is not decided is the peer's already, which is about to lead.
+    pub offered: bool,
     /// As standby: until then, what the peer hands over is ours.
     pub accept: u64,
     /// As master: until then, the peer gets what belongs to no flow and no socket.

@@ -32,6 +32,8 @@ pub(super) struct Stand {
     pub(super) from_peer: bool,
     /// And by that alone we may decide.
     pub(super) accepted: bool,
+    /// The peer is about to lead, and accepts.
+    offered: bool,
     /// The peer may know what nobody here does.
     pub(super) second: bool,
 }
@@ -60,6 +62,7 @@ impl Reference {
             alive: !self.dead,
             from_peer,
             accepted: false,
+            offered: false,
             second: false,
         };
         let now = arrival.now;
@@ -68,7 +71,7 @@ impl Reference {
             if self.lease != 0 && now < self.lease.saturating_add(FROZEN) {
                 stand.leave = Leave::Forward;
             }
-        } else if holds && !self.frozen {
+        } else if holds && !self.frozen && !self.offered {
             stand.leave = Leave::Decide;
             stand.second = now < self.second && at.is_some() && !from_peer;
         } else if from_peer && now < self.accept {
@@ -77,6 +80,7 @@ impl Reference {
             self.count(Counter::Accepted);
         } else if holds {
             stand.leave = Leave::Forward;
+            stand.offered = self.offered;
         }
         stand
     }
@@ -86,7 +90,7 @@ impl Reference {
         let Some(at) = stand.at else {
             return self.drop(Counter::Lease);
         };
-        if stand.from_peer {
+        if stand.from_peer && !stand.offered {
             return self.drop(Counter::Loop);
         }
         let mut frame = frame.to_vec();

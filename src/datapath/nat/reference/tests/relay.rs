@@ -187,6 +187,29 @@ fn a_new_connection_on_old_ports_ends_the_frozen_one_and_is_the_peers() {
     }
 }
 
+/// Where the peer hands over what its stale neighbours send, and has not begun to lead yet, a new
+/// connection would be dropped and repeated after a second.
+#[test]
+fn what_is_not_decided_while_the_mastership_is_offered_is_the_peers() {
+    let mut world = node(0);
+    world.process(&by(STRANGER, syn(VIP, 1)), &arrival());
+    let new = || frame(at("203.0.113.1:40001"), at(VIP), sent(SYN, 1, 0), &[]);
+    for offered in [false, true] {
+        (world.frozen, world.offered) = (true, offered);
+        for packet in [new(), ack(PROXIED, 1)] {
+            let verdict = world.process(&by(STRANGER, packet.clone()), &arrival());
+            assert!(matches!(verdict, Verdict::Relay(_)), "{verdict:?}");
+            let verdict = world.process(&by(THERE, packet), &arrival());
+            match verdict {
+                Verdict::Relay(_) => assert!(offered),
+                other => assert_eq!((other, offered), (Verdict::Drop(Counter::Loop), false)),
+            }
+        }
+    }
+    let verdict = world.process(&by(THERE, ack(VIP, 2)), &arrival());
+    assert!(matches!(verdict, Verdict::Redirect { .. }), "{verdict:?}");
+}
+
 #[test]
 fn a_process_that_never_led_leaves_nothing() {
     let mut world = node(0);
