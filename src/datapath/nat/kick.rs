@@ -31,7 +31,7 @@ const AGAIN: u64 = 200_000_000;
 /// How often a peer that may be dead is asked, and for how many: most of it is in vain, and both hosts
 /// have connections to serve.
 const EVERY: u64 = 10_000_000;
-const EACH: u32 = 4 * AT_ONCE;
+const EACH: u32 = 2 * AT_ONCE;
 
 /// Asks the peer.
 #[derive(Debug)]

@@ -330,6 +330,8 @@ pub const FROZEN_OFFERED: u64 = 2;
 pub struct Right {
     /// Decide and forward until then.
     pub until: u64,
+    /// Handshakes wait for the standby's word until then: no process hangs for so short.
+    pub waits: u64,
     /// [`FROZEN_ALL`], [`FROZEN_OFFERED`]: only the flows that are there.
     pub frozen: u64,
     /// As standby: until then, what the peer hands over is ours.

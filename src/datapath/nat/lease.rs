@@ -44,6 +44,7 @@ impl Lease {
         let led = self.until()? > 0;
         self.set(Rights {
             until: if led { until } else { 0 },
+            waits: if led { until } else { 0 },
             frozen: led,
             ..Rights::default()
         })
@@ -58,6 +59,7 @@ impl Lease {
     pub fn set(&mut self, rights: Rights) -> Result<(), NatError> {
         let Rights {
             until,
+            waits,
             frozen,
             offered,
             accept,
@@ -65,6 +67,7 @@ impl Lease {
         } = rights;
         let right = Right {
             until,
+            waits,
             frozen: match (frozen, offered) {
                 (_, true) => FROZEN_OFFERED,
                 (true, false) => FROZEN_ALL,
@@ -89,6 +92,7 @@ impl Lease {
     pub fn renew(&mut self, until: u64) -> Result<(), NatError> {
         self.set(Rights {
             until,
+            waits: until,
             ..Rights::default()
         })
     }

@@ -137,6 +137,7 @@ struct owned {
  * written in one step. */
 struct right {
     __u64 until;  /* decide and forward until then */
+    __u64 waits;  /* handshakes wait for the standby's word until then: no process hangs for so short */
     __u64 frozen; /* FROZEN_ALL, FROZEN_OFFERED: only the flows that are there */
     __u64 accept; /* as standby: until then, what the peer hands over is ours */
     __u64 second; /* as master: until then, the peer gets what belongs to no flow and no socket */

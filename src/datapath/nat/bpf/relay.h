@@ -27,12 +27,13 @@ enum leave {
 struct stand {
     const struct neighbour *at; /* none: no peer is known on this link, or it does not matter */
     __u64 now;
-    enum leave leave;
-    int alive;     /* the process that leads the program */
-    int from_peer; /* the packet was handed over */
-    int accepted;  /* and by that alone we may decide */
-    int offered;   /* the peer is about to lead, and accepts */
-    int second;    /* the peer may know what nobody here does */
+    __u8 leave;     /* enum leave */
+    __u8 alive;     /* the process that leads the program */
+    __u8 waits;     /* and it has turned lately: handshakes wait for it */
+    __u8 from_peer; /* the packet was handed over */
+    __u8 accepted;  /* and by that alone we may decide */
+    __u8 offered;   /* the peer is about to lead, and accepts */
+    __u8 second;    /* the peer may know what nobody here does */
 };
 
 INLINE int is_alive(void) {
@@ -66,12 +67,14 @@ INLINE void look(struct __sk_buff *ctx, __u64 now, struct stand *s) {
     s->now = now;
     s->alive = is_alive();
     int holds = right && now < right->until;
+    s->waits = s->alive && right && now < right->waits;
     if (s->alive && holds && !right->frozen) {
         s->leave = MAY_DECIDE;
         /* A master has nothing to do with its peer otherwise: it is not looked for. */
-        if (now >= right->second) return;
+        int second = now < right->second;
+        if (s->waits && !second) return;
         find_peer(ctx, s);
-        s->second = s->at && !s->from_peer;
+        s->second = second && s->at && !s->from_peer;
         return;
     }
     find_peer(ctx, s);

@@ -28,6 +28,8 @@ pub(super) struct Stand {
     pub(super) leave: Leave,
     /// The process that leads the program.
     pub(super) alive: bool,
+    /// And it has turned lately: handshakes wait for it.
+    pub(super) waits: bool,
     /// The packet was handed over.
     pub(super) from_peer: bool,
     /// And by that alone we may decide.
@@ -52,6 +54,13 @@ pub(super) fn asked_by_arp(frame: &[u8]) -> Option<Endpoint> {
     Some(endpoint)
 }
 
+impl Stand {
+    /// The peer may ask for the handshakes that wait here.
+    pub(super) fn asked(&self) -> bool {
+        self.from_peer && !self.waits && self.leave != Leave::Nothing && !self.accepted
+    }
+}
+
 impl Reference {
     pub(super) fn look(&mut self, frame: &[u8], arrival: &Arrival) -> Stand {
         let at = self.neighbours.get(&arrival.ifindex).copied();
@@ -60,6 +69,7 @@ impl Reference {
             at,
             leave: Leave::Nothing,
             alive: !self.dead,
+            waits: !self.dead && arrival.now < self.waits,
             from_peer,
             accepted: false,
             offered: false,
@@ -177,7 +187,7 @@ impl Reference {
     }
 
     /// The peer asks for the SYN of the n-th youngest handshake that waits for the process that
-    /// died here.
+    /// died here, or hangs.
     pub(super) fn kick(&mut self, frame: &[u8], packet: &Packet, arrival: &Arrival) -> Verdict {
         let number = u64::from(packet.seq);
         if number >= self.opened || packet.seq as usize >= RECENT || packet.hops < 2 {

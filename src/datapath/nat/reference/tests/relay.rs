@@ -380,3 +380,33 @@ fn the_kernel_is_not_asked_for_a_vip() {
     }
     assert_eq!(world.counters, [(Counter::Arp, 4)].into());
 }
+
+/// A process that hangs lets nobody wait for it until it is dead; it may still go on.
+#[test]
+fn a_process_that_has_not_turned_lately_holds_no_answer_back() {
+    let mut world = node(SERVICE_SYNC);
+    world.process(&by(STRANGER, syn(VIP, 1)), &arrival());
+    let answer = by(STRANGER, answer(&world, 1));
+    let kick = frame(
+        at("192.0.2.102:0"),
+        at("192.0.2.101:0"),
+        sent(SYN, 0, 0),
+        &[],
+    );
+    world.waits = 1_500;
+    let soon = when(1_499);
+    let verdict = world.process(&answer, &soon);
+    assert_eq!(verdict, Verdict::Drop(Counter::Waiting));
+    let verdict = world.process(&by(THERE, kick.clone()), &soon);
+    assert_eq!(verdict, Verdict::Pass, "the process has it in hand");
+    let late = when(1_500);
+    let verdict = world.process(&by(THERE, kick.clone()), &late);
+    assert!(matches!(verdict, Verdict::Redirect { .. }), "{verdict:?}");
+    let verdict = world.process(&by(STRANGER, kick.clone()), &late);
+    assert_eq!(verdict, Verdict::Pass, "nobody but the peer asks");
+    let verdict = world.process(&answer, &late);
+    assert!(matches!(verdict, Verdict::Redirect { .. }), "{verdict:?}");
+    // Not master any more.
+    let verdict = world.process(&by(THERE, kick), &when(2_000));
+    assert_eq!(verdict, Verdict::Drop(Counter::Loop));
+}
