@@ -13,6 +13,7 @@ mod flows;
 mod logging;
 mod release;
 pub mod render;
+mod watch;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -105,6 +106,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Enable(args) => ask::enable(&args),
         Command::Cleanup(args) => cleanup::cleanup(&args),
         Command::Release(args) => release::release(&args),
+        Command::Watch(args) => watch::watch(&args),
         Command::Lab(args) => return lab(&args),
     };
     match done {
