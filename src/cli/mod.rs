@@ -17,6 +17,7 @@ mod release;
 pub mod render;
 mod setup_args;
 mod shell;
+mod watch;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -116,6 +117,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         },
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
+        Command::Watch(args) => watch::watch(&args),
         Command::Lab(args) => return lab(&args),
     };
     match done {

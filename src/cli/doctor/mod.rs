@@ -19,7 +19,7 @@ use super::{Failure, check};
 use crate::config::Config;
 use crate::daemon;
 use crate::model::NodeId;
-use crate::net::key;
+use crate::net::key::{self, KeyFault};
 use findings::{Finding, Severity};
 
 /// What `--json` prints.
@@ -75,7 +75,14 @@ fn configuration(args: &Doctor, found: &mut Vec<Finding>) -> Option<(Config, Nod
         )),
         Err(error) => {
             let what = format!("{} {}", error.path.display(), error.fault);
-            found.push(Finding::error("configuration", what, error.remedy()));
+            let closed = |why: &io::Error| why.kind() == io::ErrorKind::PermissionDenied;
+            found.push(match &error.fault {
+                // It is to be closed to others; who looks is not who runs the node.
+                KeyFault::Read(why) if closed(why) => {
+                    Finding::warning("configuration", what, "run the doctor as root")
+                }
+                _ => Finding::error("configuration", what, error.remedy()),
+            });
         }
     }
     match daemon::find_node(&config, args.node.as_deref()) {
