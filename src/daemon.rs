@@ -63,7 +63,7 @@ const SESSION_EVENTS: usize = 16;
 /// its thread.
 const NAT_REPORTS: usize = 64;
 /// SCHED_FIFO priority of the turn loop: above ordinary work, below the kernel's own threads.
-const PRIORITY: i32 = 40;
+pub const PRIORITY: i32 = 40;
 
 /// What `tandem run` was told.
 #[derive(Clone, Debug)]
@@ -195,7 +195,12 @@ pub fn read_config(path: &Path) -> Result<Config, Fatal> {
         .map_err(|errors| Fatal::Config(errors.render(&path.display().to_string(), &text, false)))
 }
 
-fn find_node(config: &Config, name: Option<&str>) -> Result<NodeId, Fatal> {
+/// The node that this host is: the one of this name, or else of the host's own.
+///
+/// # Errors
+///
+/// There is none.
+pub fn find_node(config: &Config, name: Option<&str>) -> Result<NodeId, Fatal> {
     let host = || nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
     let name = match name {
         Some(name) => name.to_owned(),

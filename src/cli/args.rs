@@ -7,6 +7,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 
+use super::setup_args::{Completions, Doctor, Init, Man};
+
 /// Where the node's configuration is, unless said otherwise.
 pub(super) const CONFIG: &str = "/etc/tandem/tandem.toml";
 /// Where the kernel mode's tables are, unless said otherwise.
@@ -17,7 +19,8 @@ pub(super) const CONTROL: &str = "/run/tandem/control.sock";
 const EXIT_CODES: &str = "\
 Exit codes:
    0  done
-   1  the node refused, or it did not happen in time
+   1  the node refused, or it did not happen in time; doctor: a warning
+   2  doctor: an error
    3  failover --wait: done, but connections were reset that had not ended
   64  wrong usage, or a mistake in the configuration or the key file
   69  no node answers on the control socket
@@ -126,6 +129,47 @@ Example:
   tandem cleanup")]
     Cleanup(Cleanup),
 
+    /// Write a configuration and a key for a new pair, from flags or by asking.
+    #[command(after_help = "\
+What is not given is asked for, if this is a terminal. Everything is checked
+before anything is written. A configuration that is there is left alone, unless
+it is all comments, as the packages bring it, or --force is given. A key that is
+there is never replaced: it is used.
+
+Example:
+  tandem init --node lb1=192.0.2.11,203.0.113.11 \\
+    --node lb2=192.0.2.12,203.0.113.12 --vip 192.0.2.100/24@eth0 \\
+    --backend 198.51.100.21:8080 --backend 198.51.100.22:8080")]
+    Init(Init),
+
+    /// Look at this host: what keeps a node from working here, and what to do about it.
+    #[command(after_help = "\
+Before the start and while the node runs. Changes nothing; asks the neighbours for
+the floating addresses, and sends the peer one datagram on each path if no node
+runs here. Run it as root: some of it cannot be seen otherwise.
+
+Exit codes: 0 nothing that must be done, 1 a warning, 2 an error; others as ever.
+
+Example:
+  tandem doctor
+  tandem doctor --json | jq -r '.findings[] | select(.severity != \"fine\")'")]
+    Doctor(Doctor),
+
+    /// Print a script by which a shell completes commands and options.
+    #[command(after_help = "\
+The packages install all three.
+
+Example:
+  tandem completions bash > /etc/bash_completion.d/tandem")]
+    Completions(Completions),
+
+    /// Write the manual pages, one for the program and one for each command.
+    #[command(after_help = "\
+The packages install them: `man tandem`, `man tandem-failover`.
+
+Example:
+  tandem man /usr/local/share/man/man8")]
+    Man(Man),
     /// Ask a service again and again, as a client, and tell when it did not answer.
     #[command(after_help = "\
 Opens a new connection every 20 ms, and asks on 10 that are kept open. Each time
@@ -400,77 +444,5 @@ const SCENARIOS: [&str; 10] = [
 ];
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_tree_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_shows_an_example() {
-        for command in Cli::command().get_subcommands() {
-            let help = command.get_after_help().map(ToString::to_string);
-            let example = format!("tandem {}", command.get_name());
-            assert!(
-                help.is_some_and(|help| help.contains(&example)),
-                "{example}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_lab_knows_its_scenarios() {
-        let known = crate::lab::Scenario::ALL.map(crate::lab::Scenario::name);
-        assert_eq!(SCENARIOS[..known.len()], known);
-        assert_eq!(SCENARIOS[known.len()..], ["upgrade", "survive", "all"]);
-    }
-
-    #[test]
-    fn help_fits_80_columns() {
-        let mut tree = Cli::command();
-        tree.build();
-        let names: Vec<String> = tree
-            .get_subcommands()
-            .map(|command| command.get_name().to_owned())
-            .collect();
-        let mut pages = vec![tree.render_long_help().to_string()];
-        for name in names {
-            let command = tree.find_subcommand_mut(&name).unwrap();
-            pages.push(command.render_long_help().to_string());
-        }
-        for line in pages.iter().flat_map(|page| page.lines()) {
-            assert!(line.chars().count() <= 80, "{line}");
-        }
-    }
-
-    #[test]
-    fn an_address_is_a_network_of_one() {
-        let net = |text: &str| network(text).map(|net| net.to_string());
-        assert_eq!(net("203.0.113.7"), Ok("203.0.113.7/32".into()));
-        assert_eq!(net("2001:db8::7"), Ok("2001:db8::7/128".into()));
-        assert_eq!(net("203.0.113.0/24"), Ok("203.0.113.0/24".into()));
-        for bad in [
-            "",
-            "client",
-            "203.0.113",
-            "203.0.113.0/33",
-            "203.0.113.7:80",
-        ] {
-            assert!(net(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_backend_is_named_by_two_words() {
-        let name = |text: &str| text.parse::<BackendName>();
-        assert_eq!(name("web/b1").unwrap().service, "web");
-        assert_eq!(name("web/b1").unwrap().backend, "b1");
-        for bad in ["", "web", "web/", "/b1", "web/b1/x"] {
-            assert!(name(bad).is_err(), "{bad}");
-        }
-    }
-}
+#[path = "args_test.rs"]
+mod tests;

@@ -5,12 +5,11 @@ use std::path::Path;
 
 use super::{Exit, Failure};
 use crate::config::{Config, ConfigErrors};
-use crate::net::key::{self, KeyFault};
+use crate::net::key::{self, KeyError, KeyFault};
 
 /// Says everything that is wrong with a configuration and its key, or that it is good.
 pub(super) fn check(file: &Path) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
-    let config = Config::parse(&text).map_err(|errors| mistakes(&errors, file, &text))?;
+    let (config, text) = parse(file)?;
     let cluster = &config.cluster;
     if let Err(error) = key::load(&cluster.key_file) {
         let error = error.at(cluster.key_file_place);
@@ -33,6 +32,19 @@ pub(super) fn check(file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A valid configuration; its key is not looked at.
+pub(super) fn read(file: &Path) -> Result<Config, Failure> {
+    parse(file).map(|(config, _)| config)
+}
+
+fn parse(file: &Path) -> Result<(Config, String), Failure> {
+    let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
+    match Config::parse(&text) {
+        Ok(config) => Ok((config, text)),
+        Err(errors) => Err(mistakes(&errors, file, &text)),
+    }
+}
+
 fn summary(config: &Config) -> String {
     let [first, second] = &config.nodes;
     let backends: usize = config
@@ -53,7 +65,8 @@ fn summary(config: &Config) -> String {
     )
 }
 
-fn mistakes(errors: &ConfigErrors, file: &Path, text: &str) -> Failure {
+/// Every mistake with its line.
+pub(super) fn mistakes(errors: &ConfigErrors, file: &Path, text: &str) -> Failure {
     let name = file.display().to_string();
     // Colours are dropped where they are not wanted when this is printed.
     let report = errors.render(&name, text, true);
@@ -80,19 +93,24 @@ fn unreadable(file: &Path, error: &io::Error) -> Failure {
 
 /// Makes a key.
 pub(super) fn keygen(file: &Path) -> Result<(), Failure> {
-    key::generate(file).map_err(|error| {
-        let exit = match &error.fault {
-            KeyFault::Write(why) if why.kind() == io::ErrorKind::PermissionDenied => {
-                Exit::NoPermission
-            }
-            _ => Exit::Usage,
-        };
-        Failure::new(exit, error.to_string())
-    })?;
+    key::generate(file).map_err(|error| bad_key(&error))?;
     writeln!(
         anstream::stdout(),
         "wrote a new key to {}; copy it to the other node, over a channel that you trust",
         file.display()
     )?;
     Ok(())
+}
+
+/// A key that cannot be used or made.
+pub(super) fn bad_key(error: &KeyError) -> Failure {
+    let exit = match &error.fault {
+        KeyFault::Read(why) | KeyFault::Write(why)
+            if why.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            Exit::NoPermission
+        }
+        _ => Exit::Usage,
+    };
+    Failure::new(exit, error.to_string())
 }

@@ -8,11 +8,15 @@ mod args;
 mod ask;
 mod check;
 mod cleanup;
+mod doctor;
 mod failover;
 mod flows;
+mod init;
 mod logging;
 mod release;
 pub mod render;
+mod setup_args;
+mod shell;
 mod watch;
 
 use std::io::{self, Write};
@@ -106,6 +110,13 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Enable(args) => ask::enable(&args),
         Command::Cleanup(args) => cleanup::cleanup(&args),
         Command::Release(args) => release::release(&args),
+        Command::Init(args) => init::init(&args),
+        Command::Doctor(args) => match doctor::doctor(&args) {
+            Ok(exit) => return exit,
+            Err(failure) => Err(failure),
+        },
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
         Command::Watch(args) => watch::watch(&args),
         Command::Lab(args) => return lab(&args),
     };

@@ -46,6 +46,13 @@ pub fn monotonic() -> Duration {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
+/// The time of day, since 1970, which operators and NTP may set; and the time for which this host was
+/// suspended since it started.
+pub fn wall() -> (Duration, Duration) {
+    let suspended = read(ClockId::CLOCK_BOOTTIME).saturating_sub(monotonic());
+    (read(ClockId::CLOCK_REALTIME), suspended)
+}
+
 /// Random bytes from the operating system.
 pub fn entropy<const N: usize>() -> [u8; N] {
     use ring::rand::SecureRandom;

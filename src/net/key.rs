@@ -19,6 +19,8 @@ use crate::model::Secret;
 pub const MAX_FILE: usize = 4 * 1024;
 /// Hexadecimal digits of a key.
 const DIGITS: usize = 64;
+/// The user of the unit file.
+pub const USER: &str = "tandem";
 /// Permission bits of a new key file.
 const MODE: u32 = 0o600;
 
@@ -131,7 +133,7 @@ fn read(path: &Path) -> Result<Secret, KeyFault> {
     if !metadata.is_file() {
         return Err(KeyFault::NotAFile);
     }
-    if ![0, nix::unistd::geteuid().as_raw()].contains(&metadata.uid()) {
+    if !trusted(metadata.uid()) {
         return Err(KeyFault::Foreign(metadata.uid()));
     }
     let mode = metadata.mode() & 0o7777;
@@ -152,6 +154,16 @@ fn read(path: &Path) -> Result<Secret, KeyFault> {
         Some(content) if length <= MAX_FILE => parse(content).ok_or(KeyFault::Content),
         _ => Err(KeyFault::TooLong),
     }
+}
+
+/// Who may own it. To root also the user that the packages run the program as: so that root can check
+/// what that user is going to read.
+fn trusted(owner: u32) -> bool {
+    let me = nix::unistd::geteuid();
+    let daemon = || nix::unistd::User::from_name(USER).ok().flatten();
+    owner == 0
+        || owner == me.as_raw()
+        || (me.is_root() && daemon().is_some_and(|user| user.uid.as_raw() == owner))
 }
 
 /// The key of the only line that is neither empty nor a comment.

@@ -16,7 +16,8 @@ use pnet::packet::Packet;
 use pnet::packet::arp::{ArpHardwareTypes, ArpOperations, ArpPacket, MutableArpPacket};
 use pnet::packet::ethernet::{EtherTypes, EthernetPacket, MutableEthernetPacket};
 use pnet::packet::icmpv6::ndp::{
-    MutableNeighborAdvertPacket, NeighborAdvertFlags, NeighborAdvertPacket, NeighborSolicitPacket,
+    MutableNeighborAdvertPacket, MutableNeighborSolicitPacket, NeighborAdvertFlags,
+    NeighborAdvertPacket, NeighborSolicitPacket,
 };
 use pnet::packet::icmpv6::{Icmpv6Code, Icmpv6Packet, Icmpv6Types, checksum};
 use pnet::packet::ip::IpNextHeaderProtocols;
@@ -43,6 +44,9 @@ const TARGET_LINK_ADDRESS: u8 = 2;
 pub type ArpFrame = [u8; ETHERNET + 28];
 /// A neighbour advertisement with one option in its Ethernet frame.
 pub type AdvertFrame = [u8; ETHERNET + IPV6 + NEIGHBOUR + OPTION];
+
+/// A solicitation without options in its Ethernet frame.
+pub type SolicitFrame = [u8; ETHERNET + IPV6 + NEIGHBOUR];
 
 /// Longest frame that [`hear`] looks at; the rest of a longer one is padding or options we do not
 /// know.
@@ -108,6 +112,27 @@ pub fn advert_reminder(
     frame
 }
 
+/// "Does anybody have `target`?", from one who has no address yet, so that nobody learns anything of
+/// the asker (RFC 4862, 5.4.2). [`who_has`] with the unspecified address is the same in IPv4 (RFC 5227,
+/// 2.1.1).
+pub fn solicit(target: Ipv6Addr, mac: Mac) -> SolicitFrame {
+    let to = solicited_node(target);
+    let mut frame = [0; size_of::<SolicitFrame>()];
+    let (header, rest) = frame.split_at_mut(ETHERNET);
+    let (ip, body) = rest.split_at_mut(IPV6);
+    ethernet(header, multicast_mac(to), mac, EtherTypes::Ipv6);
+    ipv6(ip, body.len(), Ipv6Addr::UNSPECIFIED, to);
+    let mut packet = MutableNeighborSolicitPacket::new(body).expect("24 bytes");
+    packet.set_icmpv6_type(Icmpv6Types::NeighborSolicit);
+    packet.set_target_addr(target);
+    let icmp = Icmpv6Packet::new(body).expect("24 bytes");
+    let sum = checksum(&icmp, &Ipv6Addr::UNSPECIFIED, &to);
+    MutableNeighborSolicitPacket::new(body)
+        .expect("24 bytes")
+        .set_checksum(sum);
+    frame
+}
+
 /// Where solicitations for this address are sent (RFC 4291, 2.7.1).
 pub fn solicited_node(vip: Ipv6Addr) -> Ipv6Addr {
     let [.., high, low] = vip.segments();
@@ -144,13 +169,7 @@ fn neighbour_advert(vip: Ipv6Addr, mac: Mac, to: Ipv6Addr, to_mac: Mac, flags: u
     let (ip, body) = rest.split_at_mut(IPV6);
     ethernet(header, to_mac, mac, EtherTypes::Ipv6);
 
-    let mut packet = MutableIpv6Packet::new(ip).expect("40 bytes");
-    packet.set_version(6);
-    packet.set_payload_length((NEIGHBOUR + OPTION) as u16);
-    packet.set_next_header(IpNextHeaderProtocols::Icmpv6);
-    packet.set_hop_limit(HOP_LIMIT);
-    packet.set_source(vip);
-    packet.set_destination(to);
+    ipv6(ip, NEIGHBOUR + OPTION, vip, to);
 
     body[NEIGHBOUR..NEIGHBOUR + 2].copy_from_slice(&[TARGET_LINK_ADDRESS, 1]);
     body[NEIGHBOUR + 2..].copy_from_slice(&mac.0);
@@ -170,6 +189,17 @@ fn ethernet(header: &mut [u8], to: Mac, from: Mac, kind: pnet::packet::ethernet:
     packet.set_destination(to.0.into());
     packet.set_source(from.0.into());
     packet.set_ethertype(kind);
+}
+
+/// The header of a message of neighbour discovery that is so long.
+fn ipv6(header: &mut [u8], length: usize, from: Ipv6Addr, to: Ipv6Addr) {
+    let mut packet = MutableIpv6Packet::new(header).expect("40 bytes");
+    packet.set_version(6);
+    packet.set_payload_length(length as u16);
+    packet.set_next_header(IpNextHeaderProtocols::Icmpv6);
+    packet.set_hop_limit(HOP_LIMIT);
+    packet.set_source(from);
+    packet.set_destination(to);
 }
 
 /// RFC 2464, 7.

@@ -245,3 +245,23 @@ proptest! {
         link_address(&options, SOURCE_LINK_ADDRESS);
     }
 }
+
+#[test]
+fn a_question_from_nobody_tells_nothing_of_the_asker() {
+    let mac = Mac([2, 0, 0, 0, 0, 1]);
+    let target: Ipv6Addr = "2001:db8::100".parse().unwrap();
+    let heard = hear(&solicit(target, mac)).expect("it keeps the rules of RFC 4861, 7.1.1");
+    let question = Question {
+        target: target.into(),
+        asker: Ipv6Addr::UNSPECIFIED.into(),
+        asker_mac: mac,
+    };
+    assert_eq!((heard.claim, heard.question), (None, Some(question)));
+    let vip = Ipv4Addr::new(192, 0, 2, 100);
+    let heard = hear(&who_has(vip, Ipv4Addr::UNSPECIFIED, mac)).unwrap();
+    assert_eq!(heard.claim, None);
+    assert_eq!(
+        heard.question.map(|question| question.target),
+        Some(vip.into())
+    );
+}

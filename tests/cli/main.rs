@@ -3,6 +3,7 @@
 //! The node is a pretend one, which answers on a socket of its own.
 
 mod flows;
+mod init;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -8,6 +8,7 @@ mod balance;
 mod bench;
 mod checks;
 mod crowd;
+mod doctor;
 mod drain;
 mod garbage;
 mod http;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         .chain(programs::tests())
         .chain(proxy_protocol::tests())
         .chain(checks::tests())
+        .chain(doctor::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(kernel);

@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::engine::{Link, Links};
 use super::error::{NatError, attach_error};
-use super::program::Nat;
+use super::program::{Nat, Sizes};
 
 nix::ioctl_readwrite_bad!(get_mtu, libc::SIOCGIFMTU, libc::ifreq);
 
@@ -59,6 +59,20 @@ pub(super) fn links(interfaces: &BTreeSet<&str>) -> Result<Links, NatError> {
         interfaces: found,
         unix_ms_at_zero: u64::try_from(zero.as_millis()).unwrap_or(0),
     })
+}
+
+/// Loads the program with small tables and throws it away again: what this host lacks, as a start
+/// would find it. What is given back is why the death of a process would be noticed late, if so.
+///
+/// # Errors
+///
+/// What is missing, and what to do.
+pub fn rehearse() -> Result<Option<String>, NatError> {
+    let sizes = Sizes {
+        flows: 1_024,
+        ..Sizes::default()
+    };
+    Nat::load(&sizes).map(|nat| nat.unwatched)
 }
 
 /// Where the program is, in words.

@@ -57,6 +57,7 @@ pub mod tables;
 pub use adapter::{NatOptions, Running, start};
 pub use attach::Hook;
 pub use error::NatError;
+pub use host::rehearse;
 pub use lease::Lease;
 pub use names::{Cause, Counter, EventKind, Scheduler, State};
 pub use orders::NatHandle;

@@ -51,6 +51,7 @@ mod netlink;
 mod outbox;
 mod packet;
 mod peer;
+pub mod survey;
 mod tun;
 mod worker;
 
