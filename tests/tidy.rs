@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["election", "vip", "replication", "health", "balance"],
     &["node"],
     &["net", "probe", "datapath", "control"],
-    &["daemon"],
+    &["daemon", "watch"],
     &["cli", "lab"],
 ];
 
