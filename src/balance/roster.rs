@@ -15,6 +15,9 @@ use crate::wire::statement::{Addition, Aspect, Presence, Said, Stamp, Statement}
 /// Statements in a roster at most.
 pub const MAX_STATEMENTS: usize = 16_384;
 
+/// Later stamps are damage: this one is of the year 36,000,000.
+const LAST: Stamp = Stamp(1 << 61);
+
 /// What operators said.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Roster {
@@ -50,6 +53,8 @@ impl Roster {
         let key = (backend, statement.said.aspect());
         let full = self.said.len() >= MAX_STATEMENTS;
         let later = match self.said.get(&key) {
+            // No word could be later than the end of time.
+            _ if statement.at > LAST => false,
             Some(known) => statement.at > known.at,
             None => !full,
         };

@@ -298,6 +298,14 @@ fn a_roster_is_bounded() {
 }
 
 #[test]
+fn nothing_is_said_at_the_end_of_time() {
+    let mut roster = Roster::default();
+    assert!(!hear(&mut roster, "web/b1", u64::MAX, REMOVED));
+    assert!(hear(&mut roster, "web/b1", 1 << 60, REMOVED));
+    assert!(roster.stamp(NodeId::Second, 0) > Stamp(1 << 60));
+}
+
+#[test]
 fn the_earlier_deadline_counts() {
     let mut roster = Roster::default();
     let id = BackendId::of("web", "b1");

@@ -122,7 +122,6 @@ hold until they are taken back (reset), also if the file says something else.
 
 Example:
   tandem backend list
-  tandem backend add web/b4 192.0.2.14:8080 --weight 2
   tandem backend remove web/b1 --wait --deadline 30s
   tandem backend reset web/b1"
     )]
@@ -192,7 +191,7 @@ pub struct Run {
     #[arg(long, value_name = "DIR", default_value = PINS)]
     pub pins: PathBuf,
 
-    /// Where it keeps what operators say of backends at run time, over restarts.
+    /// Where it keeps what operators say of backends.
     #[arg(long, value_name = "DIR", default_value = STATE)]
     pub state: PathBuf,
 

@@ -249,7 +249,7 @@ fn one_that_is_removed_stays_as_long_as_it_has_connections() {
     let mut bench = Bench::master();
     bench.open(1, "b1");
     let text = bench.ask("b1", REMOVE).unwrap();
-    assert_eq!(text, "web/b1 is removed; its 1 connection go on");
+    assert_eq!(text, "web/b1 is removed; its 1 connection goes on");
     assert_eq!(bench.eligible(), ["b2"]);
     bench.run(60_000);
     let b1 = bench.backend("b1").unwrap();

@@ -167,19 +167,13 @@ impl Node {
 }
 
 fn ending(text: &str, left: u64, cut_after_ms: Option<u64>) -> String {
-    let connections = if left == 1 {
-        "connection"
-    } else {
-        "connections"
+    let goes_on = match left {
+        0 => return text.to_owned(),
+        1 => "its 1 connection goes on".to_owned(),
+        many => format!("its {many} connections go on"),
     };
-    match (left, cut_after_ms) {
-        (0, _) => text.to_owned(),
-        (_, None) => format!("{text}; its {left} {connections} go on"),
-        (_, Some(ms)) => format!(
-            "{text}; its {left} {connections} go on for {} s at most",
-            ms.div_ceil(1_000)
-        ),
-    }
+    let most = cut_after_ms.map(|ms| format!(" for {} s at most", ms.div_ceil(1_000)));
+    format!("{text}; {goes_on}{}", most.unwrap_or_default())
 }
 
 /// Takes back what was said of this.
