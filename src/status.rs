@@ -3,12 +3,16 @@
 //! Units are in the names. Times of day are milliseconds since 1970 (`unix_ms`): the wall clock's
 //! at the start, advanced by the monotonic clock, so that no clock step reorders the timeline.
 
+mod events;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{AdminState, Role};
+
+pub use events::{Cause, Event, What};
 
 /// A node, as it sees itself and its peer.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -249,6 +253,9 @@ pub struct ServiceStatus {
     pub sticks: Option<StickStatus>,
     /// Backends.
     pub backends: Vec<BackendStatus>,
+    /// Names of backends of the file that operators have removed and that have no connections.
+    #[serde(default)]
+    pub removed: Vec<String>,
 }
 
 /// The memory of a service's clients.
@@ -293,6 +300,18 @@ pub struct BackendStatus {
     pub checks_good: u64,
     /// Checks that failed.
     pub checks_bad: u64,
+    /// Where it comes from: `file`, `runtime`, or a source (`dns NAME`, `file PATH`).
+    #[serde(default)]
+    pub origin: String,
+    /// It was removed, and has connections that go on.
+    #[serde(default)]
+    pub leaving: bool,
+    /// What is not as the file says since operators said so, in words.
+    #[serde(default)]
+    pub differs: Option<String>,
+    /// Milliseconds until what is left on it is reset.
+    #[serde(default)]
+    pub cut_in_ms: Option<u64>,
 }
 
 /// What a scheduler knows of a backend.
@@ -413,88 +432,4 @@ pub struct Counters {
     pub control_rejected: u64,
     /// Times that the source of flow events said that it lost some.
     pub flow_events_lost: u64,
-}
-
-/// One line of the timeline.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Event {
-    /// Number, from 1.
-    pub number: u64,
-    /// When.
-    pub unix_ms: u64,
-    /// What.
-    #[serde(flatten)]
-    pub what: What,
-}
-
-/// What happened.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum What {
-    /// A backend went up or down.
-    Backend {
-        /// `service/backend`.
-        backend: String,
-        /// The new verdict.
-        up: bool,
-        /// Why.
-        reason: String,
-    },
-    /// Something that an operator should know.
-    Note {
-        /// One sentence.
-        text: String,
-    },
-    /// The role changed.
-    Transition {
-        /// Before.
-        from: Role,
-        /// After.
-        to: Role,
-        /// The epoch after it.
-        epoch: u64,
-        /// Machine-readable cause.
-        cause: Cause,
-        /// One sentence.
-        text: String,
-        /// From the last sign of the peer's life to the decision, in milliseconds.
-        detection_ms: Option<f64>,
-        /// From the decision to the address held and announced, in milliseconds; filled in when
-        /// that is done.
-        takeover_ms: Option<f64>,
-    },
-}
-
-/// Why a role changed.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// No master was heard since the start.
-    Alone,
-    /// The peer's heartbeats ran out.
-    HeartbeatsLost,
-    /// The session closed and the peer's kernel said that nobody listens.
-    ProcessDied,
-    /// The master resigned.
-    Resigned,
-    /// A planned switchover.
-    Handover,
-    /// A master goes on under a later epoch, since its peer has seen a later one than its own.
-    EpochRaised,
-    /// Higher priority, in sync again.
-    Preempt,
-    /// A master was heard.
-    MasterHeard,
-    /// Another master with a better claim was heard.
-    Rival,
-    /// The peer is master and cannot hear us.
-    Unheard,
-    /// This node did not run for too long.
-    Paused,
-    /// An interface or the kernel failed.
-    Fault,
-    /// The fault is over.
-    Recovered,
-    /// This node stops.
-    Stop,
 }

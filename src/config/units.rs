@@ -385,7 +385,7 @@ pub(super) fn backend_address(value: &DeValue<'_>) -> Read<SocketAddr> {
 }
 
 /// Refuses what is no address of one host, or not the same one on every host.
-fn usable(address: IpAddr) -> Read<()> {
+pub(super) fn usable(address: IpAddr) -> Read<()> {
     let what = match address {
         _ if address.is_unspecified() => "is no host's address",
         _ if address.is_multicast() => "is a multicast address",

@@ -14,8 +14,9 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use super::kernel_mode::KernelMode;
+use super::kernel_mode::{self, KernelMode};
 use super::pace::Pace;
+use super::state::Keeper;
 use super::supervisor::Supervisor;
 use crate::balance::flow::FlowEvent;
 use crate::balance::nat::NatReport;
@@ -48,6 +49,7 @@ pub(super) struct Adapters {
     /// Services that are proxied since there is no kernel mode here.
     pub fallback: BTreeSet<String>,
     pub heartbeats: Heartbeats,
+    pub keeper: Keeper,
     pub kernel: Kernel,
     pub kernel_mode: Option<KernelMode>,
     /// What the relay lacks.
@@ -234,6 +236,10 @@ impl TurnLoop {
             let adapters = &mut self.adapters;
             match output {
                 Output::CloseSession { reason } => adapters.session.close(&reason),
+                Output::Configure(config) => {
+                    adapters.prober.configure(&config);
+                    adapters.proxy.configure(&kernel_mode::proxied(&config));
+                }
                 Output::Datagram { path, bytes } => {
                     match adapters.heartbeats.try_send(path, &bytes) {
                         SendOutcome::Sent => {}
@@ -245,6 +251,7 @@ impl TurnLoop {
                 }
                 Output::DropFlows { .. } => adapters.proxy.drop_flows(),
                 Output::Event(event) => log(&event),
+                Output::Keep(items) => adapters.keeper.keep(items),
                 Output::Kernel(command) => adapters.kernel.command(command),
                 Output::Nat(command) => {
                     if let Some(mode) = &mut adapters.kernel_mode {
