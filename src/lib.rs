@@ -38,10 +38,12 @@ pub mod health;
 pub mod replication;
 pub mod vip;
 
+pub mod discover;
 pub mod node;
 
 pub mod control;
 pub mod datapath;
+pub mod finder;
 pub mod net;
 pub mod probe;
 

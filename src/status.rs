@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{AdminState, Role};
 
+mod relay;
+mod source;
+
+pub use relay::{RelayLink, RelayStatus, StaleStatus};
+pub use source::SourceStatus;
+
 /// A node, as it sees itself and its peer.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Status {
@@ -249,6 +255,9 @@ pub struct ServiceStatus {
     pub sticks: Option<StickStatus>,
     /// Backends.
     pub backends: Vec<BackendStatus>,
+    /// Where else than in the file its backends come from.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
 }
 
 /// The memory of a service's clients.
@@ -341,51 +350,6 @@ pub struct NatStatus {
     pub rescans: u64,
     /// What the program counts, by name.
     pub counters: BTreeMap<String, u64>,
-}
-
-/// How the nodes hand each other what is not theirs.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct RelayStatus {
-    /// The configuration's `cluster.relay`.
-    pub wanted: bool,
-    /// The program is at every interface that carries a VIP, and the peer is known there.
-    pub works: bool,
-    /// What is missing, or not as good as it could be.
-    pub lacking: Option<String>,
-    /// Each interface that carries a VIP.
-    pub links: Vec<RelayLink>,
-    /// As backup: what the master hands over is served here at once.
-    pub accept: bool,
-    /// As master: what nobody here knows goes to the peer.
-    pub second_chance: bool,
-    /// Neighbours that still send to this node, which is not master; the last ones.
-    pub stale: Vec<StaleStatus>,
-    /// How often such a neighbour was told where the address lives.
-    pub reminded: u64,
-}
-
-/// A link that both nodes are on.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct RelayLink {
-    /// This node's interface.
-    pub interface: String,
-    /// This node's address there.
-    pub own: String,
-    /// The peer's; none: it was not seen on this link.
-    pub peer: Option<String>,
-}
-
-/// A neighbour that has not heard where an address lives.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct StaleStatus {
-    /// The address.
-    pub vip: String,
-    /// The neighbour: a client, or a router that speaks for many.
-    pub mac: String,
-    /// Who sent the packet.
-    pub sender: String,
-    /// When, last.
-    pub unix_ms: u64,
 }
 
 /// Counters of things that should be rare.

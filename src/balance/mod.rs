@@ -10,6 +10,7 @@ pub mod access;
 mod adaptive;
 pub mod budget;
 pub mod flow;
+pub mod found;
 pub mod gauge;
 pub mod nat;
 pub mod queue;
@@ -23,6 +24,7 @@ pub mod stick;
 
 pub use access::Access;
 pub use budget::RetryBudget;
+pub use found::{Found, Member};
 pub use gauge::Gauge;
 pub use rate::Rates;
 pub use routes::{Load, Route, Routes, Target};

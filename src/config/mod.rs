@@ -12,6 +12,7 @@ mod affinity;
 mod balance;
 mod build;
 mod check;
+mod discover;
 mod error;
 mod file;
 mod hash;
@@ -27,6 +28,7 @@ mod report;
 mod rules;
 mod schedulers;
 mod service;
+mod sources;
 mod stick;
 mod units;
 mod values;
@@ -40,6 +42,7 @@ use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 
 pub use affinity::{Affinity, StickBy, StickFallback, StickHow};
 pub use balance::Balance;
+pub use discover::{Discover, Dns, Family, Origin};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use health::{
     Agent, Checks, Command, Expected, Flap, Grpc, Health, HealthKind, Http, Observe, Script, Start,
@@ -49,6 +52,7 @@ pub use limits::{Limits, Logged};
 pub use pattern::Pattern;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
+pub use units::unusable;
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +61,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// `[[node]]`: exactly two.
     pub nodes: [Node; 2],
+    /// `[dns]`
+    pub dns: Dns,
     /// `[election]`
     pub election: Election,
     /// `[health]`
@@ -205,6 +211,8 @@ impl Config {
 
 #[cfg(test)]
 mod affinity_test;
+#[cfg(test)]
+mod discover_test;
 #[cfg(test)]
 mod health_test;
 #[cfg(test)]

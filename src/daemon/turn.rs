@@ -17,10 +17,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::kernel_mode::KernelMode;
 use super::pace::Pace;
 use super::supervisor::Supervisor;
+use crate::balance::Found;
 use crate::balance::flow::FlowEvent;
 use crate::balance::nat::NatReport;
 use crate::control::Asked;
 use crate::datapath::Proxy;
+use crate::finder::Finder;
 use crate::health::probe::ProbeResult;
 use crate::model::{BackendId, ServiceId};
 use crate::net::clock::Clock;
@@ -47,6 +49,7 @@ const ALIVE_EVERY: Duration = Duration::from_millis(5);
 pub(super) struct Adapters {
     /// Services that are proxied since there is no kernel mode here.
     pub fallback: BTreeSet<String>,
+    pub finder: Finder,
     pub heartbeats: Heartbeats,
     pub kernel: Kernel,
     pub kernel_mode: Option<KernelMode>,
@@ -63,6 +66,7 @@ pub(super) struct Adapters {
 pub(super) struct Arrivals {
     pub datagrams: mpsc::Receiver<Arrival>,
     pub flows: mpsc::Receiver<Vec<FlowEvent>>,
+    pub found: mpsc::Receiver<Found>,
     pub kernel_reports: mpsc::Receiver<KernelReport>,
     pub nat: mpsc::Receiver<NatReport>,
     pub probes: mpsc::Receiver<ProbeResult>,
@@ -74,6 +78,7 @@ pub(super) struct Arrivals {
 enum Woken {
     Asked(Asked),
     Deadline,
+    Found(Found),
     Input(Input),
     Reload,
     /// The kernel mode's thread has caught up.
@@ -138,6 +143,7 @@ impl TurnLoop {
             match woken {
                 Woken::Asked(asked) => self.ask(asked, now),
                 Woken::Deadline => self.node.handle_timeout(now),
+                Woken::Found(found) => tracing::debug!(?found, "nobody takes it yet"),
                 Woken::Input(input) => self.node.handle(input, now),
                 Woken::Room => {}
                 Woken::Reload => {
@@ -207,6 +213,7 @@ impl TurnLoop {
             Some(events) = arrivals.flows.recv() => Woken::Input(Input::Flows(events)),
             Some(result) = arrivals.probes.recv() => Woken::Input(Input::Probe(result)),
             Some(asked) = arrivals.requests.recv() => Woken::Asked(asked),
+            Some(found) = arrivals.found.recv() => Woken::Found(found),
             _ = self.signals.stop.recv() => Woken::Input(Input::Stop),
             _ = self.signals.interrupt.recv() => Woken::Input(Input::Stop),
             _ = self.signals.reload.recv() => Woken::Reload,
@@ -278,7 +285,9 @@ impl TurnLoop {
             let measures: BTreeMap<_, _> = self.adapters.proxy.measures().into_iter().collect();
             let sticks: BTreeMap<_, _> = self.adapters.proxy.sticks().into_iter().collect();
             for service in &mut status.services {
-                service.sticks = sticks.get(&ServiceId::of(&service.name)).copied();
+                let id = ServiceId::of(&service.name);
+                service.sticks = sticks.get(&id).copied();
+                service.sources = self.adapters.finder.status(id);
                 service.fallback = self.adapters.fallback.contains(&service.name);
                 for backend in &mut service.backends {
                     let id = BackendId::of(&service.name, &backend.name);

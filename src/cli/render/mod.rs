@@ -9,6 +9,7 @@ mod events;
 mod flows;
 mod nat;
 mod relay;
+mod sources;
 mod status;
 mod verdict;
 mod words;

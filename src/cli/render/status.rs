@@ -6,7 +6,7 @@
 use super::events::why;
 use super::verdict::findings;
 use super::words::{count, millis, plural, span, utc};
-use super::{ATTENTION, Page, Tone, nat, relay};
+use super::{ATTENTION, Page, Tone, nat, relay, sources};
 use crate::config::DEFAULT_POOL;
 use crate::model::{AdminState, Role};
 use crate::status::{
@@ -65,6 +65,11 @@ pub fn status(status: &Status, now_unix_ms: u64) -> Page {
         }
         let numbers = [4, 5, 6].map(|column| column + usize::from(pools));
         page.table(&heading, &numbers, rows);
+        if !service.sources.is_empty() {
+            page.gap();
+            let rows = service.sources.iter().map(sources::row).collect();
+            page.table(&sources::HEADING, &sources::NUMBERS, rows);
+        }
     }
 
     let rare = rare(&status.counters);
