@@ -260,11 +260,11 @@ async fn dns(mut task: Task, mut asked: Vec<Asked>, asker: Arc<Asker>) {
         tokio::select! {
             Some(Ok((place, answer))) = answers.join_next() => {
                 let now = task.now();
-                let good = answer.is_ok();
                 let one = &mut asked[place].resolution;
                 let changed = one.handle(answer, now);
-                // The first answer is told even if it names nothing.
-                if (changed || good) && !task.tell(&members(&asked)).await {
+                // That there is nothing is told once all have answered.
+                let whole = asked.iter().all(|it| it.resolution.standing().answered.is_some());
+                if (changed || whole) && !task.tell(&members(&asked)).await {
                     return;
                 }
                 stand(&mut task, &asked);
@@ -388,3 +388,6 @@ async fn file(mut task: Task, path: PathBuf, discover: Discover) {
         }
     }
 }
+
+#[cfg(test)]
+mod finder_test;
