@@ -20,6 +20,7 @@
 
 mod kernel_mode;
 mod pace;
+mod state;
 mod supervisor;
 mod turn;
 
@@ -51,6 +52,7 @@ use crate::wire::replication::{Hello, PROTOCOL};
 use crate::wire::seal::{Knock, stick_key};
 
 use kernel_mode::Started;
+use state::Keeper;
 use turn::{Adapters, Arrivals, TurnLoop};
 
 /// Batches of flow events that wait for the turn loop.
@@ -77,6 +79,8 @@ pub struct Options {
     pub control: PathBuf,
     /// Where the kernel mode pins its tables.
     pub pins: PathBuf,
+    /// Where what operators said of backends is kept.
+    pub state: PathBuf,
 }
 
 /// Why the daemon cannot start or go on.
@@ -286,6 +290,12 @@ async fn start(
         let text = fell_back.note.clone();
         node.handle(Input::Note { text }, clock.now());
     }
+    let (said, trouble) = state::recall(&options.state);
+    if let Some(text) = trouble {
+        node.handle(Input::Note { text }, clock.now());
+    }
+    node.handle(Input::Recall(said), clock.now());
+    let keeper = Keeper::start(&options.state).map_err(system("start the state's thread"))?;
     relay(&mut node, &started, &kernel, clock.now());
     tracing::info!(
         node = %config.node(me).name,
@@ -302,6 +312,7 @@ async fn start(
             fallback,
             finder,
             heartbeats,
+            keeper,
             kernel,
             kernel_mode: started.mode,
             lacking: started.lacking,

@@ -316,6 +316,19 @@ pub enum AdminState {
     Enabled,
     /// Keeps its connections, takes no new ones.
     Drain,
+    /// The same, and is not checked.
+    Maintenance,
+}
+
+impl AdminState {
+    /// Lower-case name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
+        }
+    }
 }
 
 /// How a connect failed.

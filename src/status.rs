@@ -258,6 +258,9 @@ pub struct ServiceStatus {
     /// Where else than in the file its backends come from.
     #[serde(default)]
     pub sources: Vec<SourceStatus>,
+    /// Names of backends of the file that operators have removed and that have no connections.
+    #[serde(default)]
+    pub removed: Vec<String>,
 }
 
 /// The memory of a service's clients.
@@ -302,6 +305,18 @@ pub struct BackendStatus {
     pub checks_good: u64,
     /// Checks that failed.
     pub checks_bad: u64,
+    /// Where it comes from: `file`, `runtime`, or a source (`dns NAME`, `file PATH`).
+    #[serde(default)]
+    pub origin: String,
+    /// It was removed, and has connections that go on.
+    #[serde(default)]
+    pub leaving: bool,
+    /// What is not as the file says since operators said so, in words.
+    #[serde(default)]
+    pub differs: Option<String>,
+    /// Milliseconds until what is left on it is reset.
+    #[serde(default)]
+    pub cut_in_ms: Option<u64>,
 }
 
 /// What a scheduler knows of a backend.

@@ -6,10 +6,12 @@
 pub mod leases;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::flow::FlowEnd;
+use crate::config::Config;
 use crate::model::{BackendId, ConnectFailure, Neighbour, ServiceId, Stale};
 use crate::wire::replication::{Item, NatKey, NatRecord};
 
@@ -24,6 +26,10 @@ pub enum NatCommand {
         /// The standby said so.
         by_standby: bool,
     },
+    /// The backends are those of this configuration from now on; services and settings stay. Those
+    /// that are new get no connections before the next `Publish`.
+    #[serde(skip)]
+    Configure(Arc<Config>),
     /// As master: connections that the peer's last process had begun and not told; both nodes' logs
     /// have them now.
     Inherit(Vec<Item>),
@@ -55,6 +61,8 @@ pub enum NatCommand {
     },
     /// What this node takes from its peer and hands to it. Latest wins.
     Relay(Relay),
+    /// As master: end the connections of these backends, with a reset to both ends.
+    Reset(BTreeSet<BackendId>),
     /// The switchover came to nothing.
     Resume,
     /// A snapshot begins: what is not learned until its end is to be forgotten then.

@@ -15,8 +15,8 @@ use super::scheduler::Method;
 use crate::config::{Backend, Balance, Config, Service};
 use crate::model::{BackendId, Scheduler, ServiceId};
 
-/// A backend as the data path sees it. One value for the life of the process, shared by all routes
-/// that were ever compiled from each other.
+/// A backend as the data path sees it. One value as long as it is configured with one address, shared by
+/// all routes that were ever compiled from each other.
 #[derive(Debug)]
 pub struct Target {
     /// Which.
@@ -24,11 +24,11 @@ pub struct Target {
     /// Where it listens.
     pub address: SocketAddr,
     /// Its configured share, 1 to 256.
-    base: u16,
+    base: AtomicU16,
     /// Its share now.
     weight: AtomicU16,
     /// Most connections at once.
-    limit: u32,
+    limit: AtomicU32,
     /// Connections now, those that are still connecting included.
     live: AtomicU32,
     /// When it came up beside others, in milliseconds; 0: not, or nobody wants to know.
@@ -38,6 +38,27 @@ pub struct Target {
 }
 
 impl Target {
+    fn new(backend: &Backend, gauge: Option<Gauge>) -> Self {
+        let weight = backend.weight.0.max(1);
+        Self {
+            id: backend.id,
+            address: backend.address,
+            base: AtomicU16::new(weight),
+            weight: AtomicU16::new(weight),
+            limit: AtomicU32::new(limit(backend)),
+            live: AtomicU32::new(0),
+            cold_since: AtomicU64::new(0),
+            gauge,
+        }
+    }
+
+    /// It is configured like this from now on. The weight counts with [`Routes::weigh`].
+    fn set(&self, backend: &Backend) {
+        let weight = backend.weight.0.max(1);
+        self.base.store(weight, Ordering::Relaxed);
+        self.limit.store(limit(backend), Ordering::Relaxed);
+    }
+
     /// Its share, 1 to 256: as configured, or as its agent said.
     pub fn weight(&self) -> u16 {
         self.weight.load(Ordering::Relaxed)
@@ -50,7 +71,7 @@ impl Target {
 
     /// It may have one more.
     pub fn has_room(&self) -> bool {
-        self.live() < self.limit
+        self.live() < self.limit.load(Ordering::Relaxed)
     }
 
     /// What it measures; none: nobody needs that.
@@ -76,6 +97,10 @@ impl Target {
     }
 }
 
+fn limit(backend: &Backend) -> u32 {
+    backend.max_connections.unwrap_or(u32::MAX)
+}
+
 /// One connection's weight on its backend: counted from the pick until this is dropped.
 #[derive(Debug)]
 pub struct Load(Arc<Target>);
@@ -85,7 +110,8 @@ impl Load {
     /// since it was picked.
     pub fn on(target: &Arc<Target>) -> Option<Self> {
         // Never above the limit, not even for a moment: somebody else would find it full.
-        let more = |live: u32| (live < target.limit).then(|| live + 1);
+        let limit = target.limit.load(Ordering::Relaxed);
+        let more = |live: u32| (live < limit).then(|| live + 1);
         let counted = (target.live).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         counted.is_ok().then(|| Self(Arc::clone(target)))
     }
@@ -123,45 +149,31 @@ struct Base {
     all: Box<[Arc<Target>]>,
     /// How many connections have asked so far. Shared by all workers and by every later
     /// compilation, which makes rotations exact over all of them together.
-    tickets: AtomicU64,
+    tickets: Arc<AtomicU64>,
     /// How long a backend that came up gets a rising share; zero: not at all.
     slow_start: Duration,
-    rule: Rule,
+    rule: Arc<Rule>,
 }
 
 impl Route {
     #[cfg(test)]
     pub(super) fn new(service: &Service, eligible: &BTreeSet<BackendId>) -> Self {
-        Self::of_pool(service, None, eligible)
+        let base = Base::of_pool(service, None, None);
+        Self::compile(service.id, Arc::new(base), eligible)
     }
 
-    fn of_pool(service: &Service, pool: Option<u16>, eligible: &BTreeSet<BackendId>) -> Self {
-        let balance = service.balance_of(pool);
-        let measures = matches!(
-            balance.scheduler,
-            Scheduler::LeastResponseTime | Scheduler::Adaptive
-        );
-        let target = |backend: &Backend| {
-            Arc::new(Target {
-                id: backend.id,
-                address: backend.address,
-                base: backend.weight.0.max(1),
-                weight: AtomicU16::new(backend.weight.0.max(1)),
-                limit: backend.max_connections.unwrap_or(u32::MAX),
-                live: AtomicU32::new(0),
-                cold_since: AtomicU64::new(0),
-                gauge: measures.then(|| Gauge::new(balance.decay)),
-            })
-        };
-        let here = service.backends.iter().filter(|it| it.pool == pool);
-        let base = Base {
-            balance: balance.clone(),
-            all: here.map(target).collect(),
-            tickets: AtomicU64::new(0),
-            slow_start: service.proxied.limits.slow_start,
-            rule: Rule::new(balance.decay, balance.floor),
-        };
-        Self::compile(service.id, Arc::new(base), eligible)
+    /// What this pool had before goes on: see [`Routes::reconfigure`].
+    fn of_pool(
+        service: &Service,
+        pool: Option<u16>,
+        eligible: &BTreeSet<BackendId>,
+        former: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        let base = Base::of_pool(service, pool, former.map(|route| &*route.base));
+        match former {
+            Some(former) if former.base.is(&base) && former.is_for(eligible) => Arc::clone(former),
+            _ => Arc::new(Self::compile(service.id, Arc::new(base), eligible)),
+        }
     }
 
     fn compile(service: ServiceId, base: Arc<Base>, eligible: &BTreeSet<BackendId>) -> Self {
@@ -206,7 +218,7 @@ impl Route {
 
     /// Its scheduler wants to know how connections fare, and the time.
     pub fn measures(&self) -> bool {
-        self.base.all.first().is_some_and(|it| it.gauge.is_some())
+        measures(self.base.balance.scheduler)
     }
 
     pub(super) const fn method(&self) -> &Method {
@@ -249,6 +261,60 @@ impl Route {
     }
 }
 
+impl Base {
+    /// Backends that were there before, at the same address, stay what they are, with their counts
+    /// and measurements; so do rotations and the rule, if they mean the same as before.
+    fn of_pool(service: &Service, pool: Option<u16>, former: Option<&Self>) -> Self {
+        let balance = service.balance_of(pool);
+        let alike = |former: &&Self| {
+            let measures = measures(balance.scheduler) == measures(former.balance.scheduler);
+            measures && balance.decay == former.balance.decay
+        };
+        let alike = former.filter(alike);
+        let known = alike.into_iter().flat_map(|former| &former.all);
+        let known: BTreeMap<_, _> = known.map(|target| (target.id, target)).collect();
+        let target = |backend: &Backend| match known.get(&backend.id) {
+            Some(known) if known.address == backend.address => {
+                known.set(backend);
+                Arc::clone(known)
+            }
+            _ => {
+                let gauge = measures(balance.scheduler).then(|| Gauge::new(balance.decay));
+                Arc::new(Target::new(backend, gauge))
+            }
+        };
+        let here = service.backends.iter().filter(|it| it.pool == pool);
+        let rule = alike.filter(|former| former.balance.floor == balance.floor);
+        Self {
+            balance: balance.clone(),
+            all: here.map(target).collect(),
+            tickets: former.map_or_else(Arc::default, |former| Arc::clone(&former.tickets)),
+            slow_start: service.proxied.limits.slow_start,
+            rule: match rule {
+                Some(former) => Arc::clone(&former.rule),
+                None => Arc::new(Rule::new(balance.decay, balance.floor)),
+            },
+        }
+    }
+
+    /// Nothing is different.
+    fn is(&self, other: &Self) -> bool {
+        let same = |(here, there): (&Arc<Target>, &Arc<Target>)| Arc::ptr_eq(here, there);
+        self.balance == other.balance
+            && self.slow_start == other.slow_start
+            && self.all.len() == other.all.len()
+            && self.all.iter().zip(&other.all).all(same)
+    }
+}
+
+/// The scheduler goes by measurements.
+const fn measures(scheduler: Scheduler) -> bool {
+    matches!(
+        scheduler,
+        Scheduler::LeastResponseTime | Scheduler::Adaptive
+    )
+}
+
 /// Where new connections go, for every service.
 #[derive(Debug)]
 pub struct Routes {
@@ -261,7 +327,29 @@ pub struct Routes {
 impl Routes {
     /// The first compilation. Positions and counts start at zero.
     pub fn compile(config: &Config, eligible: &BTreeSet<BackendId>) -> Self {
-        let route = |service: &Service, pool| Arc::new(Route::of_pool(service, pool, eligible));
+        let none = Self {
+            routes: Vec::new(),
+            pools: Vec::new(),
+        };
+        none.reconfigure(config, eligible)
+    }
+
+    /// The routes of another configuration. A backend that keeps its name and its address keeps its
+    /// counts and measurements, and a pool its rotation; connections to any other backend go on
+    /// without being in any route. The place of a pool in its service tells which it was before.
+    #[must_use]
+    pub fn reconfigure(&self, config: &Config, eligible: &BTreeSet<BackendId>) -> Self {
+        let places = self.routes.iter().zip(0..);
+        let places: BTreeMap<ServiceId, usize> = places
+            .map(|(route, place)| (route.service, place))
+            .collect();
+        let route = |service: &Service, pool: Option<u16>| {
+            let former = places.get(&service.id).and_then(|place| match pool {
+                None => self.routes.get(*place),
+                Some(pool) => self.pools[*place].get(usize::from(pool)),
+            });
+            Route::of_pool(service, pool, eligible, former)
+        };
         let pools = |service: &Service| {
             let places = 0..service.proxied.pools.len() as u16;
             places.map(|pool| route(service, Some(pool))).collect()
@@ -277,7 +365,8 @@ impl Routes {
     /// with the next compilation.
     pub fn weigh(&self, weights: &BTreeMap<BackendId, u16>) {
         for target in self.all().flat_map(|route| route.all()) {
-            let weight = weights.get(&target.id).copied().unwrap_or(target.base);
+            let base = || target.base.load(Ordering::Relaxed);
+            let weight = weights.get(&target.id).copied().unwrap_or_else(base);
             target.weight.store(weight.clamp(1, 256), Ordering::Relaxed);
         }
     }

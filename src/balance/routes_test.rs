@@ -1,5 +1,5 @@
 use super::*;
-use crate::balance::scheduler::fixture::{ids, route};
+use crate::balance::scheduler::fixture::{ids, route, service};
 
 #[test]
 fn the_pool_holds_the_eligible_in_the_order_of_the_file() {
@@ -59,4 +59,76 @@ fn a_service_whose_backends_stay_keeps_its_route() {
 
 fn again(old: &Route, eligible: &BTreeSet<BackendId>) -> Route {
     Route::compile(old.service, Arc::clone(&old.base), eligible)
+}
+
+fn config(service: &Service) -> Config {
+    const FILE: &str = r#"
+        cluster = { name = "edge", key_file = "/k" }
+        node = [
+            { name = "lb1", priority = 200, addresses = ["192.0.2.11"] },
+            { name = "lb2", priority = 100, addresses = ["192.0.2.12"] },
+        ]
+        vip = [{ address = "192.0.2.100/24", interface = "eth0" }]
+        [[service]]
+        name = "web"
+        listen = ["192.0.2.100:80"]
+        backend = [{ name = "b0", address = "198.51.100.7:80" }]
+    "#;
+    let mut config = Config::parse(FILE).unwrap();
+    config.services = vec![service.clone()];
+    config
+}
+
+#[test]
+fn another_configuration_keeps_what_stays() {
+    let mut service = service(Scheduler::LeastResponseTime.into(), &[1, 1, 1]);
+    let all: BTreeSet<_> = ids(4).into_iter().collect();
+    let old = Routes::compile(&config(&service), &all);
+    let loads: Vec<_> = old
+        .route(0)
+        .pool()
+        .iter()
+        .map(|it| Load::on(it).unwrap())
+        .collect();
+    let took = Duration::from_millis(7);
+    let gauge = |routes: &Routes, n: usize| {
+        let target = &routes.route(0).pool()[n];
+        target.gauge().unwrap().response_time(took).is_some()
+    };
+    for target in old.route(0).pool() {
+        target.gauge().unwrap().sample(took, took);
+    }
+    old.route(0).ticket();
+
+    // b0 stays with another weight and limit, b1 moves, b2 goes, b3 comes.
+    let mut comes = service.backends.remove(2);
+    (comes.id, comes.name) = (ids(4)[3], "b3".into());
+    service.backends.push(comes);
+    service.backends[0].weight = crate::model::Weight(5);
+    service.backends[0].max_connections = Some(1);
+    service.backends[1].address.set_port(7);
+    let new = old.reconfigure(&config(&service), &all);
+    new.weigh(&BTreeMap::new());
+    let pool = new.route(0).pool();
+    assert_eq!(
+        pool.iter().map(|it| it.id).collect::<Vec<_>>(),
+        [ids(4)[0], ids(4)[1], ids(4)[3]]
+    );
+    assert_eq!(
+        pool.iter().map(|it| it.live()).collect::<Vec<_>>(),
+        [1, 0, 0]
+    );
+    assert_eq!([0, 1, 2].map(|n| gauge(&new, n)), [true, false, false]);
+    assert_eq!((pool[0].weight(), pool[0].has_room()), (5, false));
+    assert_eq!(new.route(0).ticket(), 1, "the rotation goes on");
+    drop(loads);
+    assert_eq!(pool[0].live(), 0);
+
+    let same = new.reconfigure(&config(&service), &all);
+    assert!(
+        !Arc::ptr_eq(&new.routes[0], &same.routes[0]),
+        "other weights"
+    );
+    let again = same.reconfigure(&config(&service), &all);
+    assert!(Arc::ptr_eq(&again.routes[0], &same.routes[0]));
 }

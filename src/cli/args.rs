@@ -1,5 +1,7 @@
 //! The command line as clap sees it. No logic.
 
+mod backend;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,10 +9,14 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 
+pub(super) use backend::{Add, BackendCommand, Ending, List, Weigh};
+
 /// Where the node's configuration is, unless said otherwise.
 pub(super) const CONFIG: &str = "/etc/tandem/tandem.toml";
 /// Where the kernel mode's tables are, unless said otherwise.
 pub(super) const PINS: &str = "/sys/fs/bpf/tandem";
+/// Where a node keeps what it was told at run time, unless said otherwise.
+pub(super) const STATE: &str = "/var/lib/tandem";
 /// Where the node listens for operators, unless said otherwise.
 pub(super) const CONTROL: &str = "/run/tandem/control.sock";
 
@@ -107,6 +113,21 @@ Example:
     #[command(after_help = "Example:\n  tandem enable web/b1")]
     Enable(BackendArgs),
 
+    /// List, add, remove, weigh and drain backends while the pair runs.
+    #[command(
+        subcommand,
+        after_help = "\
+Changes are made on the master, known to both nodes and kept over restarts. They
+hold until they are taken back (reset), also if the file says something else.
+
+Example:
+  tandem backend list
+  tandem backend add web/b4 192.0.2.14:8080 --weight 2
+  tandem backend remove web/b1 --wait --deadline 30s
+  tandem backend reset web/b1"
+    )]
+    Backend(BackendCommand),
+
     /// Remove the floating addresses that a dead process of this node left behind.
     #[command(after_help = "\
 The addresses vanish with the process; this is for the case that something that
@@ -157,6 +178,10 @@ pub struct Run {
     /// Where the kernel mode pins its tables: a directory in a BPF file system.
     #[arg(long, value_name = "DIR", default_value = PINS)]
     pub pins: PathBuf,
+
+    /// Where it keeps what operators say of backends at run time, over restarts.
+    #[arg(long, value_name = "DIR", default_value = STATE)]
+    pub state: PathBuf,
 
     /// Where the other commands reach this node.
     #[command(flatten)]

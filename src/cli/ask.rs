@@ -103,7 +103,7 @@ pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> 
         .map_err(|error| Failure::new(Exit::Internal, format!("cannot write JSON: {error}")))
 }
 
-fn print(page: &Page) -> Result<(), Failure> {
+pub(super) fn print(page: &Page) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
     Ok(page.write(&mut out)?)
 }

@@ -6,6 +6,7 @@
 
 mod args;
 mod ask;
+mod backend;
 mod check;
 mod cleanup;
 mod failover;
@@ -97,6 +98,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Run(args) => return node(args),
         Command::Check(args) => check::check(&args.file),
         Command::Keygen(args) => check::keygen(&args.file),
+        Command::Backend(command) => backend::backend(&command),
         Command::Status(args) => ask::status(&args),
         Command::Events(args) => ask::events(&args),
         Command::Flows(args) => flows::flows(&args),
@@ -126,6 +128,7 @@ fn node(args: args::Run) -> ExitCode {
         node: args.node,
         control: args.control.path,
         pins: args.pins,
+        state: args.state,
     };
     match daemon::run(&options) {
         Ok(()) => Exit::Fine.into(),

@@ -26,6 +26,7 @@ mod read;
 mod render;
 mod report;
 mod rules;
+mod runtime;
 mod schedulers;
 mod service;
 mod sources;
@@ -51,6 +52,7 @@ pub use health::{
 pub use limits::{Limits, Logged};
 pub use pattern::Pattern;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
+pub use runtime::MAX_BACKENDS;
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
 pub use units::unusable;
 

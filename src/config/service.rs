@@ -138,7 +138,12 @@ pub struct Backend {
 impl Service {
     /// How a backend is checked.
     pub fn health_of(&self, backend: &Backend) -> Option<&Health> {
-        match self.pool_of(backend) {
+        self.health_of_pool(backend.pool)
+    }
+
+    /// How the backends of a pool are checked.
+    pub fn health_of_pool(&self, pool: Option<u16>) -> Option<&Health> {
+        match self.pool(pool) {
             Some(pool) => pool.health.as_ref(),
             None => self.health.as_ref(),
         }

@@ -399,7 +399,7 @@ pub fn unusable(address: IpAddr) -> Option<&'static str> {
 }
 
 /// Refuses it, then.
-fn usable(address: IpAddr) -> Read<()> {
+pub(super) fn usable(address: IpAddr) -> Read<()> {
     let Some(what) = unusable(address) else {
         return Ok(());
     };

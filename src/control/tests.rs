@@ -19,7 +19,7 @@ use super::socket::CLIENTS;
 use super::*;
 use crate::model::FlowId;
 use crate::status::Status;
-use crate::wire::admin::{FlowCursor, FlowQuery, MAX_LINE};
+use crate::wire::admin::{Change, FlowCursor, FlowQuery, MAX_LINE};
 use crate::wire::replication::AdminState;
 
 /// Longer than any of these should ever take.
@@ -112,7 +112,7 @@ fn answer(request: &Request) -> Response {
             flows: vec![],
             next: query.after,
         },
-        Request::Backend { backend, .. } => Response::Done {
+        Request::Backend { backend, .. } | Request::Roster { backend, .. } => Response::Done {
             message: backend.clone(),
         },
     }
@@ -148,6 +148,17 @@ async fn each_request_comes_back_answered() {
         backend: "b1".into(),
         state: AdminState::Drain,
     };
+    let add = Request::Roster {
+        service: "web".into(),
+        backend: "b4".into(),
+        change: Change::Add {
+            address: "198.51.100.24:80".parse().unwrap(),
+            weight: Some(2),
+            pool: None,
+            max_connections: None,
+            backup: false,
+        },
+    };
     let flows = Request::Flows(FlowQuery {
         client: Some("192.0.2.0/24".parse().unwrap()),
         after: Some(FlowCursor::Proxy(FlowId(7))),
@@ -160,6 +171,7 @@ async fn each_request_comes_back_answered() {
         Request::Failover,
         flows,
         drain,
+        add,
     ] {
         let expected = answer(&request);
         assert_eq!(stage.call(request).await.unwrap(), expected);

@@ -14,8 +14,9 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use super::kernel_mode::KernelMode;
+use super::kernel_mode::{self, KernelMode};
 use super::pace::Pace;
+use super::state::Keeper;
 use super::supervisor::Supervisor;
 use crate::balance::Found;
 use crate::balance::flow::FlowEvent;
@@ -51,6 +52,7 @@ pub(super) struct Adapters {
     pub fallback: BTreeSet<String>,
     pub finder: Finder,
     pub heartbeats: Heartbeats,
+    pub keeper: Keeper,
     pub kernel: Kernel,
     pub kernel_mode: Option<KernelMode>,
     /// What the relay lacks.
@@ -78,7 +80,6 @@ pub(super) struct Arrivals {
 enum Woken {
     Asked(Asked),
     Deadline,
-    Found(Found),
     Input(Input),
     Reload,
     /// The kernel mode's thread has caught up.
@@ -143,7 +144,6 @@ impl TurnLoop {
             match woken {
                 Woken::Asked(asked) => self.ask(asked, now),
                 Woken::Deadline => self.node.handle_timeout(now),
-                Woken::Found(found) => tracing::debug!(?found, "nobody takes it yet"),
                 Woken::Input(input) => self.node.handle(input, now),
                 Woken::Room => {}
                 Woken::Reload => {
@@ -213,7 +213,7 @@ impl TurnLoop {
             Some(events) = arrivals.flows.recv() => Woken::Input(Input::Flows(events)),
             Some(result) = arrivals.probes.recv() => Woken::Input(Input::Probe(result)),
             Some(asked) = arrivals.requests.recv() => Woken::Asked(asked),
-            Some(found) = arrivals.found.recv() => Woken::Found(found),
+            Some(found) = arrivals.found.recv() => Woken::Input(Input::Found(found)),
             _ = self.signals.stop.recv() => Woken::Input(Input::Stop),
             _ = self.signals.interrupt.recv() => Woken::Input(Input::Stop),
             _ = self.signals.reload.recv() => Woken::Reload,
@@ -241,6 +241,10 @@ impl TurnLoop {
             let adapters = &mut self.adapters;
             match output {
                 Output::CloseSession { reason } => adapters.session.close(&reason),
+                Output::Configure(config) => {
+                    adapters.prober.configure(&config);
+                    adapters.proxy.configure(&kernel_mode::proxied(&config));
+                }
                 Output::Datagram { path, bytes } => {
                     match adapters.heartbeats.try_send(path, &bytes) {
                         SendOutcome::Sent => {}
@@ -252,6 +256,7 @@ impl TurnLoop {
                 }
                 Output::DropFlows { .. } => adapters.proxy.drop_flows(),
                 Output::Event(event) => log(&event),
+                Output::Keep(items) => adapters.keeper.keep(items),
                 Output::Kernel(command) => adapters.kernel.command(command),
                 Output::Nat(command) => {
                     if let Some(mode) = &mut adapters.kernel_mode {

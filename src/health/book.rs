@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::entry::{Blame, Entry, HealthChange};
-use crate::config::{Config, Observe};
+use crate::config::{Backend, Config, Observe, Service};
 use crate::health::probe::{ProbeRequest, ProbeResult};
 use crate::model::{BackendId, ConnectFailure};
 use crate::time::Mono;
@@ -34,22 +34,70 @@ impl HealthBook {
             probes: VecDeque::new(),
             changes: VecDeque::new(),
             notes: VecDeque::new(),
-            first_bytes: config.services.iter().any(|service| {
-                let mut health = service.backends.iter().map(|it| service.health_of(it));
-                health.any(|it| it.is_some_and(|it| it.observe == Observe::FirstByte))
-            }),
+            first_bytes: looks_at_first_bytes(config),
             random: fastrand::Rng::with_seed(seed),
             last_token: 0,
         };
         for service in &config.services {
             for backend in &service.backends {
-                let mut entry = Entry::new(service, backend, now);
-                entry.begin(&mut book.random, now);
-                book.entries.insert(backend.id, entry);
-                book.settle(backend.id, now);
+                book.begin(service, backend, now);
             }
         }
         book
+    }
+
+    fn begin(&mut self, service: &Service, backend: &Backend, now: Mono) {
+        let mut entry = Entry::new(service, backend, now);
+        entry.begin(&mut self.random, now);
+        self.forget(backend.id);
+        self.entries.insert(backend.id, entry);
+        self.settle(backend.id, now);
+    }
+
+    fn forget(&mut self, id: BackendId) {
+        if let Some(at) = self.entries.remove(&id).and_then(|old| old.deadline) {
+            self.agenda.remove(&(at, id));
+        }
+    }
+
+    /// The configuration is another one. A backend that is checked as before, at the same place, keeps
+    /// its verdict, whatever its weight is now; any other one begins as its check's `start` says. Those
+    /// that `leave` have no verdict any more: they are not up.
+    pub fn reconfigure(
+        &mut self,
+        (former, config): (&Config, &Config),
+        leave: impl Fn(BackendId) -> bool,
+        now: Mono,
+    ) {
+        let former = by_id(former);
+        let mut wanted = by_id(config);
+        wanted.retain(|id, _| !leave(*id));
+        let known = self.entries.keys().copied();
+        let gone: Vec<_> = known.filter(|id| !wanted.contains_key(id)).collect();
+        for id in gone {
+            self.forget(id);
+        }
+        for (id, (service, backend)) in wanted {
+            let known = former.get(&id).filter(|_| self.entries.contains_key(&id));
+            if !known.is_some_and(|known| checked_alike(*known, (service, backend))) {
+                self.begin(service, backend, now);
+            } else if let Some(entry) = self.entries.get_mut(&id) {
+                entry.weigh(backend.weight.0);
+            }
+        }
+        self.first_bytes = looks_at_first_bytes(config);
+    }
+
+    /// Backends in maintenance are not checked, and no agent of theirs is asked; afterwards they begin
+    /// anew.
+    pub fn maintain(&mut self, rests: impl Fn(BackendId) -> bool, now: Mono) {
+        let ids: Vec<_> = self.entries.keys().copied().collect();
+        for id in ids {
+            let entry = self.entries.get_mut(&id).expect("it is listed");
+            if entry.rest(rests(id), &mut self.random, now) {
+                self.settle(id, now);
+            }
+        }
     }
 
     /// A check was answered. Late answers are ignored.
@@ -206,6 +254,37 @@ impl HealthBook {
             }
         }
     }
+}
+
+type Placed<'c> = (&'c Service, &'c Backend);
+
+fn by_id(config: &Config) -> BTreeMap<BackendId, Placed<'_>> {
+    let services = config.services.iter();
+    let pairs = services.flat_map(|service| service.backends.iter().map(move |it| (service, it)));
+    pairs.map(|pair| (pair.1.id, pair)).collect()
+}
+
+fn looks_at_first_bytes(config: &Config) -> bool {
+    let mut all = config.services.iter().flat_map(|service| {
+        let pools = (0..service.proxied.pools.len()).map(|pool| Some(pool as u16));
+        let pools = std::iter::once(None).chain(pools);
+        pools.filter_map(|pool| service.health_of_pool(pool))
+    });
+    all.any(|health| health.observe == Observe::FirstByte)
+}
+
+/// Nothing that a check or an agent has to do with is different.
+fn checked_alike((was, old): Placed<'_>, (is, new): Placed<'_>) -> bool {
+    let elsewhere = |it: &Backend| {
+        (
+            it.address,
+            (it.check_address, it.check_port),
+            (it.agent_address, it.agent_port),
+        )
+    };
+    elsewhere(old) == elsewhere(new)
+        && was.health_of(old) == is.health_of(new)
+        && was.agent == is.agent
 }
 
 #[cfg(test)]

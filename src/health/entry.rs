@@ -9,7 +9,7 @@ use super::flap::Damper;
 use super::probe::{ANSWER_SLACK, ProbeOutcome, ProbeRequest, ProbeResult, Whom};
 use super::rhythm::Rhythm;
 use super::verdict::Verdict;
-use crate::config::{Backend, Health, Observe, Service, Start};
+use crate::config::{Backend, Observe, Service};
 use crate::model::{BackendId, ConnectFailure};
 use crate::time::Mono;
 use crate::wire::replication::HealthRecord;
@@ -70,6 +70,8 @@ pub(super) struct Entry {
     flight: Option<Flight>,
     /// When the first check is due; without checks, when a backend that is down is tried again.
     due: Option<Mono>,
+    /// In maintenance.
+    rests: bool,
     told: HealthRecord,
     told_at: Option<Mono>,
     /// Its place in the book's agenda.
@@ -95,7 +97,7 @@ impl Entry {
     pub(super) fn new(service: &Service, backend: &Backend, now: Mono) -> Self {
         let health = service.health_of(backend);
         let (verdict, reason) = match health {
-            Some(health) => (first_verdict(health), "not checked yet"),
+            Some(health) => (Verdict::first(health), "not checked yet"),
             None => (Verdict::new(1, PASSIVE_FALL), "no health check"),
         };
         let agent = service.agent.as_ref();
@@ -121,6 +123,7 @@ impl Entry {
             note: None,
             flight: None,
             due: None,
+            rests: false,
             told: HealthRecord::default(),
             told_at: None,
             deadline: None,
@@ -135,6 +138,28 @@ impl Entry {
             let spread = checks.spread.as_nanos() as u64;
             now + Duration::from_nanos(random.u64(1..=spread))
         });
+    }
+
+    /// Begins or ends a maintenance; true when that changed anything.
+    pub(super) fn rest(&mut self, rests: bool, random: &mut fastrand::Rng, now: Mono) -> bool {
+        if std::mem::replace(&mut self.rests, rests) == rests {
+            return false;
+        }
+        self.flight = None;
+        match rests {
+            true => self.due = None,
+            false => {
+                self.begin(random, now);
+                let tried = self.checks.is_none() && !self.verdict.up();
+                self.due = self.due.or(tried.then(|| now + RETRY_AFTER));
+            }
+        }
+        true
+    }
+
+    /// Its configured weight is another one.
+    pub(super) const fn weigh(&mut self, weight: u16) {
+        self.configured_weight = weight;
     }
 
     /// The verdict, unless the agent knows better.
@@ -332,6 +357,9 @@ impl Entry {
         random: &mut fastrand::Rng,
         now: Mono,
     ) -> Option<ProbeRequest> {
+        if self.rests {
+            return None;
+        }
         self.flight.take_if(|flight| flight.lost_at <= now);
         if self.flight.is_some() || self.due.is_none_or(|due| due > now) {
             return None;
@@ -366,7 +394,7 @@ impl Entry {
         random: &mut fastrand::Rng,
         now: Mono,
     ) -> Option<ProbeRequest> {
-        let agent = self.agent.as_mut()?;
+        let agent = self.agent.as_mut().filter(|_| !self.rests)?;
         let token = agent.ask(last_token, random, now)?;
         Some(ProbeRequest {
             backend,
@@ -457,22 +485,15 @@ impl Entry {
 
     pub(super) fn next_deadline(&self, now: Mono) -> Option<Mono> {
         let act = self.flight.map(|flight| flight.lost_at).or(self.due);
+        let act = act.filter(|_| !self.rests);
         let tell = self
             .told_at
             .filter(|_| self.record() != self.told)
             .map(|at| at + TELL_GAP);
-        let ask = self.agent.as_ref().map(Agent::deadline);
+        let ask = self.agent.as_ref().filter(|_| !self.rests);
+        let ask = ask.map(Agent::deadline);
         let next = act.into_iter().chain(tell).chain(ask).min();
         debug_assert!(next.is_none_or(|next| next > now), "a deadline lies ahead");
         next
-    }
-}
-
-/// The verdict before any evidence.
-const fn first_verdict(health: &Health) -> Verdict {
-    match health.start {
-        Start::Check => Verdict::new(health.rise, health.fall),
-        Start::Up => Verdict::settled(true, health.rise, health.fall),
-        Start::Down => Verdict::settled(false, health.rise, health.fall),
     }
 }

@@ -1,5 +1,7 @@
 //! Rise and fall: how evidence becomes a verdict. Knows neither time nor sockets.
 
+use crate::config::{Health, Start};
+
 /// Up or down, and how far the evidence against it has come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Verdict {
@@ -12,6 +14,15 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
+    /// The verdict before any evidence.
+    pub(super) const fn first(health: &Health) -> Self {
+        match health.start {
+            Start::Check => Self::new(health.rise, health.fall),
+            Start::Up => Self::settled(true, health.rise, health.fall),
+            Start::Down => Self::settled(false, health.rise, health.fall),
+        }
+    }
+
     /// Up for want of evidence. `rise` and `fall` are at least 1.
     pub(super) const fn new(rise: u8, fall: u8) -> Self {
         assert!(rise > 0 && fall > 0, "a verdict needs evidence");

@@ -112,6 +112,8 @@ impl NodeProcess {
             .args(["run", "--config", &self.config, "--node", self.name()])
             .arg("--control")
             .arg(self.socket())
+            .arg("--state")
+            .arg(self.dir.join(format!("{}.state", self.name())))
             .args(
                 self.pins
                     .iter()

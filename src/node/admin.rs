@@ -1,14 +1,15 @@
 //! What each request of an operator does.
 
 mod flows;
+mod roster;
 
+use super::Node;
 use super::io::Output;
-use super::{Node, Replication};
 use crate::config::{Backend, Config, Service};
 use crate::model::Role;
 use crate::time::Mono;
-use crate::wire::admin::{Request, Response};
-use crate::wire::replication::{AdminState, Frame, HandoverCause, Item};
+use crate::wire::admin::{Change, Request, Response};
+use crate::wire::replication::{Frame, HandoverCause};
 
 impl Node {
     pub(super) fn handle_admin(&mut self, ticket: u64, request: Request, now: Mono) {
@@ -35,7 +36,18 @@ impl Node {
                 service,
                 backend,
                 state,
-            } => self.set_backend(&service, &backend, state, now).map(done),
+            } => {
+                let change = Change::State {
+                    state,
+                    cut_after_ms: None,
+                };
+                self.change(&service, &backend, change, now).map(done)
+            }
+            Request::Roster {
+                service,
+                backend,
+                change,
+            } => self.change(&service, &backend, change, now).map(done),
         };
         let response = answer.unwrap_or_else(|message| Response::Error { message });
         self.outputs.push_back(Output::Reply { ticket, response });
@@ -60,31 +72,6 @@ impl Node {
                 "this node is in {role}, so it can neither hand over nor take over; see `tandem status`"
             )),
         }
-    }
-
-    fn set_backend(
-        &mut self,
-        service: &str,
-        backend: &str,
-        state: AdminState,
-        now: Mono,
-    ) -> Result<String, String> {
-        let id = backend_named(service_named(&self.config, service)?, backend)?.id;
-        let item = Item::Admin { backend: id, state };
-        let Replication::Source(source) = &mut self.replication else {
-            let peer = &self.config.node(self.identity.node.peer()).name;
-            return Err(format!(
-                "this node is {}; say it to the master ({peer})",
-                self.role()
-            ));
-        };
-        source.write(item, now);
-        let text = match state {
-            AdminState::Drain => format!("{service}/{backend} takes no new connections"),
-            AdminState::Enabled => format!("{service}/{backend} takes new connections"),
-        };
-        self.note(format!("operator: {text}"), now);
-        Ok(text)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::config::OnDown;
 use crate::model::BackendId;
 use crate::status::What;
 use crate::time::Mono;
-use crate::wire::replication::{AdminState, Item};
+use crate::wire::replication::Item;
 
 impl Node {
     pub(super) fn run_health(&mut self, now: Mono) {
@@ -45,7 +45,7 @@ impl Node {
         })
     }
 
-    fn backend_name(&self, id: BackendId) -> String {
+    pub(super) fn backend_name(&self, id: BackendId) -> String {
         let mut all = self.config.services.iter().flat_map(|service| {
             let pair = move |backend| (service, backend);
             service.backends.iter().map(pair)
@@ -57,12 +57,11 @@ impl Node {
 
     /// Called at every turn, so it makes nothing while nothing has changed.
     pub(super) fn publish(&mut self) {
-        let admin = self.replica().admin();
-        let serves = |id: &BackendId| admin.get(id) != Some(&AdminState::Drain);
+        let book = &self.roster;
+        let serves = |id: &BackendId| book.serves(*id);
         let eligible = self.health.serving().filter(serves);
         let published = self.published.as_ref();
-        let same = published.is_some_and(|known| known.iter().copied().eq(eligible))
-            && self.published_admin == *admin;
+        let same = published.is_some_and(|known| known.iter().copied().eq(eligible)) && !book.moved;
         let weights = self.weights.iter().map(|(id, weight)| (*id, *weight));
         let weighed = weights.eq(self.health.weights());
         if !same || !weighed {
@@ -70,11 +69,12 @@ impl Node {
             // Who may have connections when too few serve (`balance::standby`).
             // One that is up and does not serve is drained by its agent.
             let spared = |id: &BackendId| self.health.is_up(*id) && !eligible.contains(id);
-            let may = |id| serves(&id) && !spared(&id);
+            let leaves = |id: &BackendId| book.leaving.contains_key(id);
+            let may = |id| serves(&id) && !spared(&id) && !leaves(&id);
             let chosen: BTreeSet<BackendId> = (self.config.services.iter())
                 .flat_map(|service| standby::eligible(service, |id| eligible.contains(&id), may))
                 .collect();
-            self.published_admin = admin.clone();
+            self.roster.moved = false;
             self.published = Some(eligible);
             self.weights = self.health.weights().collect();
             self.publish_nat(true);

@@ -1,18 +1,20 @@
 //! What a node is told and what it wants. Both are plain data, so that a run can be written down.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::balance::Stick;
 use crate::balance::flow::FlowEvent;
 use crate::balance::nat::{NatCommand, NatReport};
+use crate::balance::{Found, Stick};
+use crate::config::Config;
 use crate::health::probe::{ProbeRequest, ProbeResult};
 use crate::model::{BackendId, Epoch, PathId};
 use crate::status::Event;
 use crate::vip::kernel::{KernelCommand, KernelReport};
 use crate::wire::admin::{Request, Response};
-use crate::wire::replication::{Frame, Hello};
+use crate::wire::replication::{Frame, Hello, Item};
 
 /// Something happened.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -24,6 +26,10 @@ pub enum Input {
         /// What.
         request: Request,
     },
+    /// The file's configuration is another one. Services, and all but their backends, must be as they
+    /// were.
+    #[serde(skip)]
+    Configure(Arc<Config>),
     /// A datagram came on the heartbeat port, from the peer's address. Still sealed.
     Datagram {
         /// The path.
@@ -33,6 +39,9 @@ pub enum Input {
     },
     /// Connections began, moved and ended.
     Flows(Vec<FlowEvent>),
+    /// A source found backends.
+    #[serde(skip)]
+    Found(Found),
     /// The kernel adapter reports.
     Kernel(KernelReport),
     /// Connections of the kernel mode began, moved and ended.
@@ -50,6 +59,8 @@ pub enum Input {
     },
     /// A check was answered.
     Probe(ProbeResult),
+    /// At the start: what the disk has of what operators said (`Item::Said`).
+    Recall(Vec<Item>),
     /// Whether the relay works here: this node hands to its peer what belongs there. It does not
     /// until this is said.
     Relaying(bool),
@@ -83,6 +94,10 @@ pub enum Output {
         /// Why, for the log.
         reason: String,
     },
+    /// The backends are those of this configuration; services and settings are as before. Routes for
+    /// them are published in the same turn.
+    #[serde(skip)]
+    Configure(Arc<Config>),
     /// Send a datagram. When the socket is full it is dropped and counted.
     Datagram {
         /// The path.
@@ -97,6 +112,8 @@ pub enum Output {
     },
     /// For the log. Also in `Node::events`.
     Event(Event),
+    /// To the disk: all that operators said (`Item::Said`), to be recalled at the next start. Latest wins.
+    Keep(Vec<Item>),
     /// To the kernel adapter.
     Kernel(KernelCommand),
     /// To the kernel mode's data path. `Lead` and `Yield` are also what grants and takes its lease.

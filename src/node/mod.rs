@@ -21,6 +21,7 @@ mod nat;
 mod peer;
 mod relay;
 mod report;
+mod roster;
 mod sticks;
 mod takeover;
 
@@ -28,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::balance::Roster;
 use crate::balance::flow::FlowTable;
 use crate::config::Config;
 use crate::election::{Action, Election, Facts};
@@ -47,6 +49,7 @@ use links::Links;
 use nat::NatBook;
 use peer::PeerLink;
 use relay::RelayBook;
+use roster::RosterBook;
 use sticks::StickBook;
 
 /// Frames that may wait for the session's stream at most.
@@ -88,6 +91,8 @@ enum Timer {
     Settle,
     /// A rule of the relay may have ended.
     Relay,
+    /// A backend may be forgotten, or what is left on one is to be reset.
+    Roster,
     /// Some clients that are remembered are looked at, whether they have expired.
     Sticks,
 }
@@ -116,14 +121,13 @@ pub struct Node {
     drain: DrainBook,
     links: Links,
     relay: RelayBook,
+    roster: RosterBook,
     sticks: StickBook,
     /// A handover that is to be offered once the log is written to the stream.
     handover: Option<HandoverCause>,
     decided_at: Option<Mono>,
     in_sync_since: Option<Mono>,
     published: Option<BTreeSet<BackendId>>,
-    /// What operators had said then.
-    published_admin: BTreeMap<BackendId, crate::model::AdminState>,
     /// The weights that agents have changed, as published.
     weights: BTreeMap<BackendId, u16>,
     unfit: Option<String>,
@@ -157,12 +161,12 @@ impl Node {
             drain: DrainBook::default(),
             links: Links::default(),
             relay: RelayBook::default(),
+            roster: RosterBook::new(&config),
             sticks: StickBook::default(),
             handover: None,
             decided_at: None,
             in_sync_since: None,
             published: None,
-            published_admin: BTreeMap::new(),
             weights: BTreeMap::new(),
             unfit: None,
             stopping: false,
@@ -183,8 +187,10 @@ impl Node {
         self.begin_turn(now);
         match input {
             Input::Admin { ticket, request } => self.handle_admin(ticket, request, now),
+            Input::Configure(file) => self.configure(file, now),
             Input::Datagram { path, bytes } => self.handle_datagram(path, &bytes, now),
             Input::Flows(events) => self.handle_flows(&events, now),
+            Input::Found(found) => self.handle_found(found, now),
             Input::Kernel(report) => self.handle_kernel(&report, now),
             Input::Nat(report) => self.handle_nat(report, now),
             Input::Note { text } => self.note(text, now),
@@ -193,6 +199,7 @@ impl Node {
                 self.election.port_closed(now);
             }
             Input::Probe(result) => self.health.handle_probe(&result, now),
+            Input::Recall(items) => self.recall(&items, now),
             Input::Relaying(works) => self.set_program(works),
             Input::SessionClosed { fault, reason } => self.session_closed(fault, &reason, now),
             Input::SessionFrame(frame) => self.handle_frame(frame, now),
@@ -224,6 +231,7 @@ impl Node {
                 }
                 // What is due is seen in `settle`.
                 Timer::Preempt | Timer::Relay | Timer::Settle => {}
+                Timer::Roster => self.look_at_roster(now),
                 Timer::Sticks => self.sweep_sticks(now),
                 Timer::StopAnyway => self.stopped(),
                 Timer::StopNow => self.leave_for_good(now),
@@ -279,6 +287,16 @@ impl Node {
         }
     }
 
+    /// What operators said, as far as this node has heard, for checkers.
+    pub const fn roster(&self) -> &Roster {
+        &self.roster.said
+    }
+
+    /// The configuration that holds: the file's, with other backends. For checkers.
+    pub const fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
     /// Where in a master's log that state stands, for checkers.
     pub fn position(&self) -> Position {
         match &self.replication {
@@ -309,6 +327,7 @@ impl Node {
             self.run_replication(now);
             self.run_nat(now);
             self.run_sticks(now);
+            self.run_roster(now);
             self.run_relay(now);
             self.publish();
             if !moved {

@@ -61,7 +61,7 @@ impl Node {
         self.nat.quiet || !self.has_nat()
     }
 
-    fn has_nat(&self) -> bool {
+    pub(super) fn has_nat(&self) -> bool {
         let mut services = self.config.services.iter();
         services.any(|service| service.kernel.is_some())
     }
@@ -210,6 +210,7 @@ impl Node {
             && let Some(learned) = sink.poll_learned()
         {
             let learned = self.learn_sticks(learned, now);
+            let learned = self.learn_said(learned, now);
             self.tell_nat(match learned {
                 Learned::Items(items) if items.is_empty() => continue,
                 Learned::Items(items) => NatCommand::Learn(items),
@@ -262,7 +263,7 @@ impl Node {
         let backends = kernel.flat_map(|service| &service.backends);
         let down: BTreeSet<BackendId> = backends
             .map(|backend| backend.id)
-            .filter(|id| !self.health.is_up(*id))
+            .filter(|id| !self.health.is_up(*id) && !self.roster.leaving.contains_key(id))
             .collect();
         let wanted = (eligible.clone(), down);
         if self.nat.published.as_ref() != Some(&wanted) {

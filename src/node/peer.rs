@@ -192,6 +192,10 @@ impl Node {
                 self.inherit(items, now);
                 Ok(())
             }
+            (Replication::Source(_), Frame::Said(items)) => {
+                self.hear_peer(&items, now);
+                Ok(())
+            }
             (Replication::Sink(_), Frame::Handover { epoch, cause }) => {
                 if self.in_sync() {
                     self.election.take_offer(epoch, cause, now);
@@ -205,7 +209,8 @@ impl Node {
                 Frame::Ack(_)
                 | Frame::ResyncRequest
                 | Frame::HandoverRequest(_)
-                | Frame::Inherited(_),
+                | Frame::Inherited(_)
+                | Frame::Said(_),
             ) => Ok(()),
             (Replication::Sink(sink), frame) => {
                 sink.handle(frame, now).map_err(|fault| fault.to_string())

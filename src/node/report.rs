@@ -1,6 +1,7 @@
 //! The read model, made from the machines on demand.
 
 use super::{Node, Replication};
+use crate::balance::Origin;
 use crate::config;
 use crate::model::Role;
 use crate::status::{
@@ -33,7 +34,7 @@ pub(super) fn status(node: &Node, now: Mono) -> Status {
         services: config
             .services
             .iter()
-            .map(|known| service(node, known))
+            .map(|known| service(node, known, now))
             .collect(),
         relay: node.relay_status(),
         // The data path knows.
@@ -119,7 +120,7 @@ fn replication(node: &Node, now: Mono) -> ReplicationStatus {
     status
 }
 
-fn service(node: &Node, known: &config::Service) -> ServiceStatus {
+fn service(node: &Node, known: &config::Service, now: Mono) -> ServiceStatus {
     let counts = node.flows.service(known.id);
     let backends = &known.backends;
     let live = |backend: &config::Backend| node.replica().nat_live(backend.id);
@@ -147,14 +148,21 @@ fn service(node: &Node, known: &config::Service) -> ServiceStatus {
         backends: known
             .backends
             .iter()
-            .map(|it| backend(node, known, it))
+            .map(|it| backend(node, known, it, now))
             .collect(),
+        removed: node.roster.removed(known),
     }
 }
 
-fn backend(node: &Node, service: &config::Service, known: &config::Backend) -> BackendStatus {
+fn backend(
+    node: &Node,
+    service: &config::Service,
+    known: &config::Backend,
+    now: Mono,
+) -> BackendStatus {
     let counts = node.flows.backend(known.id);
     let record = node.health.record(known.id);
+    let (book, unix_ms) = (&node.roster, node.journal.unix_ms(now));
     BackendStatus {
         name: known.name.clone(),
         address: known.address.to_string(),
@@ -163,17 +171,26 @@ fn backend(node: &Node, service: &config::Service, known: &config::Backend) -> B
         // The daemon knows.
         measure: None,
         up: record.up,
-        reason: node.health.reason(known.id).to_owned(),
-        admin: node
-            .replica()
-            .admin()
-            .get(&known.id)
-            .copied()
-            .unwrap_or_default(),
+        reason: match book.leaving.contains_key(&known.id) {
+            true => "removed".into(),
+            false => node.health.reason(known.id).to_owned(),
+        },
+        admin: book.said.state(known.id),
         connections: counts.connections + node.replica().nat_live(known.id),
         total: counts.total + node.nat.of_backend(known.id),
         connect_failures: counts.connect_failures,
         checks_good: record.good,
         checks_bad: record.bad,
+        origin: match book.origin(known.id) {
+            Origin::File => "file".into(),
+            Origin::Runtime => "runtime".into(),
+            Origin::Source(name) => name.clone(),
+        },
+        leaving: book.leaving.contains_key(&known.id),
+        differs: book.differs(service.id, known),
+        cut_in_ms: book
+            .said
+            .cut_ms(known.id)
+            .map(|at| at.saturating_sub(unix_ms)),
     }
 }

@@ -131,7 +131,8 @@ impl Node {
         for (key, record) in seen {
             (last, count) = (Some(*key), count + 1);
             let age = at.saturating_sub(record.used_ms);
-            if self.life(key.service).is_none_or(|life| age >= life) {
+            let unknown = !self.roster.is_known(record.backend);
+            if unknown || self.life(key.service).is_none_or(|life| age >= life) {
                 gone.push(*key);
             }
         }

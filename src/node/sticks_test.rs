@@ -32,7 +32,9 @@ name = "b1"
 address = "198.51.100.21:80"
 "#;
 
-const BACKEND: BackendId = BackendId(5);
+fn backend() -> BackendId {
+    BackendId::of("web", "b1")
+}
 
 fn node(now: Mono) -> Node {
     let config = Arc::new(Config::parse(CONFIG).unwrap());
@@ -56,7 +58,7 @@ fn key(hash: u64) -> StickKey {
 
 fn item(hash: u64, used_ms: u64) -> Item {
     let record = StickRecord {
-        backend: BACKEND,
+        backend: backend(),
         used_ms,
     };
     let key = key(hash);
@@ -93,7 +95,7 @@ fn a_backup_goes_on_where_its_master_was() {
     assert_eq!(told(&mut node), [(1, Some(0)), (2, None)]);
 
     lead(&mut node, s(25));
-    node.stuck(key(3), BACKEND, s(25));
+    node.stuck(key(3), backend(), s(25));
     let record = node.replica().sticks()[&key(3)];
     assert_eq!(record.used_ms, 7_045_000);
 }
@@ -119,14 +121,14 @@ fn a_master_forgets_what_nobody_uses_in_portions() {
     let mut node = node(s(1));
     lead(&mut node, s(1));
     for hash in 0..1_000 {
-        node.stuck(key(hash), BACKEND, s(1));
+        node.stuck(key(hash), backend(), s(1));
     }
-    node.stuck(key(1_000), BACKEND, s(80));
+    node.stuck(key(1_000), backend(), s(80));
     let alien = StickKey {
         service: ServiceId(9),
         hash: 1,
     };
-    node.stuck(alien, BACKEND, s(80));
+    node.stuck(alien, backend(), s(80));
     node.run_sticks(s(80));
     assert!(node.timers.at(Timer::Sticks).is_some());
     let mut counts = Vec::new();

@@ -72,7 +72,8 @@ impl Node {
         self.become_source(epoch, replica, now);
     }
 
-    fn become_source(&mut self, epoch: Epoch, replica: Replica, now: Mono) {
+    fn become_source(&mut self, epoch: Epoch, mut replica: Replica, now: Mono) {
+        self.roster.put_into(&mut replica);
         let mut source = Source::new(epoch, replica, now);
         if self.link.session().is_some() {
             source.attach(now);

@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process;
 
-use super::plan::Names;
+use super::plan::Case;
 use super::progress::{Fail, Progress};
 use crate::config::Command;
 use crate::health::probe::{ProbeRequest, quoted};
@@ -36,7 +36,7 @@ impl Drop for Group {
 
 pub(super) async fn check(
     command: &Command,
-    names: &Names,
+    case: &Case,
     request: &ProbeRequest,
     progress: &mut Progress,
 ) -> Result<(), Fail> {
@@ -54,8 +54,8 @@ pub(super) async fn check(
             .args(&command.argv[1..])
             .env_clear()
             .env("PATH", PATH)
-            .env("TANDEM_SERVICE", &names.service)
-            .env("TANDEM_BACKEND", names.backend(request.backend))
+            .env("TANDEM_SERVICE", &case.plan.service)
+            .env("TANDEM_BACKEND", &case.name)
             .env("TANDEM_ADDRESS", request.address.ip().to_string())
             .env("TANDEM_PORT", request.address.port().to_string())
             .current_dir("/")

@@ -27,8 +27,9 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use self::plan::{Kind, Plan};
+use self::plan::{Case, Kind};
 use self::progress::{Fail, Progress, wrong};
+use crate::config::Config;
 use crate::health::probe::{ANSWER_SLACK, ProbeOutcome, ProbeRequest, ProbeResult, Whom};
 
 pub use self::plan::{PlanError, Plans};
@@ -41,6 +42,7 @@ pub const QUEUE: usize = 1_024;
 pub struct Prober {
     waiting: Sender<Waiting>,
     dropped: Arc<AtomicU64>,
+    plans: Plans,
 }
 
 /// A request, and since when it waits.
@@ -62,12 +64,21 @@ impl Prober {
         let dropped = Arc::new(AtomicU64::new(0));
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         let checks = Checks {
-            plans,
+            plans: plans.clone(),
             results,
             dropped: Arc::clone(&dropped),
         };
         tokio::spawn(checks.run(requests, limit));
-        Self { waiting, dropped }
+        Self {
+            waiting,
+            dropped,
+            plans,
+        }
+    }
+
+    /// The backends are these from now on; how their pools are checked stays. Never blocks.
+    pub fn configure(&self, config: &Config) {
+        self.plans.assign(config);
     }
 
     /// Asks for a check. Never blocks; may be called from any thread.
@@ -141,7 +152,8 @@ impl Checks {
 /// Makes a check; none if this host could not even try.
 async fn check(plans: &Plans, request: &ProbeRequest) -> Option<ProbeOutcome> {
     let start = Instant::now();
-    let plan = plans.of(request.backend)?;
+    let case = plans.of(request.backend)?;
+    let plan = &*case.plan;
     let mut progress = Progress::default();
     let work = async {
         match request.whom {
@@ -153,7 +165,7 @@ async fn check(plans: &Plans, request: &ProbeRequest) -> Option<ProbeOutcome> {
                 None => Err(Fail::NoSocket),
             },
             Whom::Backend => {
-                let warning = by_kind(plan, request, &mut progress).await?;
+                let warning = by_kind(&case, request, &mut progress).await?;
                 let took = start.elapsed();
                 Ok(match warning {
                     Some(what) => ProbeOutcome::Warned { took, what },
@@ -174,16 +186,16 @@ async fn check(plans: &Plans, request: &ProbeRequest) -> Option<ProbeOutcome> {
 
 /// The check of the backend itself, and what an operator should know.
 async fn by_kind(
-    plan: &Plan,
+    case: &Case,
     request: &ProbeRequest,
     progress: &mut Progress,
 ) -> Result<Option<String>, Fail> {
     let way = tcp::Way {
         address: request.address,
-        header: plan.header(request.backend),
+        header: case.header,
     };
-    match &plan.kind {
-        Kind::Command(command) => command::check(command, &plan.names, request, progress)
+    match &case.plan.kind {
+        Kind::Command(command) => command::check(command, case, request, progress)
             .await
             .map(|()| None),
         Kind::Grpc(grpc, tls) => grpc::check(grpc, tls.as_ref(), way, progress).await,

@@ -1,13 +1,15 @@
 //! How each service is checked, made once from the configuration: with the files that it names read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use super::tls::TlsPlan;
 use crate::config::{
     Agent, Command, Config, Grpc, Health, HealthKind, Http, ProxyVersion, Script, Service,
 };
-use crate::model::BackendId;
+use crate::model::{BackendId, ServiceId};
 use crate::wire::proxy_header::Version;
 
 /// What checks of a pool need.
@@ -15,32 +17,20 @@ use crate::wire::proxy_header::Version;
 pub(super) struct Plan {
     pub(super) kind: Kind,
     pub(super) agent: Option<Agent>,
-    pub(super) names: Names,
-    /// The header of the PROXY protocol that the service sends, and the backends that are checked
-    /// where they serve.
-    header: Option<(Version, BTreeSet<BackendId>)>,
-}
-
-impl Plan {
-    /// What must come before a check of this backend.
-    pub(super) fn header(&self, backend: BackendId) -> Option<Version> {
-        let (version, here) = self.header.as_ref()?;
-        here.contains(&backend).then_some(*version)
-    }
-}
-
-/// The service's and the backends' names, for programs.
-#[derive(Debug)]
-pub(super) struct Names {
+    /// The service's name, for programs.
     pub(super) service: String,
-    backends: BTreeMap<BackendId, String>,
+    /// The header of the PROXY protocol that the service sends.
+    header: Option<Version>,
 }
 
-impl Names {
-    /// Empty for a backend that the configuration does not name.
-    pub(super) fn backend(&self, id: BackendId) -> &str {
-        self.backends.get(&id).map_or("", String::as_str)
-    }
+/// How one backend is checked.
+#[derive(Debug)]
+pub(super) struct Case {
+    pub(super) plan: Arc<Plan>,
+    /// The backend's name, for programs.
+    pub(super) name: String,
+    /// What must come before a check: it is checked where it serves.
+    pub(super) header: Option<Version>,
 }
 
 #[derive(Debug)]
@@ -53,9 +43,15 @@ pub(super) enum Kind {
     Tls(TlsPlan),
 }
 
-/// How the backends of a configuration are checked; those of one pool alike.
+/// How the backends of a configuration are checked; those of one pool alike. Clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct Plans(Arc<BTreeMap<BackendId, Arc<Plan>>>);
+pub struct Plans(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    pools: BTreeMap<(ServiceId, Option<u16>), Arc<Plan>>,
+    cases: ArcSwap<BTreeMap<BackendId, Arc<Case>>>,
+}
 
 /// A file that a check needs is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -72,23 +68,48 @@ impl Plans {
     ///
     /// A file cannot be read, or has no certificate in it.
     pub fn load(config: &Config) -> Result<Self, PlanError> {
-        let mut plans = BTreeMap::new();
+        let mut pools = BTreeMap::new();
         for service in &config.services {
-            let pools = (0..service.proxied.pools.len()).map(|pool| Some(pool as u16));
-            for pool in [None].into_iter().chain(pools) {
-                let of_pool = || service.backends.iter().filter(|it| it.pool == pool);
-                let health = of_pool().next().and_then(|it| service.health_of(it));
+            let places = (0..service.proxied.pools.len()).map(|pool| Some(pool as u16));
+            for pool in [None].into_iter().chain(places) {
+                let health = service.health_of_pool(pool);
                 if health.is_some() || service.agent.is_some() {
                     let plan = Arc::new(plan(service, health)?);
-                    plans.extend(of_pool().map(|it| (it.id, Arc::clone(&plan))));
+                    pools.insert((service.id, pool), plan);
                 }
             }
         }
-        Ok(Self(Arc::new(plans)))
+        let plans = Self(Arc::new(Shared {
+            pools,
+            cases: ArcSwap::default(),
+        }));
+        plans.assign(config);
+        Ok(plans)
     }
 
-    pub(super) fn of(&self, backend: BackendId) -> Option<&Plan> {
-        self.0.get(&backend).map(|plan| &**plan)
+    /// The backends are these from now on; how their pools are checked stays. Reads no files.
+    pub fn assign(&self, config: &Config) {
+        let mut cases = BTreeMap::new();
+        for service in &config.services {
+            for backend in &service.backends {
+                let Some(plan) = self.0.pools.get(&(service.id, backend.pool)) else {
+                    continue;
+                };
+                let health = service.health_of(backend);
+                let here = health.is_some_and(|it| it.target(backend) == backend.address);
+                let case = Case {
+                    plan: Arc::clone(plan),
+                    name: backend.name.clone(),
+                    header: plan.header.filter(|_| here),
+                };
+                cases.insert(backend.id, Arc::new(case));
+            }
+        }
+        self.0.cases.store(Arc::new(cases));
+    }
+
+    pub(super) fn of(&self, backend: BackendId) -> Option<Arc<Case>> {
+        self.0.cases.load().get(&backend).cloned()
     }
 }
 
@@ -101,17 +122,10 @@ fn plan(service: &Service, health: Option<&Health>) -> Result<Plan, PlanError> {
             what,
         })
     };
-    let backend = |backend: &crate::config::Backend| (backend.id, backend.name.clone());
-    let here = |backend: &&crate::config::Backend| {
-        health.is_some_and(|health| health.target(backend) == backend.address)
-    };
-    let header = service.proxied.send_proxy.as_ref().map(|header| {
-        let version = match header.version {
-            ProxyVersion::V1 => Version::V1,
-            ProxyVersion::V2 => Version::V2,
-        };
-        let backends = service.backends.iter().filter(here);
-        (version, backends.map(|backend| backend.id).collect())
+    let header = service.proxied.send_proxy.as_ref();
+    let header = header.map(|header| match header.version {
+        ProxyVersion::V1 => Version::V1,
+        ProxyVersion::V2 => Version::V2,
     });
     Ok(Plan {
         kind: match kind {
@@ -128,9 +142,6 @@ fn plan(service: &Service, health: Option<&Health>) -> Result<Plan, PlanError> {
         },
         agent: service.agent.clone(),
         header,
-        names: Names {
-            service: service.name.clone(),
-            backends: service.backends.iter().map(backend).collect(),
-        },
+        service: service.name.clone(),
     })
 }

@@ -9,9 +9,9 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::model::{BackendId, FlowId};
 use crate::wire::codec;
 use crate::wire::replication::{
-    AdminState, FlowRecord, Frame, HealthRecord, Item, MAX_BATCH, NatKey, NatRecord, StickKey,
-    StickRecord,
+    FlowRecord, Frame, HealthRecord, Item, MAX_BATCH, NatKey, NatRecord, StickKey, StickRecord,
 };
+use crate::wire::statement::{Aspect, Statement};
 
 /// Connections in one replica, of each kind. A flow takes about 100 bytes of memory.
 pub const MAX_FLOWS: usize = 2_000_000;
@@ -30,7 +30,7 @@ pub struct Replica {
     nat_live: BTreeMap<BackendId, u64>,
     sticks: BTreeMap<StickKey, StickRecord>,
     health: BTreeMap<BackendId, HealthRecord>,
-    admin: BTreeMap<BackendId, AdminState>,
+    said: BTreeMap<(BackendId, Aspect), Statement>,
     overflowed: u64,
     limits: Limits,
 }
@@ -55,7 +55,7 @@ impl Default for Limits {
 /// matters most and is least comes first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Key {
-    Admin(BackendId),
+    Said(BackendId, Aspect),
     Health(BackendId),
     Flow(FlowId),
     Nat(NatKey),
@@ -65,7 +65,7 @@ pub(super) enum Key {
 impl Key {
     pub(super) const fn of(item: &Item) -> Self {
         match item {
-            Item::Admin { backend, .. } => Self::Admin(*backend),
+            Item::Said { backend, statement } => Self::Said(*backend, statement.said.aspect()),
             Item::Health { backend, .. } => Self::Health(*backend),
             Item::FlowBytes { flow, .. }
             | Item::FlowClose { flow }
@@ -84,7 +84,7 @@ impl PartialEq for Replica {
             && self.nat == other.nat
             && self.sticks == other.sticks
             && self.health == other.health
-            && self.admin == other.admin
+            && self.said == other.said
     }
 }
 
@@ -105,7 +105,13 @@ impl Replica {
     pub fn apply(&mut self, item: &Item) -> bool {
         let Limits { flows, backends } = self.limits;
         let put = match *item {
-            Item::Admin { backend, state } => put(&mut self.admin, backend, state, backends),
+            Item::Said {
+                backend,
+                ref statement,
+            } => {
+                let key = (backend, statement.said.aspect());
+                put(&mut self.said, key, statement.clone(), backends)
+            }
             Item::Health { backend, record } => put(&mut self.health, backend, record, backends),
             Item::FlowOpen { flow, record } => put(&mut self.flows, flow, plain(record), flows),
             Item::FlowBytes { flow, up, down } => {
@@ -201,8 +207,8 @@ impl Replica {
     }
 
     /// What operators said.
-    pub const fn admin(&self) -> &BTreeMap<BackendId, AdminState> {
-        &self.admin
+    pub const fn said(&self) -> &BTreeMap<(BackendId, Aspect), Statement> {
+        &self.said
     }
 
     /// New entries that did not fit.
@@ -213,7 +219,7 @@ impl Replica {
     /// Entries in all tables.
     pub fn len(&self) -> u64 {
         let connections = self.flows.len() + self.nat.len();
-        (connections + self.sticks.len() + self.health.len() + self.admin.len()) as u64
+        (connections + self.sticks.len() + self.health.len() + self.said.len()) as u64
     }
 
     /// There is nothing in it.
@@ -229,14 +235,14 @@ impl Replica {
     /// The items behind this key.
     pub(super) fn items_after(&self, last: Option<Key>) -> impl Iterator<Item = Item> + '_ {
         // From here in the table that the key is in, all of those behind it, nothing of those before.
-        let admin = match last {
+        let said = match last {
             None => Some(Unbounded),
-            Some(Key::Admin(id)) => Some(Excluded(id)),
+            Some(Key::Said(id, aspect)) => Some(Excluded((id, aspect))),
             Some(_) => None,
         };
         let health = match last {
             Some(Key::Health(id)) => Some(Excluded(id)),
-            None | Some(Key::Admin(_)) => Some(Unbounded),
+            None | Some(Key::Said(..)) => Some(Unbounded),
             Some(_) => None,
         };
         let flows = match last {
@@ -253,22 +259,22 @@ impl Replica {
             Some(Key::Stick(key)) => Excluded(key),
             _ => Unbounded,
         };
-        let admin = admin.map(|from| self.admin.range((from, Unbounded)));
+        let said = said.map(|from| self.said.range((from, Unbounded)));
         let health = health.map(|from| self.health.range((from, Unbounded)));
         let flows = flows.map(|from| self.flows.range((from, Unbounded)));
         let nat = nat.map(|from| self.nat.range((from, Unbounded)));
         let sticks = self.sticks.range((sticks, Unbounded)).map(stick_item);
-        let admin = admin.into_iter().flatten().map(admin_item);
+        let said = said.into_iter().flatten().map(said_item);
         let health = health.into_iter().flatten().map(health_item);
         let flows = flows.into_iter().flatten().map(flow_item);
         let nat = nat.into_iter().flatten().map(nat_item);
-        admin.chain(health).chain(flows).chain(nat).chain(sticks)
+        said.chain(health).chain(flows).chain(nat).chain(sticks)
     }
 
     /// The item for this key, if there is an entry.
     pub(super) fn item(&self, key: Key) -> Option<Item> {
         match key {
-            Key::Admin(id) => self.admin.get_key_value(&id).map(admin_item),
+            Key::Said(id, aspect) => self.said.get_key_value(&(id, aspect)).map(said_item),
             Key::Health(id) => self.health.get_key_value(&id).map(health_item),
             Key::Flow(id) => self.flows.get_key_value(&id).map(flow_item),
             Key::Nat(key) => self.nat.get_key_value(&key).map(nat_item),
@@ -359,9 +365,11 @@ const fn stick_item((key, record): (&StickKey, &StickRecord)) -> Item {
     Item::Stick { key, record }
 }
 
-const fn admin_item((backend, state): (&BackendId, &AdminState)) -> Item {
-    let (backend, state) = (*backend, *state);
-    Item::Admin { backend, state }
+fn said_item(((backend, _), statement): (&(BackendId, Aspect), &Statement)) -> Item {
+    Item::Said {
+        backend: *backend,
+        statement: statement.clone(),
+    }
 }
 
 const fn health_item((backend, record): (&BackendId, &HealthRecord)) -> Item {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::AdminState;
 use crate::replication::tests::{
     admin, bytes, close, health, nat_close, nat_key, nat_marks, nat_open, open, stick, unstick,
 };
@@ -31,7 +32,7 @@ fn each_fact_changes_the_state_once() {
         assert_eq!(replica, once, "{fact:?} again");
     }
     assert!(replica.flows().is_empty());
-    assert_eq!(replica.admin()[&BackendId(1)], AdminState::Drain);
+    assert_eq!(replica.said().len(), 1);
     assert_eq!(replica.health()[&BackendId(1)].good, 2);
 }
 

@@ -119,6 +119,7 @@ impl Sink {
             Frame::Hello(_) => Err(PeerFault::Unexpected("Hello")),
             Frame::HandoverRequest(_) => Err(PeerFault::Unexpected("HandoverRequest")),
             Frame::Inherited(_) => Err(PeerFault::Unexpected("Inherited")),
+            Frame::Said(_) => Err(PeerFault::Unexpected("Said")),
             Frame::Handover { .. } => Err(PeerFault::Unexpected("Handover")),
         };
         if verdict.is_err() {
@@ -238,7 +239,7 @@ impl Sink {
     }
 
     fn learn(&mut self, items: &[Item]) {
-        let told = |item: &&Item| item.of_nat() || item.of_stick();
+        let told = |item: &&Item| item.of_nat() || item.of_stick() || item.is_said();
         let told: Vec<Item> = items.iter().filter(told).cloned().collect();
         if !told.is_empty() {
             self.learned.push_back(Learned::Items(told));

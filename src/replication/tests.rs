@@ -7,10 +7,21 @@ use crate::wire::replication::{
     AdminState, FlowRecord, Frame, HealthRecord, Item, NatKey, NatRecord, Position, StickKey,
     StickRecord,
 };
+use crate::wire::statement::{Said, Stamp, Statement};
 
-pub(super) const fn admin(backend: u32, state: AdminState) -> Item {
-    let backend = BackendId(backend);
-    Item::Admin { backend, state }
+pub(super) fn admin(backend: u32, state: AdminState) -> Item {
+    Item::Said {
+        backend: BackendId(backend),
+        statement: Statement {
+            service: ServiceId(1),
+            name: "b".into(),
+            at: Stamp(1),
+            said: Said::State {
+                state,
+                cut_ms: None,
+            },
+        },
+    }
 }
 
 pub(super) fn health(backend: u32, good: u64) -> Item {

@@ -38,6 +38,59 @@ pub enum Request {
         /// What shall hold.
         state: AdminState,
     },
+    /// Change who is behind a service, at run time; on the master. Answer: `Done`.
+    Roster {
+        /// Name of the service.
+        service: String,
+        /// Name of the backend.
+        backend: String,
+        /// How.
+        change: Change,
+    },
+}
+
+/// A change of a backend at run time. It is kept over restarts and known to both nodes.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Change {
+    /// It comes, with its pool's settings.
+    Add {
+        /// Where it listens.
+        address: SocketAddr,
+        /// Its share; none: 1.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weight: Option<u16>,
+        /// Name of its pool; none: the service's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<String>,
+        /// Connections at once, in proxy mode.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_connections: Option<u32>,
+        /// It gets connections only while no other backend of its pool serves.
+        #[serde(default)]
+        backup: bool,
+    },
+    /// It goes: no new connections, and once it has none it is forgotten.
+    Remove {
+        /// Connections that are left after so long are reset.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cut_after_ms: Option<u64>,
+    },
+    /// What operators said of it is taken back: it is as the file and the sources say.
+    Reset,
+    /// Whether it gets new connections.
+    State {
+        /// What shall hold.
+        state: AdminState,
+        /// With another state than `enabled`: connections that are left after so long are reset.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cut_after_ms: Option<u64>,
+    },
+    /// Its share.
+    Weight {
+        /// 1 to 256.
+        weight: u16,
+    },
 }
 
 /// What the node answers.

@@ -12,6 +12,7 @@ use crate::wire::replication::{
     AdminState, FlowRecord, HandoverCause, HealthRecord, Hello, Item, MAX_BATCH, NatKey, NatRecord,
     Position, StickKey, StickRecord,
 };
+use crate::wire::statement::{Addition, Presence, Said, Stamp, Statement};
 
 fn heartbeat() -> Heartbeat {
     Heartbeat {
@@ -85,30 +86,38 @@ fn golden() -> Vec<(Frame, &'static str)> {
                 incarnation: Incarnation(0xabcd),
                 config_hash: ConfigHash(5),
             }),
-            "040002000101fbcdab05",
+            "050002000101fbcdab05",
         ),
-        (Frame::Ack(position), "0400020107fbfb00"),
+        (Frame::Ack(position), "0500020107fbfb00"),
         (
             Frame::HandoverRequest(HandoverCause::Operator),
-            "0400020200",
+            "0500020200",
         ),
         (
             Frame::Handover {
                 epoch: Epoch(8),
                 cause: HandoverCause::Stop,
             },
-            "040002030802",
+            "050002030802",
         ),
-        (Frame::ResyncRequest, "04000204"),
+        (Frame::ResyncRequest, "05000204"),
         (
             Frame::SnapshotBegin { position, items: 2 },
-            "0400020507fbfb0002",
+            "0500020507fbfb0002",
         ),
         (
             Frame::SnapshotChunk(vec![
-                Item::Admin {
+                Item::Said {
                     backend: BackendId(2),
-                    state: AdminState::Drain,
+                    statement: Statement {
+                        service: ServiceId(3),
+                        name: "b".into(),
+                        at: Stamp(9),
+                        said: Said::State {
+                            state: AdminState::Drain,
+                            cut_ms: None,
+                        },
+                    },
                 },
                 Item::FlowBytes {
                     flow: FlowId(9),
@@ -143,12 +152,30 @@ fn golden() -> Vec<(Frame, &'static str)> {
                 },
                 Item::Unstick { key: stick_key() },
             ]),
-            "040002060800020101090a0b02090500c0000207fb409c00c000026450030400c0000264fb204e00c6336415fb901f0500060600c0000207fb409c00c00002645007080700c0000207fb409c00c0000264500801fd887766554433221102fb2c010901fd8877665544332211",
+            "050002060800020301620902010001090a0b02090500c0000207fb409c00c000026450030400c0000264fb204e00c6336415fb901f0500060600c0000207fb409c00c00002645007080700c0000207fb409c00c0000264500801fd887766554433221102fb2c010901fd8877665544332211",
         ),
-        (Frame::SnapshotEnd, "04000207"),
+        (Frame::SnapshotEnd, "05000207"),
+        (
+            Frame::Said(vec![Item::Said {
+                backend: BackendId(2),
+                statement: Statement {
+                    service: ServiceId(3),
+                    name: "c".into(),
+                    at: Stamp(300),
+                    said: Said::Presence(Presence::Added(Addition {
+                        pool: Some("p".into()),
+                        address: v4,
+                        weight: 5,
+                        max_connections: None,
+                        backup: true,
+                    })),
+                },
+            }]),
+            "0500020a010002030163fb2c01000101017000c0000207fb409c050001",
+        ),
         (
             Frame::Inherited(vec![Item::NatClose { key: nat_key() }]),
-            "04000209010700c0000207fb409c00c000026450",
+            "05000209010700c0000207fb409c00c000026450",
         ),
         (
             Frame::Update {
@@ -173,7 +200,7 @@ fn golden() -> Vec<(Frame, &'static str)> {
                     },
                 ],
             },
-            "0400020807fbfb0003030900c0000207fb409c0102fd00505c18a30100000304030a0120010db8000000000000000000000007fb409c0102fd00505c18a30100000304040201010203",
+            "0500020807fbfb0003030900c0000207fb409c0102fd00505c18a30100000304030a0120010db8000000000000000000000007fb409c0102fd00505c18a30100000304040201010203",
         ),
     ]
 }
@@ -183,7 +210,7 @@ fn the_bytes_of_a_heartbeat_are_these_until_the_protocol_version_rises() {
     let bytes = encode_heartbeat(&heartbeat());
     assert_eq!(
         hex(&bytes),
-        "04000101fb2c0102079600fc00e1f505fd887766554433221101fbcdab02010001fb2c0100fc00ca9a3b0105fc70110100"
+        "05000101fb2c0102079600fc00e1f505fd887766554433221101fbcdab02010001fb2c0100fc00ca9a3b0105fc70110100"
     );
     assert_eq!(decode_heartbeat(&bytes), Ok(heartbeat()));
 }
@@ -204,7 +231,7 @@ fn nat_key() -> NatKey {
 
 #[test]
 fn the_bytes_of_each_frame_are_these_until_the_protocol_version_rises() {
-    assert_eq!(PROTOCOL, 4);
+    assert_eq!(PROTOCOL, 5);
     let (found, expected): (Vec<_>, Vec<_>) = golden()
         .into_iter()
         .map(|(frame, bytes)| (hex(&encode_frame(&frame)), bytes.to_owned()))
@@ -273,12 +300,12 @@ fn the_greatest_batch_comes_back_and_one_item_more_is_refused() {
 #[test]
 fn a_claim_of_a_huge_list_is_refused_before_anything_is_allocated() {
     // Variant 6 (SnapshotChunk), then a length of 2^63 as bincode writes it.
-    let mut bytes = vec![4, 0, FRAME, 6, 253];
+    let mut bytes = vec![5, 0, FRAME, 6, 253];
     bytes.extend_from_slice(&(1_u64 << 63).to_le_bytes());
     assert_eq!(decode_frame(&bytes), Err(DecodeError::Items));
     // Within the batch, but the items are missing.
     assert_eq!(
-        decode_frame(&[4, 0, FRAME, 6, 200]),
+        decode_frame(&[5, 0, FRAME, 6, 200]),
         Err(DecodeError::Truncated)
     );
 }
@@ -295,8 +322,8 @@ fn each_mistake_has_its_name() {
         Err(DecodeError::Trailing { bytes: 1 })
     );
     let mut newer = good.clone();
-    newer[0] = 5;
-    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 5 }));
+    newer[0] = 6;
+    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 6 }));
     assert_eq!(
         decode_heartbeat(&good),
         Err(DecodeError::Kind { found: FRAME })

@@ -14,4 +14,5 @@ pub mod heartbeat;
 pub mod proxy_header;
 pub mod replication;
 pub mod seal;
+pub mod statement;
 pub mod x509;

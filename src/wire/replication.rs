@@ -12,10 +12,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, ServiceId};
 
+use super::statement::Statement;
 pub use crate::model::AdminState;
 
 /// Version of everything on the wire between nodes; raised on any change of shape.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 /// Items in one `Update` or `SnapshotChunk` at most.
 pub const MAX_BATCH: usize = 512;
 /// What the decoder says of a list with more than [`MAX_BATCH`] items.
@@ -72,6 +73,10 @@ pub enum Frame {
     /// Sink to source: connections of the kernel mode that a process which died here had begun
     /// shortly before. The source takes those that it does not know into its log.
     Inherited(#[serde(deserialize_with = "at_most_a_batch")] Vec<Item>),
+    /// Sink to source: what operators said of backends on this side and the source does not know, or
+    /// knows an earlier word about: after a split, or a restart from what the disk had. The source takes
+    /// what is later than its own into its log.
+    Said(#[serde(deserialize_with = "at_most_a_batch")] Vec<Item>),
 }
 
 /// Who speaks.
@@ -103,11 +108,11 @@ pub enum HandoverCause {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Item {
     /// What an operator said of a backend.
-    Admin {
+    Said {
         /// The backend.
         backend: BackendId,
-        /// What holds now.
-        state: AdminState,
+        /// What, and when.
+        statement: Statement,
     },
     /// Bytes of a live connection, absolute counts.
     FlowBytes {
@@ -176,6 +181,11 @@ impl Item {
     /// It is about a client that is remembered.
     pub const fn of_stick(&self) -> bool {
         matches!(self, Self::Stick { .. } | Self::Unstick { .. })
+    }
+
+    /// It is what an operator said.
+    pub const fn is_said(&self) -> bool {
+        matches!(self, Self::Said { .. })
     }
 
     /// It is about a connection of the kernel mode.

@@ -9,7 +9,7 @@ use tandem::node::Node;
 use tandem::node::io::Input;
 use tandem::replication::Replica;
 use tandem::time::Mono;
-use tandem::wire::replication::Position;
+use tandem::wire::replication::{Item, Position};
 
 use super::kernel_mode::{Kept, Thread};
 
@@ -176,6 +176,8 @@ pub struct Machine {
     /// The kernel mode's part of the kernel.
     pub kept: Kept,
     pub lives: u32,
+    /// What its processes kept of what operators said.
+    pub disk: Vec<Item>,
     /// Without power: its kernel says nothing either.
     pub off: bool,
     /// The stream that this end believes in.

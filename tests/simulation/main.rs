@@ -26,6 +26,7 @@ mod process;
 mod proxied;
 mod relays;
 mod rng;
+mod roster;
 mod scenarios;
 mod segment;
 mod stream;

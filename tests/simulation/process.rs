@@ -51,6 +51,8 @@ impl World {
         self.start_kernel_mode(machine, drift);
         self.checkers.disturb(self.now);
         self.log(["A", "B"][machine], "starts");
+        let kept = self.machines[machine].disk.clone();
+        self.give(machine, Input::Recall(kept));
         let up = !self.machines[machine].kernel.link_down;
         self.give(machine, Input::Kernel(link(up)));
         if self.relays[machine] {
@@ -253,6 +255,8 @@ impl World {
                     process.published = own;
                 }
             }
+            Output::Keep(items) => self.machines[machine].disk = items,
+            Output::Configure(_) => {}
             // The simulated proxy has no service that remembers clients.
             Output::Sticks(_) => {}
             Output::Stopped => {

@@ -1,6 +1,6 @@
 //! Named scenarios: each explains one promise.
 
-use tandem::model::Role;
+use tandem::model::{BackendId, Role};
 use tandem::status::{Cause, What};
 use tandem::wire::admin::{Request, Response};
 use tandem::wire::replication::AdminState;
@@ -242,8 +242,9 @@ fn a_drained_backend_stays_drained_over_a_failover() {
     s.until_owner(B);
     let node = &s.0.machines[B].process.as_ref().unwrap().node;
     assert_eq!(node.role(), Role::Master);
-    let states: Vec<_> = node.replica().admin().values().copied().collect();
-    assert_eq!(states, [AdminState::Drain]);
+    let drained = BackendId::of("web", "b2");
+    assert_eq!(node.roster().state(drained), AdminState::Drain);
+    assert_eq!(node.replica().said().len(), 1);
 }
 
 #[test]

@@ -215,7 +215,7 @@ async fn limit() -> Result<(), LabError> {
 }
 
 /// A connection that stays open after its first page; the backend's number.
-async fn keep() -> io::Result<(TcpStream, u8)> {
+pub(crate) async fn keep() -> io::Result<(TcpStream, u8)> {
     let mut stream = TcpStream::connect(vip(80)).await?;
     let backend = again(&mut stream).await?;
     Ok((stream, backend))
@@ -281,7 +281,7 @@ async fn drain_and_enable() -> Result<(), LabError> {
     Ok(())
 }
 
-async fn taken_over(lab: &mut Lab, node: NodeId) {
+pub(crate) async fn taken_over(lab: &mut Lab, node: NodeId) {
     shows(
         lab,
         node,
@@ -293,7 +293,7 @@ async fn taken_over(lab: &mut Lab, node: NodeId) {
 }
 
 /// Of the next 30 connections, each backend must get so many.
-async fn shares_of(lab: &Lab, expected: [u64; BACKENDS]) {
+pub(crate) async fn shares_of(lab: &Lab, expected: [u64; BACKENDS]) {
     let before: Vec<u64> = (0..BACKENDS).map(|n| lab.backend(n).served()).collect();
     for _ in 0..expected.iter().sum::<u64>() {
         good("a page", lab.network().client.run(page()).await);

@@ -20,6 +20,7 @@ mod plumbing;
 mod programs;
 mod proxy_protocol;
 mod relay;
+mod roster;
 mod silence;
 mod survive;
 mod switch;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         pair::tests(),
         balance::tests(),
         affinity::tests(),
+        roster::tests(),
         traffic::tests(),
         drain::tests(),
         garbage::tests(),

@@ -1,6 +1,6 @@
 //! Live connections and their counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
@@ -100,6 +100,17 @@ impl FlowTable {
             losses: 0,
             overflowed: 0,
             limit,
+        }
+    }
+
+    /// A row for each backend of this configuration; those of others go, unless they have connections.
+    pub fn reconfigure(&mut self, config: &Config) {
+        let backends = config.services.iter().flat_map(|service| &service.backends);
+        let there: BTreeSet<BackendId> = backends.map(|backend| backend.id).collect();
+        self.backends
+            .retain(|id, counts| counts.connections > 0 || there.contains(id));
+        for id in there {
+            self.backends.entry(id).or_default();
         }
     }
 

@@ -5,6 +5,7 @@
 //!
 //! Colour only repeats what the words and the `!` in front of a line say already.
 
+mod backends;
 mod events;
 mod flows;
 mod nat;
@@ -33,6 +34,7 @@ use anstyle::{AnsiColor, Style};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
+pub use backends::backends;
 pub use events::events;
 pub use flows::FlowTable;
 pub use status::status;

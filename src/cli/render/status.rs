@@ -3,12 +3,13 @@
 //! In the order of the questions asked at night: who am I, is the pair healthy, why is it so, where
 //! are the addresses, does the peer hear us, what do clients get.
 
+use super::backends::mark;
 use super::events::why;
 use super::verdict::findings;
 use super::words::{count, millis, plural, span, utc};
-use super::{ATTENTION, Page, Tone, nat, relay, sources};
+use super::{Page, Tone, backends, nat, relay, sources};
 use crate::config::DEFAULT_POOL;
-use crate::model::{AdminState, Role};
+use crate::model::Role;
 use crate::status::{
     BackendStatus, Counters, Mode, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
     ServiceStatus, Status, VipStatus,
@@ -69,6 +70,9 @@ pub fn status(status: &Status, now_unix_ms: u64) -> Page {
             page.gap();
             let rows = service.sources.iter().map(sources::row).collect();
             page.table(&sources::HEADING, &sources::NUMBERS, rows);
+        }
+        if let Some(text) = backends::removed(service) {
+            page.text(Tone::Plain, &text);
         }
     }
 
@@ -287,13 +291,13 @@ fn service_title(service: &ServiceStatus) -> String {
 const POOL: usize = 2;
 
 fn backend_row(backend: &BackendStatus, pools: bool) -> Vec<String> {
-    let state = match (backend.up, backend.admin) {
-        (true, AdminState::Enabled) => "up",
-        (true, AdminState::Drain) => "drain",
-        (false, AdminState::Enabled) => "DOWN",
-        (false, AdminState::Drain) => "DOWN, drain",
-    };
     let mut why = backend.reason.clone();
+    if let Some(origin) = backends::other_origin(backend) {
+        why = format!("{why}; {origin}");
+    }
+    for text in backends::remarks(backend) {
+        why = format!("{why}; {text}");
+    }
     if backend.connect_failures > 0 {
         let failures = plural(backend.connect_failures, "failed connect");
         why = format!("{why}; {failures}");
@@ -307,10 +311,10 @@ fn backend_row(backend: &BackendStatus, pools: bool) -> Vec<String> {
         }
     }
     let mut row = vec![
-        mark(!backend.up),
+        mark(backends::is_bad(backend)),
         backend.name.clone(),
         backend.address.clone(),
-        state.into(),
+        backends::state(backend).into(),
         backend.weight.to_string(),
         count(backend.connections),
         count(backend.total),
@@ -321,10 +325,6 @@ fn backend_row(backend: &BackendStatus, pools: bool) -> Vec<String> {
         row.insert(POOL, name.to_owned());
     }
     row
-}
-
-fn mark(bad: bool) -> String {
-    if bad { ATTENTION.into() } else { String::new() }
 }
 
 /// Each life of the peer is met with a few heartbeats before it has proved to be present.

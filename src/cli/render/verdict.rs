@@ -1,6 +1,7 @@
 //! Is the pair healthy? What a tired person needs in the first lines: what is wrong, the worst
 //! first, and what to do about it.
 
+use super::backends::is_bad;
 use super::words::{plural, span};
 use super::{Tone, nat, relay, sources};
 use crate::model::{AdminState, Role};
@@ -230,14 +231,14 @@ fn backends(service: &ServiceStatus, say: &mut impl FnMut(Level, String)) {
     for pool in pools {
         let own = |known: &&BackendStatus| known.pool.as_deref() == pool;
         let mut own = service.backends.iter().filter(own);
-        if !own.any(|known| takes(known.up, known.admin)) {
+        if !own.any(|known| !known.leaving && takes(known.up, known.admin)) {
             let pool = pool.map(|pool| format!(", pool {pool}"));
             let pool = pool.unwrap_or_default();
             let text = format!("service {name}{pool}: no backend takes new connections");
             say(Level::Critical, text);
         }
     }
-    for backend in service.backends.iter().filter(|backend| !backend.up) {
+    for backend in service.backends.iter().filter(|it| is_bad(it)) {
         let text = format!(
             "backend {name}/{} is down: {}",
             backend.name, backend.reason

@@ -12,6 +12,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::balance::flow::{FlowEnd, Unserved};
 use crate::config::{Config, Logged};
 use crate::model::{BackendId, ServiceId};
@@ -119,6 +121,7 @@ impl Record {
 pub(super) struct Log {
     sender: SyncSender<Record>,
     dropped: Arc<AtomicU64>,
+    names: Arc<ArcSwap<Names>>,
 }
 
 /// What a service has written.
@@ -137,7 +140,8 @@ impl Log {
             return Ok(None);
         }
         let (log, receiver) = Self::channel(WAITING);
-        let names = Names::of(config);
+        log.rename(config);
+        let names = Arc::clone(&log.names);
         let dropped = Arc::clone(&log.dropped);
         thread::Builder::new()
             .name("proxy-log".into())
@@ -147,8 +151,18 @@ impl Log {
 
     pub(super) fn channel(waiting: usize) -> (Self, Receiver<Record>) {
         let (sender, receiver) = sync_channel(waiting);
-        let dropped = Arc::default();
-        (Self { sender, dropped }, receiver)
+        let log = Self {
+            sender,
+            dropped: Arc::default(),
+            names: Arc::default(),
+        };
+        (log, receiver)
+    }
+
+    /// From now on the names are these. Lines of connections to backends that are gone may lack
+    /// theirs.
+    pub(super) fn rename(&self, config: &Config) {
+        self.names.store(Arc::new(Names::of(config)));
     }
 
     /// Never waits.
@@ -164,6 +178,7 @@ impl Log {
     }
 }
 
+#[derive(Debug, Default)]
 struct Names {
     services: BTreeMap<ServiceId, String>,
     backends: BTreeMap<BackendId, String>,
@@ -180,8 +195,9 @@ impl Names {
     }
 }
 
-fn write(receiver: &Receiver<Record>, names: &Names, dropped: &AtomicU64) {
+fn write(receiver: &Receiver<Record>, names: &ArcSwap<Names>, dropped: &AtomicU64) {
     while let Ok(record) = receiver.recv() {
+        let names = names.load();
         let service = names
             .services
             .get(&record.service)

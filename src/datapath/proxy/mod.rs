@@ -171,6 +171,23 @@ impl Proxy {
         self.shared.advance_lines();
     }
 
+    /// The backends are these from now on; services, their listeners and their settings stay. A backend
+    /// that keeps its name and address keeps its connections' counts; the connections of one that is
+    /// gone go on. Who is eligible says the next [`Proxy::publish`]: nobody new is before. Never waits.
+    pub fn configure(&self, config: &Config) {
+        let old = self.shared.routes.load();
+        let backends = config.services.iter().flat_map(|service| &service.backends);
+        let there: BTreeSet<_> = backends.map(|it| (it.id, it.address)).collect();
+        let pool = old.all().flat_map(|route| route.pool());
+        let stay = pool.filter(|target| there.contains(&(target.id, target.address)));
+        let eligible = stay.map(|target| target.id).collect();
+        let routes = old.reconfigure(config, &eligible);
+        self.shared.routes.store(Arc::new(routes));
+        if let Some(log) = &self.shared.log {
+            log.rename(config);
+        }
+    }
+
     /// Sets the weights that are not as configured; [`Proxy::publish`] makes rotations of them.
     pub fn weigh(&self, weights: &BTreeMap<BackendId, u16>) {
         self.shared.routes.load().weigh(weights);

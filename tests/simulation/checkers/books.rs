@@ -1,7 +1,7 @@
 //! Books and health, every second: what a node tells agrees with what happened to it.
 
-use tandem::model::AdminState;
-use tandem::status::Status;
+use tandem::model::{AdminState, BackendId};
+use tandem::status::{BackendStatus, Status};
 
 use super::super::machine::Process;
 use super::super::world::{Event, SECOND, World};
@@ -65,15 +65,17 @@ impl World {
 
     /// Each verdict is right once it had the time to be, and new connections go where it says.
     fn verdicts(&self, process: &Process, status: &Status) -> Option<String> {
-        let known = self.config.services[0].backends.iter();
-        for (known, told) in known.zip(&status.services[0].backends) {
-            let since = self.checkers.backend_changed.get(&known.id).copied();
+        for told in &status.services[0].backends {
+            let id = BackendId::of("web", &told.name);
+            let since = self.checkers.backend_changed.get(&id).copied();
             let since = since.unwrap_or(0).max(process.seen.checks_since);
-            if self.now > since + JUDGED && told.up != self.backends_up[&known.id] {
+            let judged = told.admin != AdminState::Maintenance && !told.leaving;
+            let late = self.now > since + JUDGED;
+            if judged && late && told.up != self.backends_up[&id] {
                 return Some(format!("{} up: {}", told.name, told.up));
             }
-            let eligible = told.up && told.admin == AdminState::Enabled;
-            if process.published.contains(&known.id) != eligible {
+            let eligible = told.up && told.admin == AdminState::Enabled && !told.leaving;
+            if process.published.contains(&id) != eligible {
                 return Some(format!("routes to {}: {}", told.name, !eligible));
             }
         }
@@ -104,11 +106,14 @@ fn counters(status: &Status) -> Vec<u64> {
         vip.announcements,
         vip.restored,
     ];
-    for backend in &service.backends {
-        counters.extend([backend.total, backend.connect_failures]);
-    }
     for path in &status.paths {
         counters.extend([path.sent, path.received]);
+    }
+    // One that comes back after its removal counts from zero, and others stand in its place meanwhile.
+    let of_file = |it: &&BackendStatus| it.origin == "file" && !it.leaving;
+    let of_file: Vec<_> = service.backends.iter().filter(of_file).collect();
+    for backend in of_file.iter().filter(|_| of_file.len() == 2) {
+        counters.extend([backend.total, backend.connect_failures]);
     }
     counters
 }

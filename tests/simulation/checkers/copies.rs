@@ -10,6 +10,7 @@ use tandem::node::io::Output;
 use tandem::replication::Replica;
 use tandem::status::What;
 use tandem::wire::replication::{Frame, Position};
+use tandem::wire::statement::Statement;
 
 use super::super::machine::Process;
 use super::{Checkers, is_master};
@@ -55,7 +56,12 @@ impl Checkers {
         let (position, replica) = (node.position(), node.replica());
         if !is_master(process.seen.role) {
             let (before, after) = (&process.seen.replica, replica);
-            if before.admin() != after.admin() {
+            // It may have heard later words than the master that it followed, and none is lost.
+            let later = |(key, said): (_, &Statement)| {
+                let now = after.said().get(key);
+                now.is_some_and(|now| now == said || now.at > said.at)
+            };
+            if !before.said().iter().all(later) {
                 return Err("a takeover changed what operators said".into());
             }
             // Those that it drained are its own; the books compare them with the living ones.

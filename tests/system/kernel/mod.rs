@@ -7,6 +7,7 @@ mod backends;
 mod floods;
 mod lives;
 mod odd;
+mod roster;
 mod shares;
 mod storms;
 mod ways;
@@ -40,6 +41,7 @@ pub(crate) fn tests() -> Vec<Test> {
         floods::tests(),
         lives::tests(),
         odd::tests(),
+        roster::tests(),
         shares::tests(),
         storms::tests(),
         ways::tests(),

@@ -120,6 +120,16 @@ impl Known {
         }
     }
 
+    /// Another backend has this place from now on, the next one at most; nothing counts there.
+    pub(super) fn place(&mut self, place: usize, service: usize) {
+        if place == self.live.len() {
+            self.live.push(0);
+            self.service_of.push(service);
+        } else {
+            self.service_of[place] = service;
+        }
+    }
+
     pub(super) fn hash(&self, key: &FlowKey) -> u64 {
         self.mixer.key(key)
     }

@@ -214,7 +214,7 @@ impl Engine {
                     backend,
                 } => self.learn_marks(key, (*client, *backend), &mut draft, maps, now)?,
                 Item::NatClose { key } => self.learn_close(key, &mut draft, maps, now)?,
-                Item::Admin { .. }
+                Item::Said { .. }
                 | Item::FlowBytes { .. }
                 | Item::FlowClose { .. }
                 | Item::FlowOpen { .. }

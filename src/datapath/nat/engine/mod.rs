@@ -28,6 +28,7 @@ mod marks;
 mod plan;
 mod probe;
 mod publish;
+mod replan;
 mod report;
 mod retry;
 
@@ -188,7 +189,7 @@ impl Engine {
         Sizes {
             flows: u32::try_from(self.max_flows).unwrap_or(u32::MAX),
             slots: self.plan.slots.max(1),
-            backends: (self.plan.array.len() as u32).max(1),
+            backends: self.plan.array_room(),
             services: room(2 * listeners, some.services),
             turns: room(self.plan.outlets.len(), some.turns),
             ..some
@@ -254,6 +255,8 @@ impl Engine {
                 let fresh = self.set_eligible(eligible, down, maps, now)?;
                 self.purge(&fresh, now);
             }
+            NatCommand::Configure(config) => self.reconfigure(&config, maps, now)?,
+            NatCommand::Reset(backends) => self.reset(backends, now),
             NatCommand::Pause => self.pause(true),
             NatCommand::Resume => self.pause(false),
             NatCommand::Probe => self.prober.go(now),
@@ -435,6 +438,7 @@ impl Engine {
             .collect();
         counters.insert("learned_no_room".to_owned(), self.learner.no_room);
         counters.insert("learned_strange".to_owned(), self.learner.strange);
+        counters.insert("backends_no_room".to_owned(), self.plan.no_room);
         counters.insert("syns_forgotten".to_owned(), self.retry.forgotten);
         let released = self.gate.released;
         NatStatus {

@@ -3,7 +3,7 @@
 //! A service has one *outlet* for each address of ours that its backends see (or, if they see the
 //! client's, each family): its own pool, slots and rotation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
@@ -21,6 +21,10 @@ use crate::model::{BackendId, NodeId, Scheduler, ServiceId, Vip};
 pub(super) const MOST_SLOTS: u32 = 4_096;
 /// Slots that the weights of a rounded rotation share; each backend has one at least.
 pub(super) const ROUNDED: u32 = 3_072;
+/// Backends of a service at most (`config`), each of which has a slot of a rotation.
+const MOST_BACKENDS: u32 = 1_024;
+/// Entries of the kernel's array of backends at least.
+const LEAST_ARRAY: u32 = 1_024;
 /// Connections that a publication by load places at least.
 const LEAST_SLOTS: u32 = 256;
 
@@ -36,8 +40,8 @@ pub(super) struct Service {
     pub(super) idle: u64,
     pub(super) max_connections: u32,
     pub(super) reset_on_down: bool,
-    /// Its places in [`Plan::backends`].
-    pub(super) backends: Range<usize>,
+    /// Their places in [`Plan::backends`].
+    pub(super) backends: Vec<usize>,
     pub(super) outlets: Range<usize>,
 }
 
@@ -72,9 +76,12 @@ pub(super) struct Outlet {
     pub(super) pool: Vec<(usize, u32)>,
     /// Its entry, without slots.
     pub(super) entry: layout::Service,
-    /// Its first slot, and how many each half has.
+    /// Our address, as its backends see it.
+    pub(super) source: IpAddr,
+    /// Its first slot, how many each half uses at most, and how many it could.
     pub(super) first: u32,
     pub(super) half: u32,
+    pub(super) room: u32,
 }
 
 /// All of it.
@@ -87,10 +94,18 @@ pub(super) struct Plan {
     pub(super) outlets: Vec<Outlet>,
     /// The kernel's array of backends.
     pub(super) array: Vec<layout::Backend>,
+    /// How many of them were there at the start.
+    planned: u32,
     /// Slots of all outlets.
     pub(super) slots: u32,
+    /// Entries of `array` that nobody uses any more, and since when.
+    pub(super) unused: VecDeque<(u64, u32)>,
+    /// The same of `backends`.
+    pub(super) vacant: VecDeque<usize>,
+    /// Backends that found no entry.
+    pub(super) no_room: u64,
     by_service: BTreeMap<u32, usize>,
-    by_backend: BTreeMap<u32, usize>,
+    pub(super) by_backend: BTreeMap<u32, usize>,
     by_endpoint: BTreeMap<Endpoint, usize>,
     /// Where each VIP is.
     devices: BTreeMap<IpAddr, u32>,
@@ -139,6 +154,7 @@ impl Plan {
                 plan.service(service, mode);
             }
         }
+        plan.planned = plan.array.len() as u32;
         plan
     }
 
@@ -169,7 +185,7 @@ impl Plan {
             idle: nanos(service.idle_timeout),
             max_connections: service.max_connections,
             reset_on_down: mode.on_down == OnDown::Reset,
-            backends: first_backend..self.backends.len(),
+            backends: (first_backend..self.backends.len()).collect(),
             outlets: first_outlet..first_outlet,
         });
         let mut sources: BTreeMap<IpAddr, Vec<SocketAddr>> = BTreeMap::new();
@@ -211,31 +227,26 @@ impl Plan {
         let outlet = self.outlets.len();
         let flags = self.services[number].flags;
         let mut pool = Vec::new();
-        for (place, backend) in (self.services[number].backends.clone()).zip(&service.backends) {
+        for (place, backend) in
+            (self.services[number].backends.clone().into_iter()).zip(&service.backends)
+        {
             if backend.address.is_ipv4() != source.is_ipv4() {
                 continue;
             }
             pool.push((place, self.array.len() as u32));
-            self.array.push(layout::Backend {
-                address: backend.address.ip().into(),
-                source: source.into(),
-                port: backend.address.port().into(),
-                id: backend.id.0,
-                ifindex: self.device(source, backend.address.ip(), flags & SERVICE_DNAT != 0),
-                ..layout::Backend::default()
-            });
+            self.array.push(self.entry(source, flags, backend));
         }
-        let weights: Vec<u16> = pool
-            .iter()
-            .map(|(at, _)| self.backends[*at].weight)
-            .collect();
         let scheduler = match service.balance.scheduler {
             Scheduler::Random => names::Scheduler::Random,
             _ => names::Scheduler::RoundRobin,
         };
         // IP and TCP without options (RFC 9293, section 3.7.1).
         let headers = if source.is_ipv4() { 40 } else { 60 };
-        let half = half(service.balance.scheduler, &weights);
+        let half = self.half(service.balance.scheduler, &pool);
+        let room = half.max(match service.balance.scheduler {
+            Scheduler::RoundRobin => MOST_BACKENDS,
+            _ => MOST_SLOTS,
+        });
         let endpoints: Vec<Endpoint> = listen.iter().map(|at| (*at).into()).collect();
         self.by_endpoint
             .extend(endpoints.iter().map(|at| (*at, outlet)));
@@ -253,10 +264,42 @@ impl Plan {
                 source_rate: mode.source_rate,
                 ..layout::Service::default()
             },
+            source,
             first: self.slots,
             half,
+            room,
         });
-        self.slots += 2 * half;
+        self.slots += 2 * room;
+    }
+
+    /// A backend in the kernel's array. `flags`: of its service.
+    pub(super) fn entry(
+        &self,
+        source: IpAddr,
+        flags: u32,
+        backend: &crate::config::Backend,
+    ) -> layout::Backend {
+        layout::Backend {
+            address: backend.address.ip().into(),
+            source: source.into(),
+            port: backend.address.port().into(),
+            id: backend.id.0,
+            ifindex: self.device(source, backend.address.ip(), flags & SERVICE_DNAT != 0),
+            ..layout::Backend::default()
+        }
+    }
+
+    /// Entries that the kernel's array has: those of the configuration's file, and as many again for
+    /// backends that come at run time. Grows in large steps, since tables of another size are begun
+    /// anew at a restart.
+    pub(super) fn array_room(&self) -> u32 {
+        (2 * self.planned).next_power_of_two().max(LEAST_ARRAY)
+    }
+
+    /// Slots that this pool needs at most, whoever of it is eligible.
+    pub(super) fn half(&self, balance: Scheduler, pool: &[(usize, u32)]) -> u32 {
+        let weights = pool.iter().map(|(at, _)| self.backends[*at].weight);
+        half(balance, &weights.collect::<Vec<_>>())
     }
 
     /// The device that leads to a backend; 0: the one by which the client came.
@@ -284,6 +327,11 @@ impl Plan {
     /// The device of a VIP, by which its clients are answered.
     pub(super) fn device_of(&self, vip: IpAddr) -> u32 {
         self.devices.get(&vip).copied().unwrap_or(0)
+    }
+
+    /// The place of the service with this id.
+    pub(super) fn place_of(&self, service: ServiceId) -> Option<usize> {
+        self.by_service.get(&service.0).copied()
     }
 
     /// The service with this id.

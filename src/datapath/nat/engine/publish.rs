@@ -94,7 +94,7 @@ impl Engine {
     }
 
     /// Publishes an outlet when its last publication is so old.
-    fn publish_soon(&mut self, outlet: usize, age: u64, now: u64) {
+    pub(super) fn publish_soon(&mut self, outlet: usize, age: u64, now: u64) {
         let published = &self.publisher.outlets[outlet];
         let at = match published.pool {
             None => now,
@@ -125,7 +125,7 @@ impl Engine {
         let plan = &self.plan.outlets[outlet];
         let slots = self.slots(plan, &pool, maps)?;
         let second = !self.publisher.outlets[outlet].second;
-        let first = plan.first + if second { plan.half } else { 0 };
+        let first = plan.first + if second { plan.room } else { 0 };
         maps.set_slots(first, &slots)?;
         self.publisher.outlets[outlet] = Published {
             pool: Some(pool),
@@ -141,7 +141,7 @@ impl Engine {
         let plan = &self.plan.outlets[outlet];
         let published = &self.publisher.outlets[outlet];
         let mut entry = plan.entry;
-        entry.first = plan.first + if published.second { plan.half } else { 0 };
+        entry.first = plan.first + if published.second { plan.room } else { 0 };
         if !self.publisher.limited[plan.service] {
             entry.slots = published.slots;
         }

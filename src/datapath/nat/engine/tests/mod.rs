@@ -8,6 +8,7 @@ mod gate;
 mod learn;
 mod property;
 mod publish;
+mod replan;
 mod retry;
 mod takeover;
 

@@ -161,8 +161,8 @@ fn each_family_has_its_backends_and_each_listener_its_way_out() {
     let sizes = host.engine.sizes();
     assert_eq!(
         (sizes.slots, sizes.backends),
-        (4, 2),
-        "two halves of one slot each, twice"
+        (4 * 1_024, 1_024),
+        "two halves, twice, each with room for all backends that may come"
     );
     let six = at("[2001:db8:1::1]:40000");
     let seen = host
