@@ -51,13 +51,13 @@ impl Finder {
     /// # Panics
     ///
     /// Outside of a runtime with IO and time.
-    pub fn run(config: &Config, seed: u64, found: &Sender<Found>) -> Self {
+    pub fn run(config: &Arc<Config>, seed: u64, found: &Sender<Found>) -> Self {
         let finder = Self::default();
         let asker = Arc::new(Asker::new(config.dns.clone()));
-        for service in &config.services {
+        for (at, service) in config.services.iter().enumerate() {
             for (place, discover) in service.discover.iter().enumerate() {
                 let seed = seed ^ u64::from(service.id.0) ^ (place as u64) << 32;
-                let task = Task::new(config, service, place, &finder, found.clone());
+                let task = Task::new(config, at, place, &finder, found.clone());
                 match &discover.origin {
                     Origin::File { path } => {
                         tokio::spawn(file(task, path.clone(), discover.clone()));
@@ -108,13 +108,14 @@ struct Task {
 
 impl Task {
     fn new(
-        config: &Config,
-        service: &Service,
+        config: &Arc<Config>,
+        service: usize,
         place: usize,
         finder: &Finder,
         found: Sender<Found>,
     ) -> Self {
-        let source = Source::new(config, service, &service.discover[place]);
+        let source = Source::new(config, service, place);
+        let service = &config.services[service];
         let mut task = Self {
             whose: format!("{}/{}", service.name, source.pool()),
             key: (service.id, place),

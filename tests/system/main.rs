@@ -8,6 +8,7 @@ mod balance;
 mod bench;
 mod checks;
 mod crowd;
+mod discover;
 mod drain;
 mod garbage;
 mod http;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         .chain(programs::tests())
         .chain(proxy_protocol::tests())
         .chain(checks::tests())
+        .chain(discover::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(kernel);
