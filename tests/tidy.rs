@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["election", "vip", "replication", "health", "balance"],
     &["discover", "node"],
     &["net", "probe", "finder", "datapath", "control"],
-    &["daemon"],
+    &["daemon", "watch"],
     &["cli", "lab"],
 ];
 

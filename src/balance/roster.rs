@@ -161,7 +161,7 @@ impl Roster {
     pub fn effective<'f>(
         &self,
         file: &Config,
-        found: impl Iterator<Item = &'f Found> + Clone,
+        found: &(impl Iterator<Item = &'f Found> + Clone),
     ) -> Effective {
         let mut done = Effective {
             config: file.clone(),

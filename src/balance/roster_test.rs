@@ -113,7 +113,7 @@ fn effective(said: &[(&str, u64, Said)], sources: &[Found]) -> Effective {
     for (name, at, said) in said {
         hear(&mut roster, name, *at, said.clone());
     }
-    roster.effective(&file(), sources.iter())
+    roster.effective(&file(), &sources.iter())
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::units::{MAX_NAME, usable};
 use super::{Backend, Config, Forward, KernelMode, Service};
+use crate::model::Vip;
 
 /// Backends of a service at most, over all its pools.
 pub const MAX_BACKENDS: usize = 1_024;
@@ -64,7 +65,7 @@ impl Config {
             ));
         }
         let own = self.nodes.iter().flat_map(|node| &node.addresses);
-        let vips = self.vips.iter().map(|vip| vip.ip());
+        let vips = self.vips.iter().map(Vip::ip);
         if own.copied().chain(vips).any(|own| own == ip) {
             return Err(format!(
                 "{ip} is this pair's own: mode = \"kernel\" forwards to other hosts only"
@@ -78,7 +79,7 @@ impl Config {
 
     /// With dnat nothing but the VIPs says which interface leads to a backend.
     fn has_way(&self, ip: IpAddr) -> Result<(), String> {
-        let family = |vip: &&crate::model::Vip| vip.ip().is_ipv4() == ip.is_ipv4();
+        let family = |vip: &&Vip| vip.ip().is_ipv4() == ip.is_ipv4();
         let mut vips = self.vips.iter().filter(family);
         let first = vips.next().map(|vip| &vip.interface);
         let one = vips.all(|vip| Some(&vip.interface) == first);

@@ -151,7 +151,7 @@ impl Entry {
             false => {
                 self.begin(random, now);
                 let tried = self.checks.is_none() && !self.verdict.up();
-                self.due = self.due.or(tried.then(|| now + RETRY_AFTER));
+                self.due = self.due.or_else(|| tried.then(|| now + RETRY_AFTER));
             }
         }
         true

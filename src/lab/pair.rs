@@ -349,7 +349,7 @@ fn settled_master(statuses: &[Option<Status>; 2]) -> Option<NodeId> {
 
 fn all_up(status: &Status) -> bool {
     let mut backends = status.services.iter().flat_map(|service| &service.backends);
-    backends.all(|backend| backend.up)
+    backends.all(|backend| backend.up || backend.leaving)
 }
 
 fn describe(statuses: &[Option<Status>; 2]) -> String {

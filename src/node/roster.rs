@@ -116,9 +116,7 @@ impl RosterBook {
     pub(super) fn differs(&self, service: ServiceId, now: &Backend) -> Option<String> {
         let mut said = self.said.aspects(now.id).filter(|it| *it != Aspect::State);
         said.next()?;
-        let Some(written) = self.written(service, now.id) else {
-            return None;
-        };
+        let written = self.written(service, now.id)?;
         let mut words = Vec::new();
         if self.leaving.contains_key(&now.id) {
             words.push("it".to_owned());
@@ -249,7 +247,7 @@ impl Node {
             mut config,
             origins,
             trouble,
-        } = book.said.effective(&book.file, book.found.values());
+        } = book.said.effective(&book.file, &book.found.values());
         for service in &self.config.services {
             for backend in &service.backends {
                 let id = backend.id;

@@ -55,9 +55,8 @@ pub(crate) fn backend<'s>(status: &'s Status, name: &str) -> Option<&'s BackendS
 async fn changes() -> Result<(), LabError> {
     let mut lab = Lab::up(&with(two())).await?;
     let master = lab.settled().await?;
-    let load = lab.load();
     shares_of(&lab, [6, 6, 0]).await;
-
+    let load = lab.load();
     let third = format!("{}:80", backend_address(2));
     let refused = ask(
         &mut lab,
@@ -78,7 +77,7 @@ async fn changes() -> Result<(), LabError> {
         };
         shows(&mut lab, node, "it is there and up", SOON, up).await;
     }
-    drop(all_answered(&load.stop().await));
+    all_answered(&load.stop().await);
     shares_of(&lab, [5, 5, 5]).await;
 
     let load = lab.load();
@@ -86,7 +85,7 @@ async fn changes() -> Result<(), LabError> {
     say(&mut lab, master, &["backend", "remove", "web/b1"]).await;
     let gone = |status: &Status| backend(status, "b1").is_none();
     shows(&mut lab, master, "it is gone", SOON, gone).await;
-    drop(all_answered(&load.stop().await));
+    all_answered(&load.stop().await);
     shares_of(&lab, [0, 5, 10]).await;
     say(&mut lab, master, &["backend", "maintenance", "web/b2"]).await;
     shares_of(&lab, [0, 0, 6]).await;
@@ -146,9 +145,9 @@ async fn deadline() -> Result<(), LabError> {
         held.push(good("a page", lab.network().client.run(keep()).await));
     }
     held.sort_by_key(|(_, backend)| *backend);
-    let [(mut first, 1), (mut second, 2)] = held.try_into().expect("two") else {
-        panic!("two connections reach two backends");
-    };
+    assert_eq!(held.iter().map(|(_, at)| *at).collect::<Vec<_>>(), [1, 2]);
+    let mut streams = held.into_iter().map(|(stream, _)| stream);
+    let (mut first, mut second) = (streams.next().unwrap(), streams.next().unwrap());
     let counted = |status: &Status| backend(status, "b1").is_some_and(|it| it.connections == 1);
     shows(&mut lab, master, "it is counted", SOON, counted).await;
     let remove = ["backend", "remove", "web/b1", "--deadline", "1s", "--wait"];

@@ -1,7 +1,7 @@
 //! Backends that come and go under the kernel mode.
 
 use nix::sys::signal::Signal;
-use tandem::lab::{Lab, LabError, backend_address};
+use tandem::lab::{LabError, backend_address};
 use tandem::model::NodeId;
 use tandem::status::Status;
 
