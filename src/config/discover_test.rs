@@ -93,7 +93,7 @@ fn every_key_is_known() {
         max_backends: 64,
         weight: Weight(1),
     };
-    assert_eq!(service.discover, [plain.clone()]);
+    assert_eq!(service.discover.as_slice(), std::slice::from_ref(&plain));
     let full = "weight = 3\nmax_backends = 1024\nfamily = \"ipv6\"\nmin_ttl = \"2m\"\n\
                 hold = \"1h\"\nlinger = \"30s\"\n\
                 [[service.discover]]\nbackends_file = \"/etc/web.toml\"\n\
