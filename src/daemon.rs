@@ -9,7 +9,7 @@
 //!  │ turn loop ── Node                            │      tandem-proxy-N   connections
 //!  │   heartbeats   session with the peer         │      tandem-kernel    addresses, ARP, ND
 //!  │   lease of the kernel mode                   │      tandem-nat       kernel mode
-//!  │   dead-man timer, watchdog                   │      tandem-control   control socket, checks
+//!  │   dead-man timer, watchdog                   │      tandem-control   control socket, checks, sources
 //!  └──────────────────────────────────────────────┘
 //! ```
 //!
@@ -36,6 +36,7 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::control::{self, Asked};
 use crate::datapath::{self, Proxy};
+use crate::finder::Finder;
 use crate::model::{NodeId, Secret};
 use crate::net::clock::{self, Clock};
 use crate::net::guard::{self, DeadMan};
@@ -250,7 +251,11 @@ async fn start(
         plans,
         results,
     };
-    let prober = start_control(options, asks, Arc::clone(&rejected), prober)?;
+    let (tell_found, found) = mpsc::channel(QUEUE);
+    let find = || Finder::run(config, seed, &tell_found);
+    let (prober, finder) = start_control(options, asks, Arc::clone(&rejected), prober, find)?;
+    // Its tasks have senders of their own.
+    drop(tell_found);
     let knock = Knock::new(secret, &config.cluster.name, me.peer());
     let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>(), knock);
     let (session_events, session_arrivals) = mpsc::channel(SESSION_EVENTS);
@@ -310,6 +315,7 @@ async fn start(
         dead_man,
         Adapters {
             fallback,
+            finder,
             heartbeats,
             keeper,
             kernel,
@@ -325,6 +331,7 @@ async fn start(
     let arrivals = Arrivals {
         datagrams,
         flows,
+        found,
         kernel_reports,
         nat,
         probes,
@@ -381,13 +388,14 @@ struct Checkers {
     results: mpsc::Sender<crate::health::probe::ProbeResult>,
 }
 
-/// The thread of what may be slow: operators and health checks.
+/// The thread of what may be slow: operators, health checks, and sources of backends.
 fn start_control(
     options: &Options,
     asks: mpsc::Sender<Asked>,
     rejected: Arc<AtomicU64>,
     checks: Checkers,
-) -> Result<Prober, Fatal> {
+    find: impl FnOnce() -> Finder,
+) -> Result<(Prober, Finder), Fatal> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -395,9 +403,10 @@ fn start_control(
     let _inside = runtime.enter();
     let server = control::Server::bind(&options.control)?;
     let prober = Prober::start(checks.plans, checks.results, checks.limit);
+    let finder = find();
     thread::Builder::new()
         .name("tandem-control".into())
         .spawn(move || runtime.block_on(server.serve(asks, rejected)))
         .map_err(system("start the control thread"))?;
-    Ok(prober)
+    Ok((prober, finder))
 }

@@ -17,8 +17,8 @@
 //!   6   cli   lab                                       entrances
 //!   5   daemon                                          composition root: adapters meet node
 //!       watch                                           a client that tells what it sees
-//!   4   net   probe   datapath   control                adapters (IO); none imports another
-//!   3   node                                            the machines meet: takeover order
+//!   4   net   probe   finder   datapath   control       adapters (IO); none imports another
+//!   3   node   discover                                 the machines meet: takeover order; what sources say
 //!   2   election  vip  replication  health  balance     machines (sans-IO)
 //!   1   config   wire   status                          shapes
 //!   0   time   model                                    words
@@ -39,10 +39,12 @@ pub mod health;
 pub mod replication;
 pub mod vip;
 
+pub mod discover;
 pub mod node;
 
 pub mod control;
 pub mod datapath;
+pub mod finder;
 pub mod net;
 pub mod probe;
 

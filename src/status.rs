@@ -4,6 +4,8 @@
 //! at the start, advanced by the monotonic clock, so that no clock step reorders the timeline.
 
 mod events;
+mod relay;
+mod source;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::{AdminState, Role};
 
 pub use events::{Cause, Event, What};
+pub use relay::{RelayLink, RelayStatus, StaleStatus};
+pub use source::SourceStatus;
 
 /// A node, as it sees itself and its peer.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -253,6 +257,9 @@ pub struct ServiceStatus {
     pub sticks: Option<StickStatus>,
     /// Backends.
     pub backends: Vec<BackendStatus>,
+    /// Where else than in the file its backends come from.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
     /// Names of backends of the file that operators have removed and that have no connections.
     #[serde(default)]
     pub removed: Vec<String>,
@@ -360,51 +367,6 @@ pub struct NatStatus {
     pub rescans: u64,
     /// What the program counts, by name.
     pub counters: BTreeMap<String, u64>,
-}
-
-/// How the nodes hand each other what is not theirs.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct RelayStatus {
-    /// The configuration's `cluster.relay`.
-    pub wanted: bool,
-    /// The program is at every interface that carries a VIP, and the peer is known there.
-    pub works: bool,
-    /// What is missing, or not as good as it could be.
-    pub lacking: Option<String>,
-    /// Each interface that carries a VIP.
-    pub links: Vec<RelayLink>,
-    /// As backup: what the master hands over is served here at once.
-    pub accept: bool,
-    /// As master: what nobody here knows goes to the peer.
-    pub second_chance: bool,
-    /// Neighbours that still send to this node, which is not master; the last ones.
-    pub stale: Vec<StaleStatus>,
-    /// How often such a neighbour was told where the address lives.
-    pub reminded: u64,
-}
-
-/// A link that both nodes are on.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct RelayLink {
-    /// This node's interface.
-    pub interface: String,
-    /// This node's address there.
-    pub own: String,
-    /// The peer's; none: it was not seen on this link.
-    pub peer: Option<String>,
-}
-
-/// A neighbour that has not heard where an address lives.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct StaleStatus {
-    /// The address.
-    pub vip: String,
-    /// The neighbour: a client, or a router that speaks for many.
-    pub mac: String,
-    /// Who sent the packet.
-    pub sender: String,
-    /// When, last.
-    pub unix_ms: u64,
 }
 
 /// Counters of things that should be rare.

@@ -10,8 +10,8 @@ const FLOORS: &[&[&str]] = &[
     &["config", "status"],
     &["wire"],
     &["election", "vip", "replication", "health", "balance"],
-    &["node"],
-    &["net", "probe", "datapath", "control"],
+    &["discover", "node"],
+    &["net", "probe", "finder", "datapath", "control"],
     &["daemon", "watch"],
     &["cli", "lab"],
 ];

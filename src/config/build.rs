@@ -1,12 +1,14 @@
 //! From the checked file to the configuration.
 
+use std::time::Duration;
+
 use super::file;
 use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
-    Acknowledge, Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Election, Fallback,
-    Forward, Health, Kernel, KernelMode, Limits, Node, OnDown, Pool, Proxied, Proxy, Rule,
-    SendProxy, Service, StickBy, StickFallback, StickHow, Stray,
+    Acknowledge, Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Discover, Dns,
+    Election, Fallback, Family, Forward, Health, Kernel, KernelMode, Limits, Node, OnDown, Pool,
+    Proxied, Proxy, Rule, SendProxy, Service, StickBy, StickFallback, StickHow, Stray,
 };
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
@@ -18,6 +20,7 @@ pub(super) fn build(file: file::File) -> Result<Config, Reported> {
     let mut config = Config {
         cluster: cluster(file.cluster?)?,
         nodes: [first, second],
+        dns: dns(file.dns?)?,
         election: election(file.election?)?,
         health: Checks {
             concurrency: file.health?.concurrency?.value,
@@ -49,6 +52,14 @@ fn node(node: file::Node) -> Result<Node, Reported> {
         name: node.name?.value,
         priority: Priority(node.priority?.value),
         addresses: all(node.addresses, value)?,
+    })
+}
+
+fn dns(dns: file::Dns) -> Result<Dns, Reported> {
+    Ok(Dns {
+        servers: all(dns.servers.unwrap_or_default(), value)?,
+        timeout: dns.timeout?.value,
+        attempts: dns.attempts?.value,
     })
 }
 
@@ -107,9 +118,12 @@ fn service(mut service: file::Service) -> Result<Service, Reported> {
     }
     let balance = balance(service.balance?)?;
     let health = service.health.map(|section| health(section?)).transpose()?;
+    let mut discover = sources(None, service.discover.take())?;
     let mut backends = all(service.backends, |written| backend(&name, None, written))?;
     for (written, place) in pools.into_iter().zip(0..) {
-        let (pool, own) = pool(&name, place, written?, &balance, health.as_ref())?;
+        let mut written = written?;
+        discover.extend(sources(Some(place), written.discover.take())?);
+        let (pool, own) = pool(&name, place, written, &balance, health.as_ref())?;
         proxied.pools.push(pool);
         backends.extend(own);
     }
@@ -129,6 +143,7 @@ fn service(mut service: file::Service) -> Result<Service, Reported> {
         agent: service.agent.map(|section| agent(section?)).transpose()?,
         health,
         backends,
+        discover,
         name,
     })
 }
@@ -226,6 +241,28 @@ fn affinity(written: file::Affinity) -> Result<Affinity, Reported> {
         file::By::Cookie => StickBy::Cookie(or(written.cookie, String::new())?),
     };
     Ok(Affinity { by, how })
+}
+
+/// The sources of a pool.
+fn sources(
+    pool: Option<u16>,
+    written: Option<List<file::Discover>>,
+) -> Result<Vec<Discover>, Reported> {
+    all(written.unwrap_or_default(), |source| {
+        let (min_ttl, max_ttl) = super::sources::bounds(&source)?;
+        let asked = source.asked;
+        Ok(Discover {
+            pool,
+            origin: source.origin?.value,
+            family: or(asked.family, Family::Both)?,
+            min_ttl,
+            max_ttl,
+            hold: optional(asked.hold)?,
+            linger: or(asked.linger, Duration::ZERO)?,
+            max_backends: source.max_backends?.value,
+            weight: Weight(source.weight?.value),
+        })
+    })
 }
 
 /// A pool with its backends.

@@ -38,6 +38,7 @@ pub(super) fn check(file: &File, report: &Report<'_>) {
     kernel::check(file, report);
     rules::check(file, report);
     super::schedulers::check(file, report);
+    super::sources::check(file, report);
     super::stick::check(file, report);
 }
 

@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Election, Health, Kernel,
-    KernelMode, Limits, Node, Observe, Pool, Proxied, Proxy, Rule, Service, Start,
+    Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Discover, Dns, Election, Health,
+    Kernel, KernelMode, Limits, Node, Observe, Pool, Proxied, Proxy, Rule, Service, Start,
 };
 use crate::model::{ConfigHash, Scheduler};
 
@@ -30,6 +30,7 @@ fn write_config(text: &mut String, config: &Config) {
     let Config {
         cluster,
         nodes,
+        dns,
         election,
         health,
         kernel,
@@ -67,6 +68,14 @@ fn write_config(text: &mut String, config: &Config) {
         text,
         "election {heartbeat:?} {misses} {preempt} {preempt_delay:?} {dead_man:?}"
     );
+    let Dns {
+        servers,
+        timeout,
+        attempts,
+    } = dns;
+    if *dns != Dns::default() {
+        line!(text, "dns {servers:?} {timeout:?} {attempts}");
+    }
     let Checks { concurrency } = health;
     if *concurrency != Checks::CONCURRENCY {
         line!(text, "checks {concurrency}");
@@ -115,6 +124,7 @@ fn write_service(text: &mut String, service: &Service) {
         agent,
         health,
         backends,
+        discover,
     } = service;
     let listen = sorted(listen, |address| **address);
     let Balance {
@@ -205,6 +215,30 @@ fn write_service(text: &mut String, service: &Service) {
         if let Some(pool) = pool {
             line!(text, "pool {}", proxied.pools[usize::from(*pool)].name);
         }
+    }
+    write_sources(text, service, discover);
+}
+
+fn write_sources(text: &mut String, service: &Service, sources: &[Discover]) {
+    let pool = |source: &Discover| service.pool_name(source.pool).to_owned();
+    for source in sorted(sources, |source| (pool(source), source.origin.clone())) {
+        let Discover {
+            pool: _,
+            origin,
+            family,
+            min_ttl,
+            max_ttl,
+            hold,
+            linger,
+            max_backends,
+            weight,
+        } = source;
+        line!(
+            text,
+            "discover {} {origin:?} {family:?} {min_ttl:?} {max_ttl:?} {hold:?} {linger:?} {max_backends} {}",
+            pool(source),
+            weight.0
+        );
     }
 }
 

@@ -216,6 +216,7 @@ impl<'f> Check<'f> {
         // A backend whose address is wrong may be the one that is missed here.
         let known = |backend: &super::file::Backend| backend.address.is_ok();
         if alien
+            || service.discover.is_some()
             || !service
                 .backends
                 .iter()

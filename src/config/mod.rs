@@ -12,6 +12,7 @@ mod affinity;
 mod balance;
 mod build;
 mod check;
+mod discover;
 mod error;
 mod file;
 mod hash;
@@ -28,6 +29,7 @@ mod rules;
 mod runtime;
 mod schedulers;
 mod service;
+mod sources;
 mod stick;
 mod units;
 mod values;
@@ -41,6 +43,7 @@ use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 
 pub use affinity::{Affinity, StickBy, StickFallback, StickHow};
 pub use balance::Balance;
+pub use discover::{Discover, Dns, Family, Origin};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use health::{
     Agent, Checks, Command, Expected, Flap, Grpc, Health, HealthKind, Http, Observe, Script, Start,
@@ -51,6 +54,7 @@ pub use pattern::Pattern;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use runtime::MAX_BACKENDS;
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
+pub use units::unusable;
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +63,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// `[[node]]`: exactly two.
     pub nodes: [Node; 2],
+    /// `[dns]`
+    pub dns: Dns,
     /// `[election]`
     pub election: Election,
     /// `[health]`
@@ -213,6 +219,8 @@ impl Config {
 
 #[cfg(test)]
 mod affinity_test;
+#[cfg(test)]
+mod discover_test;
 #[cfg(test)]
 mod health_test;
 #[cfg(test)]

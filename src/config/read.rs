@@ -111,6 +111,11 @@ impl<'i> Section<'_, 'i> {
             .then(|| self.list(key, "[...]", length, read))
     }
 
+    /// Whether a key is there that was not taken yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
     /// A key that must not be there, and why.
     pub(super) fn refuse(&mut self, key: &'static str, why: impl FnOnce() -> Fault) {
         if let Some(Located { at, .. }) = self.take(key) {

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::balance::Balance;
+use super::discover::Discover;
 use super::health::{Agent, Health};
-use super::proxied::{Pool, Proxied};
+use super::proxied::{DEFAULT_POOL, Pool, Proxied};
 use crate::model::{BackendId, ServiceId, Weight};
 
 /// How a service in kernel mode forwards.
@@ -101,8 +102,10 @@ pub struct Service {
     pub agent: Option<Agent>,
     /// `[service.health]`; none: backends count as up until connects fail.
     pub health: Option<Health>,
-    /// `[[service.backend]]`: 1 to 1,024; then those of each pool.
+    /// `[[service.backend]]`: 1 to 1,024, or none where there is a source; then those of each pool.
     pub backends: Vec<Backend>,
+    /// `[[service.discover]]`: up to 8; then those of each pool.
+    pub discover: Vec<Discover>,
 }
 
 /// A server behind a service.
@@ -154,6 +157,11 @@ impl Service {
     /// The pool that a backend is in; none: the service's own.
     pub fn pool_of(&self, backend: &Backend) -> Option<&Pool> {
         self.pool(backend.pool)
+    }
+
+    /// The name of a pool.
+    pub fn pool_name(&self, pool: Option<u16>) -> &str {
+        self.pool(pool).map_or(DEFAULT_POOL, |pool| &pool.name)
     }
 
     fn pool(&self, pool: Option<u16>) -> Option<&Pool> {

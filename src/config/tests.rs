@@ -355,6 +355,8 @@ fn known_keys() -> Vec<(&'static str, Vec<String>)> {
         ("weight = 2\n", "[[service.pool]]"),
         ("weight = 2\n", "[[service.rule]]"),
         ("fall = 3\n", "[service.agent]"),
+        ("weight = 2\n", "[[service.discover]]"),
+        ("weight = 2\n", "[dns]"),
         ("weight = 2\n", "[health]"),
         ("weight = 2\n", "[proxy]"),
         ("weight = 2\n", "[kernel]"),
@@ -397,8 +399,10 @@ fn the_documentation_has_every_key_and_no_other() {
             .into_iter()
             .filter(|key| {
                 section != "[[service]]"
-                    || !["affinity", "agent", "health", "backend", "pool", "rule"]
-                        .contains(&key.as_str())
+                    || ![
+                        "affinity", "agent", "health", "backend", "discover", "pool", "rule",
+                    ]
+                    .contains(&key.as_str())
             })
             .collect();
         assert_eq!(rows, plain, "{section}");

@@ -384,9 +384,9 @@ pub(super) fn backend_address(value: &DeValue<'_>) -> Read<SocketAddr> {
     Ok(address)
 }
 
-/// Refuses what is no address of one host, or not the same one on every host.
-pub(super) fn usable(address: IpAddr) -> Read<()> {
-    let what = match address {
+/// Why this is no address of one host, or not the same one on every host.
+pub fn unusable(address: IpAddr) -> Option<&'static str> {
+    Some(match address {
         _ if address.is_unspecified() => "is no host's address",
         _ if address.is_multicast() => "is a multicast address",
         IpAddr::V4(Ipv4Addr::BROADCAST) => "is the broadcast address",
@@ -394,7 +394,14 @@ pub(super) fn usable(address: IpAddr) -> Read<()> {
         IpAddr::V6(v6) if v6.is_unicast_link_local() => {
             "is link-local: it means nothing without an interface"
         }
-        _ => return Ok(()),
+        _ => return None,
+    })
+}
+
+/// Refuses it, then.
+pub(super) fn usable(address: IpAddr) -> Read<()> {
+    let Some(what) = unusable(address) else {
+        return Ok(());
     };
     let remedy = match address {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "write it in the IPv4 way",

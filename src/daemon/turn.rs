@@ -18,10 +18,12 @@ use super::kernel_mode::{self, KernelMode};
 use super::pace::Pace;
 use super::state::Keeper;
 use super::supervisor::Supervisor;
+use crate::balance::Found;
 use crate::balance::flow::FlowEvent;
 use crate::balance::nat::NatReport;
 use crate::control::Asked;
 use crate::datapath::Proxy;
+use crate::finder::Finder;
 use crate::health::probe::ProbeResult;
 use crate::model::{BackendId, ServiceId};
 use crate::net::clock::Clock;
@@ -48,6 +50,7 @@ const ALIVE_EVERY: Duration = Duration::from_millis(5);
 pub(super) struct Adapters {
     /// Services that are proxied since there is no kernel mode here.
     pub fallback: BTreeSet<String>,
+    pub finder: Finder,
     pub heartbeats: Heartbeats,
     pub keeper: Keeper,
     pub kernel: Kernel,
@@ -65,6 +68,7 @@ pub(super) struct Adapters {
 pub(super) struct Arrivals {
     pub datagrams: mpsc::Receiver<Arrival>,
     pub flows: mpsc::Receiver<Vec<FlowEvent>>,
+    pub found: mpsc::Receiver<Found>,
     pub kernel_reports: mpsc::Receiver<KernelReport>,
     pub nat: mpsc::Receiver<NatReport>,
     pub probes: mpsc::Receiver<ProbeResult>,
@@ -209,6 +213,7 @@ impl TurnLoop {
             Some(events) = arrivals.flows.recv() => Woken::Input(Input::Flows(events)),
             Some(result) = arrivals.probes.recv() => Woken::Input(Input::Probe(result)),
             Some(asked) = arrivals.requests.recv() => Woken::Asked(asked),
+            Some(found) = arrivals.found.recv() => Woken::Input(Input::Found(found)),
             _ = self.signals.stop.recv() => Woken::Input(Input::Stop),
             _ = self.signals.interrupt.recv() => Woken::Input(Input::Stop),
             _ = self.signals.reload.recv() => Woken::Reload,
@@ -285,7 +290,9 @@ impl TurnLoop {
             let measures: BTreeMap<_, _> = self.adapters.proxy.measures().into_iter().collect();
             let sticks: BTreeMap<_, _> = self.adapters.proxy.sticks().into_iter().collect();
             for service in &mut status.services {
-                service.sticks = sticks.get(&ServiceId::of(&service.name)).copied();
+                let id = ServiceId::of(&service.name);
+                service.sticks = sticks.get(&id).copied();
+                service.sources = self.adapters.finder.status(id);
                 service.fallback = self.adapters.fallback.contains(&service.name);
                 for backend in &mut service.backends {
                     let id = BackendId::of(&service.name, &backend.name);

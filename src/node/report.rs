@@ -144,6 +144,7 @@ fn service(node: &Node, known: &config::Service, now: Mono) -> ServiceStatus {
         queue_timeouts: counts.queue_timeouts,
         // The daemon knows.
         sticks: None,
+        sources: Vec::new(),
         backends: known
             .backends
             .iter()

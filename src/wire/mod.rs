@@ -7,6 +7,7 @@ pub mod admin;
 pub mod agent;
 pub mod announce;
 pub mod codec;
+pub mod dns;
 pub mod first;
 pub mod grpc;
 pub mod heartbeat;

@@ -8,6 +8,7 @@ mod balance;
 mod bench;
 mod checks;
 mod crowd;
+mod discover;
 mod doctor;
 mod drain;
 mod garbage;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         .chain(proxy_protocol::tests())
         .chain(checks::tests())
         .chain(doctor::tests())
+        .chain(discover::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(kernel);

@@ -39,6 +39,7 @@ pub(in crate::balance) fn service(balance: Balance, weights: &[u16]) -> Service 
         agent_port: None,
     };
     Service {
+        discover: Vec::new(),
         id: ServiceId::of("web"),
         name: "web".into(),
         listen: Vec::new(),

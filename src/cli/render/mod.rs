@@ -10,6 +10,7 @@ mod events;
 mod flows;
 mod nat;
 mod relay;
+mod sources;
 mod status;
 mod verdict;
 mod words;

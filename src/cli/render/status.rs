@@ -7,7 +7,7 @@ use super::backends::mark;
 use super::events::why;
 use super::verdict::findings;
 use super::words::{count, millis, plural, span, utc};
-use super::{Page, Tone, backends, nat, relay};
+use super::{Page, Tone, backends, nat, relay, sources};
 use crate::config::DEFAULT_POOL;
 use crate::model::Role;
 use crate::status::{
@@ -66,6 +66,11 @@ pub fn status(status: &Status, now_unix_ms: u64) -> Page {
         }
         let numbers = [4, 5, 6].map(|column| column + usize::from(pools));
         page.table(&heading, &numbers, rows);
+        if !service.sources.is_empty() {
+            page.gap();
+            let rows = service.sources.iter().map(sources::row).collect();
+            page.table(&sources::HEADING, &sources::NUMBERS, rows);
+        }
         if let Some(text) = backends::removed(service) {
             page.text(Tone::Plain, &text);
         }

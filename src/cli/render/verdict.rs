@@ -3,7 +3,7 @@
 
 use super::backends::is_bad;
 use super::words::{plural, span};
-use super::{Tone, nat, relay};
+use super::{Tone, nat, relay, sources};
 use crate::model::{AdminState, Role};
 use crate::status::{
     BackendStatus, PathStatus, PeerStatus, ReplicationRole, ServiceStatus, Status,
@@ -71,6 +71,7 @@ pub(super) fn findings(status: &Status) -> Vec<Finding> {
     relay::findings(status, &mut say);
     for service in &status.services {
         backends(service, &mut say);
+        sources::findings(service, &mut say);
     }
     if found.is_empty() {
         let peer = &status.peer;

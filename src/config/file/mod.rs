@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 mod affinity;
 mod balance;
+mod discover;
 mod health;
 mod kinds;
 mod limits;
@@ -23,6 +24,7 @@ mod service;
 
 pub(super) use self::affinity::{Affinity, By, TTL};
 pub(super) use self::balance::Balance;
+pub(super) use self::discover::{Discover, Dns};
 pub(super) use self::health::{Agent, Checks, Health};
 pub(super) use self::limits::Limits;
 pub(super) use self::proxied::{Proxied, Tlv};
@@ -59,6 +61,7 @@ const WEEK: Duration = s(7 * 24 * 60 * 60);
 pub(in crate::config) struct File {
     pub(in crate::config) cluster: Result<Cluster, Reported>,
     pub(in crate::config) nodes: List<Node>,
+    pub(in crate::config) dns: Result<Dns, Reported>,
     pub(in crate::config) election: Result<Election, Reported>,
     pub(in crate::config) health: Result<Checks, Reported>,
     pub(in crate::config) kernel: Result<Kernel, Reported>,
@@ -122,6 +125,7 @@ impl File {
         Self {
             cluster: file.required_table("cluster", Cluster::read),
             nodes: file.tables("node", 2..=2, Node::read),
+            dns: file.default_table("dns", Dns::read),
             election: file.default_table("election", Election::read),
             health: file.default_table("health", Checks::read),
             kernel: file.default_table("kernel", Kernel::read),

@@ -6,9 +6,10 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::balance::Balance;
+use super::discover::{Discover, MAX_SOURCES};
 use super::health::Health;
 use super::proxied::{MAX_NETWORKS, network};
-use super::service::{Backend, MAX_BACKENDS};
+use super::service::{Backend, backends};
 use crate::config::read::Section;
 use crate::config::report::{At, Field, List, Located, Reported};
 use crate::config::units::{Fault, Read, name, shown, string};
@@ -26,6 +27,8 @@ pub(in crate::config) struct Pool {
     pub(in crate::config) balance: Option<Result<Balance, Reported>>,
     pub(in crate::config) health: Option<Result<Health, Reported>>,
     pub(in crate::config) backends: List<Backend>,
+    /// None: not written.
+    pub(in crate::config) discover: Option<List<Discover>>,
     pub(in crate::config) at: At,
 }
 
@@ -45,7 +48,8 @@ impl Pool {
             name: section.required("name", r#""api""#, name),
             balance: Balance::take_written(section),
             health: section.table("health", Health::read),
-            backends: section.tables("backend", 1..=MAX_BACKENDS, Backend::read),
+            backends: backends(section),
+            discover: section.optional_tables("discover", 1..=MAX_SOURCES, Discover::read),
             at: section.at(),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::balance::Balance;
+use super::discover::{Discover, MAX_SOURCES};
 use super::health::{Agent, Health};
 use super::proxied::Proxied;
 use super::{HOUR, MAX_CONNECTIONS, MINUTE, WEEK, ms, s};
@@ -22,7 +23,7 @@ const MAX_LISTEN: usize = 64;
 /// Most backends of one service.
 pub(super) const MAX_BACKENDS: usize = 1_024;
 /// Most addresses towards the backends of one service: one a family.
-const MAX_SOURCES: usize = 2;
+const MAX_OUTWARD: usize = 2;
 /// Most new connections a second from one address.
 const MAX_RATE: u32 = 1_000_000;
 
@@ -48,6 +49,8 @@ pub(in crate::config) struct Service {
     pub(in crate::config) agent: Option<Result<Agent, Reported>>,
     pub(in crate::config) health: Option<Result<Health, Reported>>,
     pub(in crate::config) backends: List<Backend>,
+    /// None: not written.
+    pub(in crate::config) discover: Option<List<Discover>>,
 }
 
 /// Where the connections of a service are forwarded.
@@ -112,9 +115,19 @@ impl Service {
             proxied: Proxied::read(section),
             agent: section.table("agent", Agent::read),
             health: section.table("health", Health::read),
-            backends: section.tables("backend", 1..=MAX_BACKENDS, Backend::read),
+            backends: backends(section),
+            discover: section.optional_tables("discover", 1..=MAX_SOURCES, Discover::read),
         }
     }
+}
+
+/// `[[..backend]]`: a pool with a source may do without.
+pub(super) fn backends(section: &mut Section<'_, '_>) -> List<Backend> {
+    if !section.has("discover") {
+        return section.tables("backend", 1..=MAX_BACKENDS, Backend::read);
+    }
+    let written = section.optional_tables("backend", 0..=MAX_BACKENDS, Backend::read);
+    written.unwrap_or_default()
 }
 
 impl Service {
@@ -136,7 +149,7 @@ impl Service {
 impl KernelMode {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
-            source: section.one_or_more("source", 1..=MAX_SOURCES, source_address),
+            source: section.one_or_more("source", 1..=MAX_OUTWARD, source_address),
             forward: section.optional("forward", forward),
             replication: section.optional("replication", word(REPLICATIONS)),
             fallback: section.optional("fallback", word(FALLBACKS)),

@@ -4,6 +4,7 @@
 //! `survive`.
 
 mod backends;
+mod discover;
 mod floods;
 mod lives;
 mod odd;
@@ -38,6 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) fn tests() -> Vec<Test> {
     [
         backends::tests(),
+        discover::tests(),
         floods::tests(),
         lives::tests(),
         odd::tests(),
