@@ -6,10 +6,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub(super) use backend::{Add, BackendCommand, Ending, List, Weigh};
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
-
-pub(super) use backend::{Add, BackendCommand, Ending, List, Weigh};
 
 /// Where the node's configuration is, unless said otherwise.
 pub(super) const CONFIG: &str = "/etc/tandem/tandem.toml";
