@@ -10,12 +10,8 @@ pub(super) use backend::{Add, BackendCommand, Ending, List, Weigh};
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 
-<<<<<<< HEAD
 use super::setup_args::{Completions, Doctor, Init, Man};
-pub(super) use backend::{Add, BackendCommand, Ending, List, Weigh};
 
-=======
->>>>>>> discover
 /// Where the node's configuration is, unless said otherwise.
 pub(super) const CONFIG: &str = "/etc/tandem/tandem.toml";
 /// Where the kernel mode's tables are, unless said otherwise.
