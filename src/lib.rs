@@ -42,6 +42,7 @@ pub mod node;
 
 pub mod control;
 pub mod datapath;
+pub mod dial;
 pub mod net;
 pub mod probe;
 

@@ -11,6 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["wire"],
     &["election", "vip", "replication", "health", "balance"],
     &["node"],
+    &["dial"],
     &["net", "probe", "datapath", "control"],
     &["daemon"],
     &["cli", "lab"],

@@ -27,6 +27,7 @@ mod report;
 mod rules;
 mod schedulers;
 mod service;
+mod sockets;
 mod stick;
 mod units;
 mod values;
@@ -49,6 +50,7 @@ pub use limits::{Limits, Logged};
 pub use pattern::Pattern;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
+pub use sockets::{Keepalive, Mptcp, Sockets};
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -213,5 +215,7 @@ mod kernel_test;
 mod mistakes_test;
 #[cfg(test)]
 mod proxied_test;
+#[cfg(test)]
+mod sockets_test;
 #[cfg(test)]
 mod tests;

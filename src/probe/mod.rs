@@ -142,18 +142,26 @@ impl Checks {
 async fn check(plans: &Plans, request: &ProbeRequest) -> Option<ProbeOutcome> {
     let start = Instant::now();
     let plan = plans.of(request.backend)?;
+    let way = tcp::Way {
+        address: &request.address,
+        dialer: &plan.dialer,
+        header: match request.whom {
+            Whom::Agent => None,
+            Whom::Backend => plan.header(request.backend),
+        },
+    };
     let mut progress = Progress::default();
     let work = async {
         match request.whom {
             Whom::Agent => match &plan.agent {
                 Some(agent) => {
-                    let answer = agent::ask(agent, request.address, &mut progress).await?;
+                    let answer = agent::ask(agent, way, &mut progress).await?;
                     Ok(ProbeOutcome::Agent(answer))
                 }
                 None => Err(Fail::NoSocket),
             },
             Whom::Backend => {
-                let warning = by_kind(plan, request, &mut progress).await?;
+                let warning = by_kind(plan, request, way, &mut progress).await?;
                 let took = start.elapsed();
                 Ok(match warning {
                     Some(what) => ProbeOutcome::Warned { took, what },
@@ -176,12 +184,9 @@ async fn check(plans: &Plans, request: &ProbeRequest) -> Option<ProbeOutcome> {
 async fn by_kind(
     plan: &Plan,
     request: &ProbeRequest,
+    way: tcp::Way<'_>,
     progress: &mut Progress,
 ) -> Result<Option<String>, Fail> {
-    let way = tcp::Way {
-        address: request.address,
-        header: plan.header(request.backend),
-    };
     match &plan.kind {
         Kind::Command(command) => command::check(command, &plan.names, request, progress)
             .await

@@ -7,6 +7,7 @@ use super::tls::TlsPlan;
 use crate::config::{
     Agent, Command, Config, Grpc, Health, HealthKind, Http, ProxyVersion, Script, Service,
 };
+use crate::dial::{DialError, Dialer};
 use crate::model::BackendId;
 use crate::wire::proxy_header::Version;
 
@@ -16,6 +17,8 @@ pub(super) struct Plan {
     pub(super) kind: Kind,
     pub(super) agent: Option<Agent>,
     pub(super) names: Names,
+    /// Makes the sockets.
+    pub(super) dialer: Dialer,
     /// The header of the PROXY protocol that the service sends, and the backends that are checked
     /// where they serve.
     header: Option<(Version, BTreeSet<BackendId>)>,
@@ -57,12 +60,20 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, Default)]
 pub struct Plans(Arc<BTreeMap<BackendId, Arc<Plan>>>);
 
-/// A file that a check needs is not to be had.
+/// A service cannot be checked.
 #[derive(Debug, thiserror::Error)]
-#[error("service {service} cannot be checked: {what}")]
-pub struct PlanError {
-    service: String,
-    what: String,
+pub enum PlanError {
+    /// Its sockets are not to be had.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// A file that a check needs is not to be had.
+    #[error("service {service} cannot be checked: {what}")]
+    File {
+        /// Name of the service.
+        service: String,
+        /// What is wrong with the file.
+        what: String,
+    },
 }
 
 impl Plans {
@@ -70,16 +81,17 @@ impl Plans {
     ///
     /// # Errors
     ///
-    /// A file cannot be read, or has no certificate in it.
+    /// A file cannot be read, or has no certificate in it; or the host refuses the sockets.
     pub fn load(config: &Config) -> Result<Self, PlanError> {
         let mut plans = BTreeMap::new();
         for service in &config.services {
+            let dialer = Dialer::for_checks(config, service)?;
             let pools = (0..service.proxied.pools.len()).map(|pool| Some(pool as u16));
             for pool in [None].into_iter().chain(pools) {
                 let of_pool = || service.backends.iter().filter(|it| it.pool == pool);
                 let health = of_pool().next().and_then(|it| service.health_of(it));
                 if health.is_some() || service.agent.is_some() {
-                    let plan = Arc::new(plan(service, health)?);
+                    let plan = Arc::new(plan(service, health, dialer.clone())?);
                     plans.extend(of_pool().map(|it| (it.id, Arc::clone(&plan))));
                 }
             }
@@ -92,11 +104,11 @@ impl Plans {
     }
 }
 
-fn plan(service: &Service, health: Option<&Health>) -> Result<Plan, PlanError> {
+fn plan(service: &Service, health: Option<&Health>, dialer: Dialer) -> Result<Plan, PlanError> {
     let kind = health.map(|health| &health.kind);
     let kind = kind.unwrap_or(&HealthKind::Tcp);
     let tls = |tls| {
-        TlsPlan::load(tls).map_err(|what| PlanError {
+        TlsPlan::load(tls).map_err(|what| PlanError::File {
             service: service.name.clone(),
             what,
         })
@@ -127,6 +139,7 @@ fn plan(service: &Service, health: Option<&Health>) -> Result<Plan, PlanError> {
             HealthKind::Tls(written) => Kind::Tls(tls(written)?),
         },
         agent: service.agent.clone(),
+        dialer,
         header,
         names: Names {
             service: service.name.clone(),

@@ -10,8 +10,10 @@ mod checks;
 mod crowd;
 mod drain;
 mod garbage;
+mod greeter;
 mod http;
 mod kernel;
+mod limits;
 mod million;
 mod mistakes;
 mod packets;
@@ -20,7 +22,9 @@ mod plumbing;
 mod programs;
 mod proxy_protocol;
 mod relay;
+mod sick;
 mod silence;
+mod sockets;
 mod survive;
 mod switch;
 mod tools;
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
         traffic::tests(),
         drain::tests(),
         garbage::tests(),
+        sick::tests(),
+        limits::tests(),
         mistakes::tests(),
         survive::tests(),
         million::tests(),
@@ -62,6 +68,7 @@ fn main() -> ExitCode {
         .chain(checks::tests())
         .chain(relay::tests())
         .chain(silence::tests())
+        .chain(sockets::tests())
         .chain(kernel);
     let tests = tests.map(|((name, test), needed)| {
         let refused = rights.clone().err().or_else(|| tools::missing(needed));

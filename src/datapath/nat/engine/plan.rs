@@ -212,16 +212,17 @@ impl Plan {
         let flags = self.services[number].flags;
         let mut pool = Vec::new();
         for (place, backend) in (self.services[number].backends.clone()).zip(&service.backends) {
-            if backend.address.is_ipv4() != source.is_ipv4() {
+            let address = backend.address.tcp();
+            let Some(address) = address.filter(|it| it.is_ipv4() == source.is_ipv4()) else {
                 continue;
-            }
+            };
             pool.push((place, self.array.len() as u32));
             self.array.push(layout::Backend {
-                address: backend.address.ip().into(),
+                address: address.ip().into(),
                 source: source.into(),
-                port: backend.address.port().into(),
+                port: address.port().into(),
                 id: backend.id.0,
-                ifindex: self.device(source, backend.address.ip(), flags & SERVICE_DNAT != 0),
+                ifindex: self.device(source, address.ip(), flags & SERVICE_DNAT != 0),
                 ..layout::Backend::default()
             });
         }
