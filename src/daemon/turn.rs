@@ -276,9 +276,12 @@ impl TurnLoop {
             status.nat = mode.map(KernelMode::status);
             status.relay.lacking.clone_from(&self.adapters.lacking);
             let measures: BTreeMap<_, _> = self.adapters.proxy.measures().into_iter().collect();
+            let queued: BTreeMap<_, _> = self.adapters.proxy.queued().collect();
             let sticks: BTreeMap<_, _> = self.adapters.proxy.sticks().into_iter().collect();
             for service in &mut status.services {
                 service.sticks = sticks.get(&ServiceId::of(&service.name)).copied();
+                let queued = queued.get(&ServiceId::of(&service.name)).copied();
+                service.queued = queued.unwrap_or(0);
                 service.fallback = self.adapters.fallback.contains(&service.name);
                 for backend in &mut service.backends {
                     let id = BackendId::of(&service.name, &backend.name);
@@ -288,6 +291,7 @@ impl TurnLoop {
             let counters = &mut status.counters;
             let adapters = &self.adapters;
             counters.control_rejected = adapters.rejected.load(Ordering::Relaxed);
+            counters.log_dropped = adapters.proxy.log_dropped();
             counters.session_faults += adapters.session.faults();
             counters.heartbeats_rejected += adapters.heartbeats.unread();
             counters.outputs_dropped = self.outputs_dropped

@@ -1,13 +1,14 @@
 //! What each request of an operator does.
 
 mod flows;
+mod sticks;
 
 use super::io::Output;
 use super::{Node, Replication};
 use crate::config::{Backend, Config, Service};
 use crate::model::Role;
 use crate::time::Mono;
-use crate::wire::admin::{Request, Response};
+use crate::wire::admin::{Request, Response, StickQuery};
 use crate::wire::replication::{AdminState, Frame, HandoverCause, Item};
 
 impl Node {
@@ -31,6 +32,8 @@ impl Node {
                 let tables = flows::Tables { proxied, kernel };
                 flows::page(tables, &self.config, &query, unix_ms)
             }
+            Request::Sticks(query) => self.remembered(&query, now),
+            Request::ForgetSticks(query) => self.forget(&query, now),
             Request::Backend {
                 service,
                 backend,
@@ -62,6 +65,50 @@ impl Node {
         }
     }
 
+    fn remembered(&self, query: &StickQuery, now: Mono) -> Result<Response, String> {
+        let found = sticks::find(self.replica(), &self.config, query)?;
+        let at = self.sticks_at(now);
+        let clients = found.clients.iter();
+        Ok(Response::Sticks {
+            matching: found.clients.len() as u64,
+            clients: clients
+                .map(|it| sticks::told(&self.config, it, at))
+                .collect(),
+            next: found.next.map(sticks::cursor),
+        })
+    }
+
+    fn forget(&mut self, query: &StickQuery, now: Mono) -> Result<Response, String> {
+        self.must_lead()?;
+        let found = sticks::find(self.replica(), &self.config, query)?;
+        let keys: Vec<_> = found.clients.iter().map(|(key, _)| *key).collect();
+        self.unstick(&keys, now);
+        let matching = keys.len() as u64;
+        if matching > 0 {
+            self.note(
+                format!("operator: {matching} remembered clients are forgotten"),
+                now,
+            );
+        }
+        Ok(Response::Sticks {
+            matching,
+            clients: Vec::new(),
+            next: found.next.map(sticks::cursor),
+        })
+    }
+
+    /// Only the master's word goes to both nodes.
+    fn must_lead(&self) -> Result<(), String> {
+        if matches!(self.replication, Replication::Source(_)) {
+            return Ok(());
+        }
+        let peer = &self.config.node(self.identity.node.peer()).name;
+        let role = self.role();
+        Err(format!(
+            "this node is {role}; say it to the master ({peer})"
+        ))
+    }
+
     fn set_backend(
         &mut self,
         service: &str,
@@ -71,14 +118,8 @@ impl Node {
     ) -> Result<String, String> {
         let id = backend_named(service_named(&self.config, service)?, backend)?.id;
         let item = Item::Admin { backend: id, state };
-        let Replication::Source(source) = &mut self.replication else {
-            let peer = &self.config.node(self.identity.node.peer()).name;
-            return Err(format!(
-                "this node is {}; say it to the master ({peer})",
-                self.role()
-            ));
-        };
-        source.write(item, now);
+        self.must_lead()?;
+        self.write(item, now);
         let text = match state {
             AdminState::Drain => format!("{service}/{backend} takes no new connections"),
             AdminState::Enabled => format!("{service}/{backend} takes new connections"),

@@ -142,6 +142,7 @@ fn service(node: &Node, known: &config::Service) -> ServiceStatus {
         too_fast: counts.too_fast,
         queue_timeouts: counts.queue_timeouts,
         // The daemon knows.
+        queued: 0,
         sticks: None,
         backends: known
             .backends

@@ -2,6 +2,7 @@
 //!
 //! The node is a pretend one, which answers on a socket of its own.
 
+mod affinity;
 mod flows;
 
 use std::io::{BufRead, BufReader, Write};

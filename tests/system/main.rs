@@ -46,7 +46,6 @@ fn main() -> ExitCode {
         switch::tests(),
         pair::tests(),
         balance::tests(),
-        affinity::tests(),
         traffic::tests(),
         drain::tests(),
         garbage::tests(),
@@ -63,6 +62,7 @@ fn main() -> ExitCode {
         .chain(bench::tests());
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
     let tests = plain
+        .chain(affinity::tests())
         .chain(programs::tests())
         .chain(proxy_protocol::tests())
         .chain(checks::tests())

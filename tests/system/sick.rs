@@ -78,7 +78,7 @@ async fn ask(port: u16) -> (Saw, Duration) {
         let mut said = Vec::new();
         while !said.ends_with(b"\n?") {
             said.clear();
-            let mut buffer = vec![0; 65_536];
+            let mut buffer = [0; 4_096];
             let mut got = 0;
             while got < 64 && !buffer[..got].ends_with(b"\n?") {
                 match stream.read(&mut buffer[got..]).await? {
@@ -87,6 +87,10 @@ async fn ask(port: u16) -> (Saw, Duration) {
                 }
             }
             said.extend_from_slice(&buffer[..got]);
+            if got >= 64 {
+                // A flood is held back by its reader: all hosts of the test share few cores.
+                sleep(Duration::from_millis(5)).await;
+            }
         }
         Ok::<_, io::Error>(())
     };
@@ -121,8 +125,12 @@ async fn beside(how: Sick) -> Result<(), LabError> {
     };
     let seen = good("ask", lab.network().client.run(ask_all).await);
     let well: Vec<_> = seen.iter().filter(|(saw, _)| *saw == Saw::Answer).collect();
-    // Turns are exact: checks take none, and nobody is retried who was connected.
-    assert_eq!(well.len(), CLIENTS / 2, "{how:?}: {seen:?}");
+    // Turns are exact, and checks take none. Only who is reset before the first byte was sent goes on to
+    // the other backend.
+    match how {
+        Sick::Resets => assert!(well.len() >= CLIENTS / 2, "{seen:?}"),
+        _ => assert_eq!(well.len(), CLIENTS / 2, "{how:?}: {seen:?}"),
+    }
     let record = load.stop().await;
     all_answered(&record);
     eprintln!(

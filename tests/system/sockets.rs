@@ -16,9 +16,9 @@ use tandem::lab::{
     node_addresses,
 };
 use tandem::model::NodeId;
-use tandem::status::{ServiceStatus, Status};
+use tandem::status::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpStream, UnixListener};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 

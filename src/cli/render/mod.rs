@@ -10,6 +10,7 @@ mod flows;
 mod nat;
 mod relay;
 mod status;
+mod sticks;
 mod verdict;
 mod words;
 
@@ -35,6 +36,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 pub use events::events;
 pub use flows::FlowTable;
 pub use status::status;
+pub use sticks::stick_rows;
 pub(super) use words::{count, plural, span};
 
 /// Widest line of a page (the timeline and the list of connections are not cut: one event or

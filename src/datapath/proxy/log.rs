@@ -158,7 +158,7 @@ impl Log {
         }
     }
 
-    #[cfg(test)]
+    /// Lines that were dropped, since the start.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -181,6 +181,7 @@ impl Names {
 }
 
 fn write(receiver: &Receiver<Record>, names: &Names, dropped: &AtomicU64) {
+    let mut told = 0;
     while let Ok(record) = receiver.recv() {
         let service = names
             .services
@@ -202,7 +203,8 @@ fn write(receiver: &Receiver<Record>, names: &Names, dropped: &AtomicU64) {
             total_ms = format_args!("{:.1}", ms(record.total)),
             "connection"
         );
-        let lost = dropped.swap(0, Ordering::Relaxed);
+        let all = dropped.load(Ordering::Relaxed);
+        let lost = all - std::mem::replace(&mut told, all);
         if lost > 0 {
             tracing::warn!(target: "tandem::connection", lost, "lines of connections were dropped");
         }

@@ -254,6 +254,16 @@ impl Proxy {
         targets.filter_map(measure).collect()
     }
 
+    /// How many clients wait for a backend with room, of each service.
+    pub fn queued(&self) -> impl Iterator<Item = (ServiceId, u64)> {
+        self.shared.services.iter().map(|it| (it.id, it.queued()))
+    }
+
+    /// Lines of the log of connections that were dropped, since the start.
+    pub fn log_dropped(&self) -> u64 {
+        self.shared.log.as_ref().map_or(0, Log::dropped)
+    }
+
     /// What services do without on this host, for an operator.
     pub fn notes(&self) -> &[String] {
         &self.notes

@@ -95,6 +95,13 @@ impl Known {
     }
 }
 
+impl Known {
+    /// Clients that wait in all its lines.
+    pub(super) fn queued(&self) -> u64 {
+        self.lines.iter().map(|line| line.len() as u64).sum()
+    }
+}
+
 impl Shared {
     pub(super) fn new(
         config: &Config,
