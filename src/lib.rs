@@ -16,6 +16,7 @@
 //! ```text
 //!   6   cli   lab                                       entrances
 //!   5   daemon                                          composition root: adapters meet node
+//!       watch                                           a client that tells what it sees
 //!   4   net   probe   datapath   control                adapters (IO); none imports another
 //!   3   node                                            the machines meet: takeover order
 //!   2   election  vip  replication  health  balance     machines (sans-IO)
@@ -47,6 +48,7 @@ pub mod net;
 pub mod probe;
 
 pub mod daemon;
+pub mod watch;
 
 pub mod cli;
 pub mod lab;

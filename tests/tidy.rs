@@ -13,7 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["node"],
     &["dial"],
     &["net", "probe", "datapath", "control"],
-    &["daemon"],
+    &["daemon", "watch"],
     &["cli", "lab"],
 ];
 

@@ -144,6 +144,19 @@ Example:
   tandem cleanup")]
     Cleanup(Cleanup),
 
+    /// Ask a service again and again, as a client, and tell when it did not answer.
+    #[command(after_help = "\
+Opens a new connection every 20 ms, and asks on 10 that are kept open. Each time
+of 100 ms and more in which no new connection was answered is told when it is
+over. Needs no rights, and no node on this host. Exits with 1 if a connection
+failed or was lost, or if there was such a time.
+
+Example:
+  tandem watch http://192.0.2.100/
+  tandem watch http://192.0.2.100/ --for 30s --json | jq .outages
+  tandem watch tcp://192.0.2.100:5432 --every 5ms")]
+    Watch(super::watch::Watch),
+
     /// Run a whole pair on this machine, in network namespaces, and break it. Needs root.
     #[command(after_help = "\
 Nothing outside the namespaces is touched, and they end with the program.

@@ -14,6 +14,7 @@ mod flows;
 mod logging;
 mod release;
 pub mod render;
+mod watch;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -107,6 +108,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Enable(args) => ask::enable(&args),
         Command::Cleanup(args) => cleanup::cleanup(&args),
         Command::Release(args) => release::release(&args),
+        Command::Watch(args) => watch::watch(&args),
         Command::Lab(args) => return lab(&args),
     };
     match done {

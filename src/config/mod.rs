@@ -120,6 +120,12 @@ pub struct Election {
 }
 
 impl Election {
+    /// A process that has not turned for so long hangs, or is dead: it sends a heartbeat at each
+    /// `heartbeat` at the latest, and half of one is left to a busy host.
+    pub fn stall(&self) -> Duration {
+        (self.heartbeat * 3 / 2).min(self.dead_man)
+    }
+
     /// Skew time: the lower the priority, the later a node gives up waiting (RFC 9568, 6.1).
     pub fn skew(&self, priority: Priority, interval: Duration) -> Duration {
         interval * (256 - u32::from(priority.0)) / 256

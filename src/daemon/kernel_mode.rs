@@ -87,7 +87,12 @@ pub(super) fn start(
             let mut mode = KernelMode {
                 handle,
                 lease,
-                leases: Leases::start(lease_length(config), led, clock::monotonic()),
+                leases: Leases::start(
+                    lease_length(config),
+                    config.election.stall(),
+                    led,
+                    clock::monotonic(),
+                ),
             };
             mode.write();
             Ok(Started {

@@ -7,8 +7,8 @@
 //! | | holds while |
 //! |---|---|
 //! | accept | this node relays, is backup and does not stop, and its peer was master when it was heard last |
-//! | asks | it accepts, and the peer has not been heard for `dead_man`: a process that hangs is dead by then |
-//! | yields | this node is master, both relay, and the peer is about to take over in order: what it is told now it may not know by then |
+//! | asks | it accepts, and the peer has not been heard for so long that its process hangs or is dead ([`Election::stall`](crate::config::Election::stall)) |
+//! | yields | this node is master, both relay, and the peer is about to take over in order: what it is told now it may not know by then, and what is not decided goes to it, also what it has handed over itself |
 //! | second chance | this node is master, both relay, and one of: |
 //! | (a) drain | the mastership came in order, and the peer has not said since that nothing is left there |
 //! | (b) dead host | no [`FROZEN`] ago this node took over from a master that fell silent, or found none at its start; the peer did not resign, and its host said within [`GRACE`] that nobody listens |
@@ -87,7 +87,7 @@ struct Sight {
     peer_relays: bool,
     peer_resigns: bool,
     peer_in_sync: bool,
-    /// Not heard for `dead_man`.
+    /// Not heard for so long that it hangs or is dead.
     peer_silent: bool,
     alive: bool,
     /// It handed over in order, and is not known to have nothing left.
@@ -275,7 +275,8 @@ impl Node {
     /// Tells the data path what has changed.
     pub(super) fn run_relay(&mut self, now: Mono) {
         let peer = self.election.peer();
-        let dead_at = peer.map(|peer| peer.last_heard + self.config.election.dead_man);
+        let stall = self.config.election.stall();
+        let stalled_at = peer.map(|peer| peer.last_heard + stall);
         let sight = Sight {
             works: self.relay.works,
             role: self.role(),
@@ -285,7 +286,7 @@ impl Node {
             peer_relays: peer.is_some_and(|peer| peer.relays),
             peer_resigns: peer.is_some_and(|peer| peer.resigns),
             peer_in_sync: peer.is_some_and(|peer| peer.in_sync),
-            peer_silent: dead_at.is_some_and(|at| now >= at),
+            peer_silent: stalled_at.is_some_and(|at| now >= at),
             alive: self.election.live_peer(now).is_some(),
             ..Sight::default()
         };
@@ -293,7 +294,7 @@ impl Node {
         let relay = self.relay.look(sight, peer, timeout, now).relay();
         let next = match sight.role {
             Role::Master => self.relay.next(peer, now),
-            Role::Backup => dead_at.filter(|at| *at > now),
+            Role::Backup => stalled_at.filter(|at| *at > now),
             _ => None,
         };
         match next {

@@ -69,7 +69,7 @@ where
 
 /// The work's result, while the connection is driven. Its end is no end of the work: what it got may
 /// still be read.
-async fn beside<T>(
+pub(crate) async fn beside<T>(
     connection: impl Future<Output = Result<(), hyper::Error>>,
     work: impl Future<Output = T>,
 ) -> T {
@@ -120,7 +120,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
 }
 
 /// A stream as hyper wants it.
-pub(super) struct Io<S>(pub(super) S);
+pub(crate) struct Io<S>(pub(crate) S);
 
 impl<S: AsyncRead + Unpin> hyper::rt::Read for Io<S> {
     fn poll_read(

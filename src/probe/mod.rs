@@ -11,7 +11,7 @@
 
 mod agent;
 mod command;
-mod exchange;
+pub(crate) mod exchange;
 mod grpc;
 mod http;
 mod plan;

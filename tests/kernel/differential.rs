@@ -80,6 +80,7 @@ fn world(nat: &mut Nat, seed: u64, series: u32, seen: &mut Seen) -> Result<(), S
         }
         if frozen && step == FRAMES / 2 {
             reference.frozen = true;
+            reference.offered = rng.bool();
             world::give(nat, &reference).map_err(say)?;
         }
         let mut frame = match rng.u8(..12) {

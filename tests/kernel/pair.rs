@@ -52,7 +52,7 @@ impl Pair {
         reference: &mut Reference,
     ) -> Result<(), NatError> {
         let until = if rng.u8(..4) > 0 { u64::MAX } else { 0 };
-        match rng.u8(..if reference.dead { 3 } else { 6 }) {
+        match rng.u8(..if reference.dead { 3 } else { 7 }) {
             0 => {
                 self.met = !self.met;
                 self.meet(nat, reference)?;
@@ -72,6 +72,10 @@ impl Pair {
             }
             3 => {
                 reference.second = until;
+                give(nat, reference)?;
+            }
+            4 => {
+                reference.waits = until;
                 give(nat, reference)?;
             }
             _ => {

@@ -141,7 +141,9 @@ fn services(six: bool) -> Vec<(u16, Service)> {
 pub(crate) fn give(nat: &Nat, reference: &Reference) -> Result<(), NatError> {
     nat.lease()?.set(Rights {
         until: reference.lease,
+        waits: reference.waits,
         frozen: reference.frozen,
+        offered: reference.offered,
         accept: reference.accept,
         second: reference.second,
     })
@@ -166,6 +168,7 @@ pub(crate) fn fill(nat: &mut Nat, lease: u64, series: u32) -> Result<Reference, 
         turns: vec![0; 1024],
         settings,
         lease,
+        waits: lease,
         ..Reference::default()
     };
     tables.set_settings(settings)?;

@@ -184,7 +184,8 @@ impl Process {
 
 /// What the node may do by its leases stands in the program's tables.
 const fn write(rights: Rights, tables: &mut Reference) {
-    (tables.lease, tables.frozen) = (rights.until, rights.frozen);
+    (tables.lease, tables.waits) = (rights.until, rights.waits);
+    (tables.frozen, tables.offered) = (rights.frozen, rights.offered);
     (tables.accept, tables.second) = (rights.accept, rights.second);
 }
 
@@ -209,7 +210,12 @@ impl Thread {
         let mut engine = Engine::new(config, node, &links, seed);
         engine.begin(&mut kept.tables, mono)?;
         let length = Duration::from_nanos(LENGTH);
-        let leases = Leases::start(length, kept.tables.lease > 0, Duration::from_nanos(mono));
+        let leases = Leases::start(
+            length,
+            config.election.stall(),
+            kept.tables.lease > 0,
+            Duration::from_nanos(mono),
+        );
         let written = leases.rights();
         write(written, &mut kept.tables);
         Ok(Self {

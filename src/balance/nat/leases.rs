@@ -11,7 +11,9 @@
 //! Frozen is the first one while nobody knows who leads, and while this node hands over.
 //!
 //! Invariants: none holds for longer than its length after the last turn; none is written again
-//! before a quarter of it has passed, unless something changes.
+//! before an eighth of it has passed, unless something changes. Handshakes wait for the standby's
+//! word only in the first part of a lease: a process that has not turned for so long hangs, and its
+//! clients would wait until it is dead.
 
 use std::time::Duration;
 
@@ -23,8 +25,12 @@ use crate::model::Role;
 pub struct Rights {
     /// Forward until then.
     pub until: u64,
+    /// New connections wait for the standby's word until then.
+    pub waits: u64,
     /// Only what is decided already.
     pub frozen: bool,
+    /// And what is not decided is the peer's already, which is about to lead.
+    pub offered: bool,
     /// Take what the peer hands over.
     pub accept: u64,
     /// Hand what is not known here to the peer.
@@ -36,6 +42,8 @@ pub struct Rights {
 pub struct Leases {
     /// For how long each is given.
     length: Duration,
+    /// The part of it in which handshakes wait.
+    waits: Duration,
     /// Until when each holds, on `CLOCK_MONOTONIC`; none: it does not.
     until: Option<Duration>,
     accept: Option<Duration>,
@@ -48,11 +56,13 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// Of a process that starts now. `led`: the one before it left a lease that it had not given
+    /// Of a process that starts now. `waits`: how long a process may go without a turn and is not
+    /// thought to hang; at most `length`. `led`: the one before it left a lease that it had not given
     /// back.
-    pub fn start(length: Duration, led: bool, now: Duration) -> Self {
+    pub fn start(length: Duration, waits: Duration, led: bool, now: Duration) -> Self {
         Self {
             length,
+            waits: waits.min(length),
             until: led.then(|| now + length),
             accept: None,
             second: None,
@@ -80,7 +90,7 @@ impl Leases {
         if self.inherits && !matches!(role, Role::Initialize | Role::Master) {
             self.lapse();
         }
-        let (end, least) = (now + self.length, self.length * 3 / 4);
+        let (end, least) = (now + self.length, self.length * 7 / 8);
         let due =
             |until: Option<Duration>| until.is_some_and(|until| until.saturating_sub(now) < least);
         for until in [&mut self.until, &mut self.accept, &mut self.second] {
@@ -95,7 +105,9 @@ impl Leases {
         let nanos = |until: Option<Duration>| until.map_or(0, |until| until.as_nanos() as u64);
         Rights {
             until: nanos(self.until),
+            waits: nanos(self.until.map(|until| until - self.length + self.waits)),
             frozen: self.until.is_some() && (self.inherits || self.yields),
+            offered: self.until.is_some() && self.yields,
             accept: nanos(self.accept),
             second: nanos(self.second),
         }

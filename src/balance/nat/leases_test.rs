@@ -3,6 +3,7 @@
 use super::*;
 
 const LENGTH: u64 = 240;
+const WAITS: u64 = 150;
 
 /// One thing that happens to them.
 #[derive(Clone, Copy)]
@@ -34,14 +35,26 @@ fn check(what: &str, led: bool, begins: May, rows: &[Row]) {
     let may = |leases: &Leases| {
         let Rights {
             until,
+            waits,
             frozen,
+            offered,
             accept,
             second,
         } = leases.rights();
+        assert_eq!(
+            offered,
+            frozen && !leases.inherits,
+            "{what}: what is not decided is the peer's"
+        );
         let ms = |nanos: u64| nanos / 1_000_000;
+        assert_eq!(
+            ms(waits),
+            ms(until).saturating_sub(LENGTH - WAITS),
+            "{what}"
+        );
         (ms(until), frozen, ms(accept), ms(second))
     };
-    let mut leases = Leases::start(ms(LENGTH), led, ms(1_000));
+    let mut leases = Leases::start(ms(LENGTH), ms(WAITS), led, ms(1_000));
     assert_eq!(may(&leases), begins, "{what}: at the start");
     for (row, (at, step, expected)) in rows.iter().enumerate() {
         let now = ms(*at);
@@ -70,9 +83,9 @@ fn who_leads_may_decide_for_one_length_after_each_turn() {
     let rows = [
         (1_000, Turn(Role::Backup), NONE),
         (1_300, Lead, (1_540, false, 0, 0)),
-        // A quarter of the lease has not passed.
-        (1_360, Turn(Role::Master), (1_540, false, 0, 0)),
-        (1_361, Turn(Role::Master), (1_601, false, 0, 0)),
+        // An eighth of the lease has not passed.
+        (1_330, Turn(Role::Master), (1_540, false, 0, 0)),
+        (1_331, Turn(Role::Master), (1_571, false, 0, 0)),
         // A turn that came late: it was not master for a while.
         (1_900, Turn(Role::Master), (2_140, false, 0, 0)),
         (1_901, Yield, NONE),
@@ -86,15 +99,15 @@ fn what_is_inherited_is_frozen_until_the_role_is_known() {
     let frozen = |until| (until, true, 0, 0);
     for role in [Role::Backup, Role::Fault] {
         let rows = [
-            (1_060, Turn(Role::Initialize), frozen(1_240)),
-            (1_061, Turn(Role::Initialize), frozen(1_301)),
+            (1_030, Turn(Role::Initialize), frozen(1_240)),
+            (1_031, Turn(Role::Initialize), frozen(1_271)),
             (1_062, Turn(role), NONE),
             (1_300, Turn(role), NONE),
         ];
         check("somebody else leads", true, frozen(1_240), &rows);
     }
     let rows = [
-        (1_061, Turn(Role::Initialize), frozen(1_301)),
+        (1_031, Turn(Role::Initialize), frozen(1_271)),
         // Its addresses are not there yet.
         (1_200, Turn(Role::Master), frozen(1_440)),
         (1_201, Lead, (1_441, false, 0, 0)),
@@ -126,8 +139,8 @@ fn a_master_that_hands_over_decides_nothing_and_goes_on_if_that_came_to_nothing(
 fn accept_and_second_chance_hold_while_the_node_turns_and_says_so() {
     let rows = [
         (1_000, Says(ACCEPT), (0, false, 1_240, 0)),
-        (1_060, Turn(Role::Backup), (0, false, 1_240, 0)),
-        (1_061, Turn(Role::Backup), (0, false, 1_301, 0)),
+        (1_030, Turn(Role::Backup), (0, false, 1_240, 0)),
+        (1_031, Turn(Role::Backup), (0, false, 1_271, 0)),
         // It stood still: what holds at its next turn, holds from then on.
         (2_000, Turn(Role::Backup), (0, false, 2_240, 0)),
         (2_100, Lead, (2_340, false, 2_240, 0)),

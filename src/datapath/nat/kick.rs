@@ -30,8 +30,8 @@ const SECOND: u64 = 1_000_000_000;
 const AGAIN: u64 = 200_000_000;
 /// How often a peer that may be dead is asked, and for how many: most of it is in vain, and both hosts
 /// have connections to serve.
-const EVERY: u64 = 10_000_000;
-const EACH: u32 = 4 * AT_ONCE;
+const EVERY: u64 = 5_000_000;
+const EACH: u32 = 2 * AT_ONCE;
 
 /// Asks the peer.
 #[derive(Debug)]
@@ -53,6 +53,8 @@ struct Rounds {
     count: u32,
     /// A round follows on each, since the peer may be dead.
     asking: bool,
+    /// New connections of so many nanoseconds may wait where it hangs.
+    hangs: u64,
     rate: Rate,
 }
 
@@ -60,7 +62,7 @@ impl Rounds {
     /// This node has just become master.
     fn begin(&mut self, now: u64) {
         self.asking = false;
-        self.set(now);
+        self.set(HUNG, now);
         self.times.push_back((now + AGAIN, 0));
     }
 
@@ -72,13 +74,13 @@ impl Rounds {
         self.asking = asks;
         self.times.clear();
         if asks {
-            self.set(now);
+            self.set(self.hangs, now);
         }
     }
 
-    fn set(&mut self, now: u64) {
+    fn set(&mut self, wait: u64, now: u64) {
         self.rate.count(0, now);
-        let likely = self.rate.now.max(self.rate.before) * HUNG / SECOND;
+        let likely = self.rate.now.max(self.rate.before) * wait / SECOND;
         let likely = u32::try_from(likely).unwrap_or(u32::MAX);
         self.count = (likely.saturating_add(LEAST)).min(RECENT as u32);
         self.times = [(now, 0)].into();
@@ -153,11 +155,16 @@ impl Kicker {
             };
             socket.inspect_err(warn).ok()
         });
+        // Those of its last turn, and of the time in which it might have turned yet.
+        let hangs = config.election.heartbeat + config.election.stall();
         Self {
             socket,
             vips,
             neighbours: BTreeMap::new(),
-            rounds: Rounds::default(),
+            rounds: Rounds {
+                hangs: hangs.as_nanos() as u64,
+                ..Rounds::default()
+            },
         }
     }
 

@@ -318,6 +318,10 @@ pub const OWNED_REJECT: u32 = 2;
 pub const OWNED_NAT: u32 = 4;
 /// All that comes for it is the master's: relayed by a node that is not.
 pub const OWNED_VIP: u32 = 8;
+/// What is not decided is the peer's.
+pub const FROZEN_ALL: u64 = 1;
+/// The peer is about to lead: what is not decided is its own already.
+pub const FROZEN_OFFERED: u64 = 2;
 
 /// What this node may do; times are `CLOCK_MONOTONIC`, nanoseconds. Each word is for itself: they
 /// are not written in one step.
@@ -326,7 +330,9 @@ pub const OWNED_VIP: u32 = 8;
 pub struct Right {
     /// Decide and forward until then.
     pub until: u64,
-    /// Not 0: only the flows that are there.
+    /// Handshakes wait for the standby's word until then: no process hangs for so short.
+    pub waits: u64,
+    /// [`FROZEN_ALL`], [`FROZEN_OFFERED`]: only the flows that are there.
     pub frozen: u64,
     /// As standby: until then, what the peer hands over is ours.
     pub accept: u64,

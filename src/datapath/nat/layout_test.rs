@@ -25,7 +25,7 @@ fn expected() -> Vec<usize> {
         Window { start syns }
         Backend { address source port id ifindex }
         Owned { flags }
-        Right { until frozen accept second }
+        Right { until waits frozen accept second }
         Neighbour { own peer }
         Life { dev ino pid dead }
         Stale { vip sender family ifindex mac }
@@ -121,7 +121,7 @@ fn no_padding() {
     assert_eq!(size_of::<Source>(), 8 + 2 * 4);
     assert_eq!(size_of::<Window>(), 2 * 8);
     assert_eq!(size_of::<Backend>(), 2 * address + 2 + 2 + 3 * 4);
-    assert_eq!(size_of::<Right>(), 4 * 8);
+    assert_eq!(size_of::<Right>(), 5 * 8);
     assert_eq!(size_of::<Neighbour>(), 6 + 6 + 4);
     assert_eq!(size_of::<Life>(), 2 * 8 + 2 * 4);
     assert_eq!(size_of::<Stale>(), 2 * address + 2 * 4 + 6 + 2);

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use aya::maps::{Array, Map, MapData, MapError};
 
 use super::error::NatError;
-use super::layout::Right;
+use super::layout::{FROZEN_ALL, FROZEN_OFFERED, Right};
 use super::tables::map_error;
 use crate::balance::nat::leases::Rights;
 
@@ -44,6 +44,7 @@ impl Lease {
         let led = self.until()? > 0;
         self.set(Rights {
             until: if led { until } else { 0 },
+            waits: if led { until } else { 0 },
             frozen: led,
             ..Rights::default()
         })
@@ -58,13 +59,20 @@ impl Lease {
     pub fn set(&mut self, rights: Rights) -> Result<(), NatError> {
         let Rights {
             until,
+            waits,
             frozen,
+            offered,
             accept,
             second,
         } = rights;
         let right = Right {
             until,
-            frozen: frozen.into(),
+            waits,
+            frozen: match (frozen, offered) {
+                (_, true) => FROZEN_OFFERED,
+                (true, false) => FROZEN_ALL,
+                (false, false) => 0,
+            },
             accept,
             second,
         };
@@ -84,6 +92,7 @@ impl Lease {
     pub fn renew(&mut self, until: u64) -> Result<(), NatError> {
         self.set(Rights {
             until,
+            waits: until,
             ..Rights::default()
         })
     }

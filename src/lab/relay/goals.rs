@@ -12,8 +12,9 @@ const STALL_MS: f64 = 10.0;
 const RESET_MS: f64 = 50.0;
 /// What the lab may stay below its own rate, in percent.
 pub(super) const SHORT: f64 = 5.0;
-/// A master that hangs is not given longer: heartbeat x misses of the lab's file.
-const LEASE_MS: f64 = 300.0;
+/// A master that hangs is not given longer: the lease of the lab's file, and the jiffy by which the
+/// program's clock lags.
+const LEASE_MS: f64 = 250.0;
 
 /// A goal, what it was, and whether that is enough.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -2,7 +2,7 @@
 //!
 //! | what | promise |
 //! |---|---|
-//! | once | a packet is handed from one machine to the other once at most |
+//! | once | a packet is handed from one machine to the other once at most; back, by a master that has offered the mastership and may still forward |
 //! | decides | a connection begins, or is replaced, only where the node has turned as master within a lease, or, for what its peer handed over, as the standby of a master |
 //! | forwards | a packet goes on only there, or by the table of a process that was master when it died, for [`FROZEN`] and a lease at most, or that a new process inherits and does not know its role |
 //! | one way | two machines that may forward never have different ways for one open connection; but for three heartbeats after both were masters, and [`SETTLE`] if one of them has died |
@@ -63,7 +63,9 @@ impl World {
 
     /// Once.
     pub fn relayed_at_most_once(&mut self, machine: usize, hops: u8) {
-        if hops > 1 {
+        let host = &self.machines[machine];
+        let offered = host.kept.tables.offered && self.has_the_right(machine, 0);
+        if hops > 1 + u8::from(offered) {
             let what = format!("once: machine {machine} hands over a packet the {hops}th time");
             self.checkers.kernel_mode_failed(&what);
         }

@@ -130,11 +130,15 @@ struct owned {
 #define OWNED_NAT 4    /* a service of ours or a source: TCP that cannot be translated is refused */
 #define OWNED_VIP 8    /* all that comes for it is the master's: relayed by a node that is not */
 
+#define FROZEN_ALL 1
+#define FROZEN_OFFERED 2 /* the peer is about to lead: what is not decided is its own already */
+
 /* What this node may do; times are CLOCK_MONOTONIC, ns. Each word is for itself: they are not
  * written in one step. */
 struct right {
     __u64 until;  /* decide and forward until then */
-    __u64 frozen; /* not 0: only the flows that are there */
+    __u64 waits;  /* handshakes wait for the standby's word until then: no process hangs for so short */
+    __u64 frozen; /* FROZEN_ALL, FROZEN_OFFERED: only the flows that are there */
     __u64 accept; /* as standby: until then, what the peer hands over is ours */
     __u64 second; /* as master: until then, the peer gets what belongs to no flow and no socket */
 };

@@ -214,7 +214,8 @@ INLINE void touch(struct flow *f, const struct packet *p, __u64 now) {
 }
 
 /* Follows what the packet says. Why it stays here, or 0. */
-INLINE __u32 hold(struct __sk_buff *ctx, const struct packet *p, struct flow *f, int alive) {
+INLINE __u32 hold(struct __sk_buff *ctx, const struct packet *p, struct flow *f,
+                  const struct stand *s) {
     struct flow_key other = opposite(f, p->key.family);
     struct flow *pair = map_lookup(&flows, &other);
     int client = f->flags & FLOW_CLIENT;
@@ -233,8 +234,9 @@ INLINE __u32 hold(struct __sk_buff *ctx, const struct packet *p, struct flow *f,
         carry(ctx, p, step.event, key, front, back);
     else if (step.event)
         tell(step.event, step.cause, key, front, back);
-    /* Nobody would send it later, or try another backend. */
-    if (!alive && (step.held == DROP_WAITING || step.event == EVENT_REFUSED)) return 0;
+    /* Nobody would send it soon, or try another backend. */
+    if (!s->waits && step.held == DROP_WAITING) return 0;
+    if (!s->alive && step.event == EVENT_REFUSED) return 0;
     return step.held;
 }
 
@@ -243,7 +245,7 @@ APART int forward(struct __sk_buff *ctx, const struct packet *p, struct flow *f,
     if (p->hops < 2) return drop(DROP_HOPS);
     touch(f, p, s->now);
     if (f->state != STATE_ESTABLISHED || p->flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
-        __u32 reason = hold(ctx, p, f, s->alive);
+        __u32 reason = hold(ctx, p, f, s);
         if (reason) return drop(reason);
     }
     if (!s->alive) count(COUNT_FROZEN);
@@ -262,8 +264,8 @@ INLINE void replace(const struct packet *p, struct flow *f) {
     map_delete(&flows, &p->key);
 }
 
-/* The peer, which is master now, asks for the SYN of the n-th youngest handshake that waits for the
- * process that died here: its backend repeats the answer, which nobody holds back any more. The
+/* The peer asks for the SYN of the n-th youngest handshake that waits for the process that died here,
+ * or hangs: its backend repeats the answer, which nobody holds back any more. The
  * number is the packet's sequence number; its other numbers are zero. */
 APART int kick(struct __sk_buff *ctx, const struct packet *p) {
     __u32 zero = 0, check = p->l4 + CHECK_OFFSET;
@@ -348,8 +350,8 @@ ONCE int tcp(struct __sk_buff *ctx, const struct packet *p) {
         return refuse(p, DROP_STRAY, owned->flags & OWNED_REJECT);
     }
     if (!(owned->flags & OWNED_VIP)) return TC_ACT_UNSPEC;
-    if (s.from_peer && !s.alive && s.leave == MAY_FORWARD && syn && !p->key.sport &&
-        !p->key.dport)
+    if (s.from_peer && !s.waits && s.leave != MAY_NOTHING && !s.accepted && syn &&
+        !p->key.sport && !p->key.dport)
         return kick(ctx, p);
     return local(ctx, p, &s, 1);
 }

@@ -1,7 +1,8 @@
 /* What this node may do with a packet, and the way to the other one.
  *
  * A node that is not master decides nothing: what comes for a VIP goes on to the peer, at layer 2.
- * What came from the peer never goes back, so that each packet is handed over once at most. */
+ * What came from the peer never goes back, so that each packet is handed over once at most; but for
+ * the moment in which a master has offered the mastership and the peer has not begun. */
 #ifndef TANDEM_RELAY_H
 #define TANDEM_RELAY_H
 
@@ -26,11 +27,13 @@ enum leave {
 struct stand {
     const struct neighbour *at; /* none: no peer is known on this link, or it does not matter */
     __u64 now;
-    enum leave leave;
-    int alive;     /* the process that leads the program */
-    int from_peer; /* the packet was handed over */
-    int accepted;  /* and by that alone we may decide */
-    int second;    /* the peer may know what nobody here does */
+    __u8 leave;     /* enum leave */
+    __u8 alive;     /* the process that leads the program */
+    __u8 waits;     /* and it has turned lately: handshakes wait for it */
+    __u8 from_peer; /* the packet was handed over */
+    __u8 accepted;  /* and by that alone we may decide */
+    __u8 offered;   /* the peer is about to lead, and accepts */
+    __u8 second;    /* the peer may know what nobody here does */
 };
 
 INLINE int is_alive(void) {
@@ -64,12 +67,14 @@ INLINE void look(struct __sk_buff *ctx, __u64 now, struct stand *s) {
     s->now = now;
     s->alive = is_alive();
     int holds = right && now < right->until;
+    s->waits = s->alive && right && now < right->waits;
     if (s->alive && holds && !right->frozen) {
         s->leave = MAY_DECIDE;
         /* A master has nothing to do with its peer otherwise: it is not looked for. */
-        if (now >= right->second) return;
+        int second = now < right->second;
+        if (s->waits && !second) return;
         find_peer(ctx, s);
-        s->second = s->at && !s->from_peer;
+        s->second = second && s->at && !s->from_peer;
         return;
     }
     find_peer(ctx, s);
@@ -83,6 +88,7 @@ INLINE void look(struct __sk_buff *ctx, __u64 now, struct stand *s) {
         count(COUNT_ACCEPTED);
     } else if (holds) {
         s->leave = MAY_FORWARD;
+        s->offered = right->frozen == FROZEN_OFFERED;
     }
 }
 
@@ -114,7 +120,7 @@ INLINE int hand(struct __sk_buff *ctx, const struct stand *s, __u32 counter) {
         __u8 to[6], from[6];
     } ends;
     if (!s->at) return drop(DROP_LEASE);
-    if (s->from_peer) return drop(DROP_LOOP);
+    if (s->from_peer && !s->offered) return drop(DROP_LOOP);
     __builtin_memcpy(ends.to, s->at->peer, sizeof(ends.to));
     __builtin_memcpy(ends.from, s->at->own, sizeof(ends.from));
     if (PUT(ctx, 0, &ends)) return drop(DROP_WRITE);

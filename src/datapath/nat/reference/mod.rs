@@ -87,8 +87,12 @@ pub struct Reference {
     pub settings: Settings,
     /// May forward until then.
     pub lease: u64,
+    /// Handshakes wait for the standby's word until then.
+    pub waits: u64,
     /// Only the flows that are there.
     pub frozen: bool,
+    /// And what is not decided is the peer's already, which is about to lead.
+    pub offered: bool,
     /// As standby: until then, what the peer hands over is ours.
     pub accept: u64,
     /// As master: until then, the peer gets what belongs to no flow and no socket.
@@ -307,7 +311,7 @@ impl Reference {
         }
         let none = (Port::default(), Port::default());
         let kicks = packet.is_bare_syn() && (packet.key.sport, packet.key.dport) == none;
-        if kicks && stand.from_peer && !stand.alive && stand.leave == Leave::Forward {
+        if kicks && stand.asked() {
             return self.kick(frame, packet, arrival);
         }
         self.local(frame, packet, arrival, stand, true)
@@ -366,7 +370,7 @@ impl Reference {
         let flow = *flow;
         let plain = packet.flags & (SYN | FIN | RST) == 0;
         if !(plain && flow.state == State::Established.number())
-            && let Some(reason) = self.hold(frame, packet, flow, stand.alive)
+            && let Some(reason) = self.hold(frame, packet, flow, stand)
         {
             return self.drop(reason);
         }
@@ -385,7 +389,13 @@ impl Reference {
     }
 
     /// Follows what the packet says. Why it stays here, if it does.
-    fn hold(&mut self, frame: &[u8], packet: &Packet, flow: Flow, alive: bool) -> Option<Counter> {
+    fn hold(
+        &mut self,
+        frame: &[u8],
+        packet: &Packet,
+        flow: Flow,
+        stand: &Stand,
+    ) -> Option<Counter> {
         let other = flow.opposite(packet.key.family);
         let pair = self.flows.get(&other).copied()?;
         let client = flow.flags & FLOW_CLIENT != 0;
@@ -416,9 +426,9 @@ impl Reference {
             });
         }
         let refused = matches!(step.event, Some((EventKind::Refused, _)));
-        // Nobody would send it later, or try another backend.
-        let useless = step.held == Some(Counter::Waiting) || refused;
-        step.held.filter(|_| alive || !useless)
+        // Nobody would send it soon, or try another backend.
+        let useless = |held| held == Counter::Waiting && !stand.waits || refused && !stand.alive;
+        step.held.filter(|held| !useless(*held))
     }
 
     fn replace(&mut self, packet: &Packet, mut flow: Flow) {

@@ -28,10 +28,14 @@ pub(super) struct Stand {
     pub(super) leave: Leave,
     /// The process that leads the program.
     pub(super) alive: bool,
+    /// And it has turned lately: handshakes wait for it.
+    pub(super) waits: bool,
     /// The packet was handed over.
     pub(super) from_peer: bool,
     /// And by that alone we may decide.
     pub(super) accepted: bool,
+    /// The peer is about to lead, and accepts.
+    offered: bool,
     /// The peer may know what nobody here does.
     pub(super) second: bool,
 }
@@ -50,6 +54,13 @@ pub(super) fn asked_by_arp(frame: &[u8]) -> Option<Endpoint> {
     Some(endpoint)
 }
 
+impl Stand {
+    /// The peer may ask for the handshakes that wait here.
+    pub(super) fn asked(&self) -> bool {
+        self.from_peer && !self.waits && self.leave != Leave::Nothing && !self.accepted
+    }
+}
+
 impl Reference {
     pub(super) fn look(&mut self, frame: &[u8], arrival: &Arrival) -> Stand {
         let at = self.neighbours.get(&arrival.ifindex).copied();
@@ -58,8 +69,10 @@ impl Reference {
             at,
             leave: Leave::Nothing,
             alive: !self.dead,
+            waits: !self.dead && arrival.now < self.waits,
             from_peer,
             accepted: false,
+            offered: false,
             second: false,
         };
         let now = arrival.now;
@@ -68,7 +81,7 @@ impl Reference {
             if self.lease != 0 && now < self.lease.saturating_add(FROZEN) {
                 stand.leave = Leave::Forward;
             }
-        } else if holds && !self.frozen {
+        } else if holds && !self.frozen && !self.offered {
             stand.leave = Leave::Decide;
             stand.second = now < self.second && at.is_some() && !from_peer;
         } else if from_peer && now < self.accept {
@@ -77,6 +90,7 @@ impl Reference {
             self.count(Counter::Accepted);
         } else if holds {
             stand.leave = Leave::Forward;
+            stand.offered = self.offered;
         }
         stand
     }
@@ -86,7 +100,7 @@ impl Reference {
         let Some(at) = stand.at else {
             return self.drop(Counter::Lease);
         };
-        if stand.from_peer {
+        if stand.from_peer && !stand.offered {
             return self.drop(Counter::Loop);
         }
         let mut frame = frame.to_vec();
@@ -173,7 +187,7 @@ impl Reference {
     }
 
     /// The peer asks for the SYN of the n-th youngest handshake that waits for the process that
-    /// died here.
+    /// died here, or hangs.
     pub(super) fn kick(&mut self, frame: &[u8], packet: &Packet, arrival: &Arrival) -> Verdict {
         let number = u64::from(packet.seq);
         if number >= self.opened || packet.seq as usize >= RECENT || packet.hops < 2 {

@@ -64,6 +64,7 @@ fn world(flags: u32, scheduler: Scheduler) -> Reference {
             own_last: 30_009,
         },
         lease: u64::MAX,
+        waits: u64::MAX,
         ..Reference::default()
     }
 }

@@ -153,6 +153,7 @@ impl Host {
         let mut maps = Reference {
             capacity: 2 * sizes.flows as usize,
             lease: u64::MAX,
+            waits: u64::MAX,
             ..maps
         };
         engine.begin(&mut maps, now).unwrap();

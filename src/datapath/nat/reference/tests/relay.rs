@@ -187,6 +187,29 @@ fn a_new_connection_on_old_ports_ends_the_frozen_one_and_is_the_peers() {
     }
 }
 
+/// Where the peer hands over what its stale neighbours send, and has not begun to lead yet, a new
+/// connection would be dropped and repeated after a second.
+#[test]
+fn what_is_not_decided_while_the_mastership_is_offered_is_the_peers() {
+    let mut world = node(0);
+    world.process(&by(STRANGER, syn(VIP, 1)), &arrival());
+    let new = || frame(at("203.0.113.1:40001"), at(VIP), sent(SYN, 1, 0), &[]);
+    for offered in [false, true] {
+        (world.frozen, world.offered) = (true, offered);
+        for packet in [new(), ack(PROXIED, 1)] {
+            let verdict = world.process(&by(STRANGER, packet.clone()), &arrival());
+            assert!(matches!(verdict, Verdict::Relay(_)), "{verdict:?}");
+            let verdict = world.process(&by(THERE, packet), &arrival());
+            match verdict {
+                Verdict::Relay(_) => assert!(offered),
+                other => assert_eq!((other, offered), (Verdict::Drop(Counter::Loop), false)),
+            }
+        }
+    }
+    let verdict = world.process(&by(THERE, ack(VIP, 2)), &arrival());
+    assert!(matches!(verdict, Verdict::Redirect { .. }), "{verdict:?}");
+}
+
 #[test]
 fn a_process_that_never_led_leaves_nothing() {
     let mut world = node(0);
@@ -356,4 +379,34 @@ fn the_kernel_is_not_asked_for_a_vip() {
         assert_eq!(world.process(&ask(1, [192, 0, 2, 1]), &many), Verdict::Pass);
     }
     assert_eq!(world.counters, [(Counter::Arp, 4)].into());
+}
+
+/// A process that hangs lets nobody wait for it until it is dead; it may still go on.
+#[test]
+fn a_process_that_has_not_turned_lately_holds_no_answer_back() {
+    let mut world = node(SERVICE_SYNC);
+    world.process(&by(STRANGER, syn(VIP, 1)), &arrival());
+    let answer = by(STRANGER, answer(&world, 1));
+    let kick = frame(
+        at("192.0.2.102:0"),
+        at("192.0.2.101:0"),
+        sent(SYN, 0, 0),
+        &[],
+    );
+    world.waits = 1_500;
+    let soon = when(1_499);
+    let verdict = world.process(&answer, &soon);
+    assert_eq!(verdict, Verdict::Drop(Counter::Waiting));
+    let verdict = world.process(&by(THERE, kick.clone()), &soon);
+    assert_eq!(verdict, Verdict::Pass, "the process has it in hand");
+    let late = when(1_500);
+    let verdict = world.process(&by(THERE, kick.clone()), &late);
+    assert!(matches!(verdict, Verdict::Redirect { .. }), "{verdict:?}");
+    let verdict = world.process(&by(STRANGER, kick.clone()), &late);
+    assert_eq!(verdict, Verdict::Pass, "nobody but the peer asks");
+    let verdict = world.process(&answer, &late);
+    assert!(matches!(verdict, Verdict::Redirect { .. }), "{verdict:?}");
+    // Not master any more.
+    let verdict = world.process(&by(THERE, kick), &when(2_000));
+    assert_eq!(verdict, Verdict::Drop(Counter::Loop));
 }
