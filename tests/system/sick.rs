@@ -1,6 +1,6 @@
 //! Backends that are sick in ways that no connect shows: the clients of the others see nothing of it.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use tandem::lab::{Host, Lab, LabError, default_config};
@@ -37,6 +37,21 @@ enum Sick {
 }
 
 async fn sicken(host: &Host, port: u16, how: Sick) {
+    if how == Sick::Floods {
+        // Threads of its own, in this host's namespace: the host's other server is not to be flooded.
+        let listener = host
+            .run(async move { std::net::TcpListener::bind(at(1, port)) })
+            .await;
+        let listener = listener.expect("the port is free");
+        let flood = move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                std::thread::spawn(move || while stream.write_all(&[b'x'; 65_536]).is_ok() {});
+            }
+        };
+        std::thread::spawn(flood);
+        return;
+    }
     let listener = host.run(TcpListener::bind(at(1, port))).await;
     let listener = listener.expect("the port is free");
     host.spawn(async move {
@@ -54,9 +69,7 @@ async fn suffer(mut stream: TcpStream, how: Sick) -> io::Result<()> {
             stream.write_all(b"x").await?;
             sleep(Duration::from_secs(1)).await;
         },
-        Sick::Floods => loop {
-            stream.write_all(&[b'x'; 65_536]).await?;
-        },
+        Sick::Floods => Ok(()),
     }
 }
 
