@@ -35,7 +35,8 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::control::{self, Asked};
-use crate::datapath::{self, Proxy};
+use crate::datapath::{self, DatapathError, Proxy};
+use crate::dial::DialError;
 use crate::finder::Finder;
 use crate::model::{NodeId, Secret};
 use crate::net::clock::{self, Clock};
@@ -46,7 +47,7 @@ use crate::net::key;
 use crate::net::session::{Session, Settings};
 use crate::node::io::Input;
 use crate::node::{Identity, Node};
-use crate::probe::{Plans, Prober};
+use crate::probe::{PlanError, Plans, Prober};
 use crate::time::Mono;
 use crate::wire::replication::{Hello, PROTOCOL};
 use crate::wire::seal::{Knock, stick_key};
@@ -88,7 +89,7 @@ pub struct Options {
 pub enum Fatal {
     /// A file that a health check needs.
     #[error(transparent)]
-    Checks(#[from] crate::probe::PlanError),
+    Checks(#[from] PlanError),
     /// The configuration, rendered with its places.
     #[error("{0}")]
     Config(String),
@@ -105,7 +106,7 @@ pub enum Fatal {
     Control(#[from] control::ControlError),
     /// The data path.
     #[error(transparent)]
-    Datapath(#[from] datapath::DatapathError),
+    Datapath(#[from] DatapathError),
     /// The cluster key.
     #[error(transparent)]
     Key(#[from] key::KeyError),
@@ -144,7 +145,7 @@ impl Fatal {
     /// The process's exit code (sysexits.h).
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Checks(_)
+            Self::Checks(PlanError::File { .. })
             | Self::Config(_)
             | Self::ConfigFile { .. }
             | Self::Key(_)
@@ -158,7 +159,13 @@ impl Fatal {
                 datapath::nat::NatError::NotAllowed { .. } => 77,
                 _ => 70,
             },
-            Self::Control(_) | Self::Datapath(_) | Self::Kernel(_) | Self::System { .. } => 70,
+            Self::Checks(PlanError::Dial(DialError::Forbidden { .. }))
+            | Self::Datapath(DatapathError::Dial(DialError::Forbidden { .. })) => 77,
+            Self::Checks(PlanError::Dial(_))
+            | Self::Control(_)
+            | Self::Datapath(_)
+            | Self::Kernel(_)
+            | Self::System { .. } => 70,
         }
     }
 }
@@ -241,7 +248,7 @@ async fn start(
     let started = kernel_mode::start(config, me, &options.pins, seed, nat_reports)?;
     let config = &started.config;
     let stick_key = stick_key(secret, &config.cluster.name);
-    let proxy = Proxy::start(&kernel_mode::proxied(config), events, seed, stick_key)?;
+    let proxy = Proxy::start(&kernel_mode::proxied(config), me, events, seed, stick_key)?;
     let rejected = Arc::new(AtomicU64::new(0));
     let (asks, requests) = mpsc::channel(QUEUE);
     let (results, probes) = mpsc::channel(QUEUE);
@@ -302,6 +309,10 @@ async fn start(
     node.handle(Input::Recall(said), clock.now());
     let keeper = Keeper::start(&options.state).map_err(system("start the state's thread"))?;
     relay(&mut node, &started, &kernel, clock.now());
+    for text in proxy.notes() {
+        let text = text.clone();
+        node.handle(Input::Note { text }, clock.now());
+    }
     tracing::info!(
         node = %config.node(me).name,
         cluster = %config.cluster.name,

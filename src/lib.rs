@@ -42,6 +42,8 @@ pub mod vip;
 pub mod discover;
 pub mod node;
 
+pub mod dial;
+
 pub mod control;
 pub mod datapath;
 pub mod finder;

@@ -4,6 +4,7 @@
 //! at the start, advanced by the monotonic clock, so that no clock step reorders the timeline.
 
 mod events;
+mod measures;
 mod relay;
 mod source;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{AdminState, Role};
 
 pub use events::{Cause, Event, What};
+pub use measures::{Measure, StickStatus};
 pub use relay::{RelayLink, RelayStatus, StaleStatus};
 pub use source::SourceStatus;
 
@@ -252,6 +254,9 @@ pub struct ServiceStatus {
     /// Connections that waited in vain for a backend with room.
     #[serde(default)]
     pub queue_timeouts: u64,
+    /// Clients that wait for a backend with room now.
+    #[serde(default)]
+    pub queued: u64,
     /// The memory of its clients; none: it has no table of them.
     #[serde(default)]
     pub sticks: Option<StickStatus>,
@@ -263,17 +268,6 @@ pub struct ServiceStatus {
     /// Names of backends of the file that operators have removed and that have no connections.
     #[serde(default)]
     pub removed: Vec<String>,
-}
-
-/// The memory of a service's clients.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct StickStatus {
-    /// Clients that are remembered.
-    pub entries: u64,
-    /// Connections since the start of the process that went where their client was.
-    pub hits: u64,
-    /// Connections whose client was not known, or whose backend took none.
-    pub misses: u64,
 }
 
 /// A backend.
@@ -319,15 +313,6 @@ pub struct BackendStatus {
     /// Milliseconds until what is left on it is reset.
     #[serde(default)]
     pub cut_in_ms: Option<u64>,
-}
-
-/// What a scheduler knows of a backend.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Measure {
-    /// Response time as of now (peak-EWMA), in microseconds; none before the first.
-    pub response_us: Option<u64>,
-    /// Weight that is left, with `adaptive`.
-    pub effective_weight: Option<f64>,
 }
 
 /// The data path in the kernel. Counts are of this process's life, those of the program
@@ -392,6 +377,9 @@ pub struct Counters {
     pub outputs_dropped: u64,
     /// Bad requests on the control socket.
     pub control_rejected: u64,
+    /// Lines of the log of connections that were dropped, since the start of the process.
+    #[serde(default)]
+    pub log_dropped: u64,
     /// Times that the source of flow events said that it lost some.
     pub flow_events_lost: u64,
 }

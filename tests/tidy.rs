@@ -11,6 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["wire"],
     &["election", "vip", "replication", "health", "balance"],
     &["discover", "node"],
+    &["dial"],
     &["net", "probe", "finder", "datapath", "control"],
     &["daemon", "watch"],
     &["cli", "lab"],

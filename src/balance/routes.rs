@@ -4,7 +4,6 @@
 //! has a backend, so that "all were tried" means one fixed list.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use super::adaptive::Rule;
 use super::gauge::Gauge;
 use super::scheduler::Method;
 use crate::config::{Backend, Balance, Config, Service};
-use crate::model::{BackendId, Scheduler, ServiceId};
+use crate::model::{BackendAddress, BackendId, Scheduler, ServiceId};
 
 /// A backend as the data path sees it. One value as long as it is configured with one address, shared by
 /// all routes that were ever compiled from each other.
@@ -22,7 +21,7 @@ pub struct Target {
     /// Which.
     pub id: BackendId,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: BackendAddress,
     /// Its configured share, 1 to 256.
     base: AtomicU16,
     /// Its share now.
@@ -42,7 +41,7 @@ impl Target {
         let weight = backend.weight.0.max(1);
         Self {
             id: backend.id,
-            address: backend.address,
+            address: backend.address.clone(),
             base: AtomicU16::new(weight),
             weight: AtomicU16::new(weight),
             limit: AtomicU32::new(limit(backend)),

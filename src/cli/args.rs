@@ -1,5 +1,6 @@
 //! The command line as clap sees it. No logic.
 
+pub(super) mod affinity;
 mod backend;
 
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ pub(super) use backend::{Add, BackendCommand, Ending, List, Weigh};
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 
+use self::affinity::Affinity;
 use super::setup_args::{Completions, Doctor, Init, Man};
 
 /// Where the node's configuration is, unless said otherwise.
@@ -92,6 +94,20 @@ Example:
   tandem flows --client 203.0.113.0/24 --count
   tandem flows --json | jq -r '.[] | select(.age_ms > 3600000) | .client'")]
     Flows(Flows),
+
+    /// List, or forget, the clients that affinity remembers.
+    #[command(
+        subcommand,
+        after_help = "\
+What is stored is a keyed hash (key), never an address or a cookie.
+
+Example:
+  tandem affinity list --service shop
+  tandem affinity list --backend b1 --json | jq length
+  tandem affinity clear --service shop --backend b1
+  tandem affinity clear --all"
+    )]
+    Affinity(Affinity),
 
     /// Switch the roles of the two nodes, in order. Works on either node.
     #[command(after_help = "\

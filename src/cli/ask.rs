@@ -82,6 +82,7 @@ pub(super) fn unexpected(response: &Response) -> Failure {
         Response::Events { .. } => "events",
         Response::Flows { .. } => "flows",
         Response::Status { .. } => "status",
+        Response::Sticks { .. } => "sticks",
     };
     let message = format!(
         "the node answered \"{kind}\" to another question; is it of this version ({})?",

@@ -4,6 +4,7 @@
 //! Whatever a person or a script may rely on is here: the names of commands and options, the exit
 //! codes ([`Exit`]), and `--json`, which prints the read model ([`crate::status`]) as it is.
 
+mod affinity;
 mod args;
 mod ask;
 mod backend;
@@ -107,6 +108,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Status(args) => ask::status(&args),
         Command::Events(args) => ask::events(&args),
         Command::Flows(args) => flows::flows(&args),
+        Command::Affinity(what) => affinity::affinity(&what),
         Command::Failover(args) => failover::failover(&args),
         Command::Drain(args) => ask::drain(&args),
         Command::Enable(args) => ask::enable(&args),

@@ -29,6 +29,7 @@ mod rules;
 mod runtime;
 mod schedulers;
 mod service;
+mod sockets;
 mod sources;
 mod stick;
 mod units;
@@ -54,6 +55,7 @@ pub use pattern::Pattern;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use runtime::MAX_BACKENDS;
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
+pub use sockets::{Keepalive, Mptcp, Sockets};
 pub use units::unusable;
 
 /// A valid configuration.
@@ -229,5 +231,7 @@ mod kernel_test;
 mod mistakes_test;
 #[cfg(test)]
 mod proxied_test;
+#[cfg(test)]
+mod sockets_test;
 #[cfg(test)]
 mod tests;

@@ -112,6 +112,11 @@ fn answer(request: &Request) -> Response {
             flows: vec![],
             next: query.after,
         },
+        Request::Sticks(query) | Request::ForgetSticks(query) => Response::Sticks {
+            matching: 0,
+            clients: vec![],
+            next: query.after.clone(),
+        },
         Request::Backend { backend, .. } | Request::Roster { backend, .. } => Response::Done {
             message: backend.clone(),
         },

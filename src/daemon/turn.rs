@@ -288,10 +288,12 @@ impl TurnLoop {
             status.nat = mode.map(KernelMode::status);
             status.relay.lacking.clone_from(&self.adapters.lacking);
             let measures: BTreeMap<_, _> = self.adapters.proxy.measures().into_iter().collect();
+            let queued: BTreeMap<_, _> = self.adapters.proxy.queued().collect();
             let sticks: BTreeMap<_, _> = self.adapters.proxy.sticks().into_iter().collect();
             for service in &mut status.services {
                 let id = ServiceId::of(&service.name);
                 service.sticks = sticks.get(&id).copied();
+                service.queued = queued.get(&id).copied().unwrap_or(0);
                 service.sources = self.adapters.finder.status(id);
                 service.fallback = self.adapters.fallback.contains(&service.name);
                 for backend in &mut service.backends {
@@ -302,6 +304,7 @@ impl TurnLoop {
             let counters = &mut status.counters;
             let adapters = &self.adapters;
             counters.control_rejected = adapters.rejected.load(Ordering::Relaxed);
+            counters.log_dropped = adapters.proxy.log_dropped();
             counters.session_faults += adapters.session.faults();
             counters.heartbeats_rejected += adapters.heartbeats.unread();
             counters.outputs_dropped = self.outputs_dropped

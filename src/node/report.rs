@@ -143,6 +143,7 @@ fn service(node: &Node, known: &config::Service, now: Mono) -> ServiceStatus {
         too_fast: counts.too_fast,
         queue_timeouts: counts.queue_timeouts,
         // The daemon knows.
+        queued: 0,
         sticks: None,
         sources: Vec::new(),
         backends: known

@@ -16,6 +16,7 @@ use super::plan::Case;
 use super::progress::{Fail, Progress};
 use crate::config::Command;
 use crate::health::probe::{ProbeRequest, quoted};
+use crate::model::BackendAddress;
 
 /// Where programs that a program calls are looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -49,6 +50,10 @@ pub(super) async fn check(
     };
     let (mut output, out, err) = pipes().map_err(|_| Fail::NoSocket)?;
     let mut child = {
+        let (address, port) = match &request.address {
+            BackendAddress::Tcp(at) => (at.ip().to_string(), at.port().to_string()),
+            BackendAddress::Unix(path) => (path.to_string(), String::new()),
+        };
         let mut command_line = process::Command::new(program);
         command_line
             .args(&command.argv[1..])
@@ -56,8 +61,8 @@ pub(super) async fn check(
             .env("PATH", PATH)
             .env("TANDEM_SERVICE", &case.plan.service)
             .env("TANDEM_BACKEND", &case.name)
-            .env("TANDEM_ADDRESS", request.address.ip().to_string())
-            .env("TANDEM_PORT", request.address.port().to_string())
+            .env("TANDEM_ADDRESS", address)
+            .env("TANDEM_PORT", port)
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(out)

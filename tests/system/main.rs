@@ -12,8 +12,10 @@ mod discover;
 mod doctor;
 mod drain;
 mod garbage;
+mod greeter;
 mod http;
 mod kernel;
+mod limits;
 mod million;
 mod mistakes;
 mod packets;
@@ -23,7 +25,9 @@ mod programs;
 mod proxy_protocol;
 mod relay;
 mod roster;
+mod sick;
 mod silence;
+mod sockets;
 mod survive;
 mod switch;
 mod tools;
@@ -45,11 +49,12 @@ fn main() -> ExitCode {
         switch::tests(),
         pair::tests(),
         balance::tests(),
-        affinity::tests(),
         roster::tests(),
         traffic::tests(),
         drain::tests(),
         garbage::tests(),
+        sick::tests(),
+        limits::tests(),
         mistakes::tests(),
         survive::tests(),
         million::tests(),
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
         .chain(bench::tests());
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
     let tests = plain
+        .chain(affinity::tests())
         .chain(programs::tests())
         .chain(proxy_protocol::tests())
         .chain(checks::tests())
@@ -68,6 +74,7 @@ fn main() -> ExitCode {
         .chain(discover::tests())
         .chain(relay::tests())
         .chain(silence::tests())
+        .chain(sockets::tests())
         .chain(kernel);
     let tests = tests.map(|((name, test), needed)| {
         let refused = rights.clone().err().or_else(|| tools::missing(needed));

@@ -12,6 +12,7 @@ mod nat;
 mod relay;
 mod sources;
 mod status;
+mod sticks;
 mod verdict;
 mod words;
 
@@ -38,6 +39,7 @@ pub use backends::backends;
 pub use events::events;
 pub use flows::FlowTable;
 pub use status::status;
+pub use sticks::stick_rows;
 pub(super) use words::{count, plural, span};
 
 /// Widest line of a page (the timeline and the list of connections are not cut: one event or

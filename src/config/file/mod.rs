@@ -21,6 +21,7 @@ mod limits;
 mod proxied;
 mod rules;
 mod service;
+mod sockets;
 
 pub(super) use self::affinity::{Affinity, By, TTL};
 pub(super) use self::balance::Balance;
@@ -30,6 +31,7 @@ pub(super) use self::limits::Limits;
 pub(super) use self::proxied::{Proxied, Tlv};
 pub(super) use self::rules::{Pool, Rule};
 pub(super) use self::service::{Backend, KernelMode, Mode, Service};
+pub(super) use self::sockets::Sockets;
 
 /// Most heartbeat paths.
 const MAX_PATHS: usize = 8;

@@ -125,7 +125,6 @@ impl Line {
     }
 
     /// How many wait.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.lock().queue.len()
     }

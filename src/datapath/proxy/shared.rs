@@ -15,6 +15,7 @@ use super::queue::{Line, Place};
 use super::sticky::Sticky;
 use crate::balance::{RetryBudget, Routes};
 use crate::config::{Config, Logged, Service};
+use crate::dial::Dialer;
 use crate::model::{BackendId, ServiceId};
 
 /// Shared by all workers. Nothing here is touched for a byte that moves.
@@ -39,6 +40,8 @@ pub(super) struct Known {
     /// What it asks of a client's address at once; none: nothing.
     pub(super) gate: Option<Arc<Gate>>,
     pub(super) tries: Tries,
+    /// Makes the backends' sockets.
+    pub(super) dialer: Dialer,
     /// What is written to the log; none: nothing.
     pub(super) log: Option<Wanted>,
     /// One for each pool, the own one first; empty: nobody waits.
@@ -59,7 +62,7 @@ pub(super) struct Tries {
 }
 
 impl Known {
-    fn of(service: &Service, seed: u64, key: [u8; 16]) -> Self {
+    fn of(service: &Service, dialer: Dialer, seed: u64, key: [u8; 16]) -> Self {
         let limits = &service.proxied.limits;
         let gate = Gate::of(limits, seed).map(Arc::new);
         // Where headers tell who the client is, they must be read first.
@@ -71,6 +74,7 @@ impl Known {
         let sticky = Sticky::of(service, key);
         Self {
             gate: now,
+            dialer,
             log: (limits.log != Logged::Off).then_some(Wanted {
                 what: limits.log,
                 sample: limits.log_sample,
@@ -91,20 +95,29 @@ impl Known {
     }
 }
 
+impl Known {
+    /// Clients that wait in all its lines.
+    pub(super) fn queued(&self) -> u64 {
+        self.lines.iter().map(|line| line.len() as u64).sum()
+    }
+}
+
 impl Shared {
     pub(super) fn new(
         config: &Config,
         routes: Routes,
         log: Option<Log>,
+        dialers: Vec<Dialer>,
         seed: u64,
         key: [u8; 16],
     ) -> Self {
-        let known = |service| Known::of(service, seed, key);
+        let known = |(service, dialer)| Known::of(service, dialer, seed, key);
+        let services = config.services.iter().zip(dialers);
         Self {
             start: Instant::now(),
             routes: ArcSwap::from_pointee(routes),
             log,
-            services: config.services.iter().map(known).collect(),
+            services: services.map(known).collect(),
             seats: Seats::new(config.proxy.max_connections),
         }
     }
