@@ -9,7 +9,8 @@
 /* With a stack of its own: 512 bytes are all that one has. */
 #define APART static __attribute__((noinline))
 /* The same, and the verifier looks at it once, not once for each way that leads to it. Its pointers
- * may be anything to it, so it asks for each whether there is one. */
+ * may be anything to it, so it asks for each whether there is one, and kernels before 6.3 take
+ * nothing that they point to for a key of a map, nor for a value to write: it is copied first. */
 #define ONCE __attribute__((noinline))
 
 /* A map, described by types: the loader reads them from BTF. */
