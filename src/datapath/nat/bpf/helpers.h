@@ -18,8 +18,9 @@
 #define TYPE(name, value) typeof(value) *name
 
 static void *(*const map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
-static long (*const map_update)(void *map, const void *key, const void *value,
-                                __u64 flags) = (void *)BPF_FUNC_map_update_elem;
+/* An int: kernels before 6.4 leave the upper half of a negative result empty. */
+static int (*const map_update)(void *map, const void *key, const void *value,
+                               __u64 flags) = (void *)BPF_FUNC_map_update_elem;
 static long (*const map_delete)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static __u64 (*const coarse_clock)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static __u32 (*const prandom)(void) = (void *)BPF_FUNC_get_prandom_u32;

@@ -128,7 +128,7 @@ INLINE __u32 allocate(struct flow *to, struct flow_key *back_key, struct flow *b
     for (int i = 0; i < TRIES; i++) {
         __u16 port = first + __sync_fetch_and_add(rounds, 1) % span;
         back_key->dport = BE16(port);
-        long failed = map_update(&flows, back_key, back, BPF_NOEXIST);
+        int failed = map_update(&flows, back_key, back, BPF_NOEXIST);
         if (!failed) {
             to->to_sport = back_key->dport;
             return 0;
@@ -193,7 +193,7 @@ APART __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct ser
     __u32 refused = allocate(to, &key, back, index);
     if (refused) return refused;
     key = p->key;
-    long failed = map_update(&flows, &key, to, BPF_NOEXIST);
+    int failed = map_update(&flows, &key, to, BPF_NOEXIST);
     if (failed) {
         key = opposite(to, p->key.family);
         map_delete(&flows, &key);
