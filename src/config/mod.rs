@@ -31,6 +31,7 @@ mod schedulers;
 mod service;
 mod sources;
 mod stick;
+mod telling;
 mod units;
 mod values;
 
@@ -54,6 +55,7 @@ pub use pattern::Pattern;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use runtime::MAX_BACKENDS;
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
+pub use telling::{Metrics, Notify};
 pub use units::unusable;
 
 /// A valid configuration.
@@ -71,6 +73,10 @@ pub struct Config {
     pub health: Checks,
     /// `[kernel]`
     pub kernel: Kernel,
+    /// `[metrics]`
+    pub metrics: Metrics,
+    /// `[notify]`; none: nobody is told.
+    pub notify: Option<Notify>,
     /// `[proxy]`
     pub proxy: Proxy,
     /// `[[vip]]`: 1 to 256.

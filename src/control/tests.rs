@@ -112,6 +112,9 @@ fn answer(request: &Request) -> Response {
             flows: vec![],
             next: query.after,
         },
+        Request::Log { level } => Response::Done {
+            message: level.clone(),
+        },
         Request::Backend { backend, .. } | Request::Roster { backend, .. } => Response::Done {
             message: backend.clone(),
         },

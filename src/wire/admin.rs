@@ -29,6 +29,11 @@ pub enum Request {
     /// proxied ones those that it drains, while it does.
     /// Answer: `Flows`.
     Flows(FlowQuery),
+    /// What the node writes to its log from now on, until it ends. Answer: `Done`.
+    Log {
+        /// `error`, `warn`, `info`, `debug`, `trace`, or a list of directives of `tracing-subscriber`.
+        level: String,
+    },
     /// Drain or enable a backend; on the master. Answer: `Done`.
     Backend {
         /// Name of the service.

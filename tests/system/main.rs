@@ -14,6 +14,7 @@ mod drain;
 mod garbage;
 mod http;
 mod kernel;
+mod metrics;
 mod million;
 mod mistakes;
 mod packets;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         .chain(checks::tests())
         .chain(doctor::tests())
         .chain(discover::tests())
+        .chain(metrics::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(kernel);

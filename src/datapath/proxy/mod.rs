@@ -47,7 +47,7 @@ use crate::balance::{Routes, Stick, Target};
 use crate::config::Config;
 use crate::datapath::DatapathError;
 use crate::model::{BackendId, Scheduler, ServiceId};
-use crate::status::{Measure, StickStatus};
+use crate::status::{Histogram, Measure, StickStatus};
 
 /// A worker that has not gone round its loop for so long is stuck: ten beats are missing.
 const STUCK: Duration = Duration::from_secs(1);
@@ -253,6 +253,23 @@ impl Proxy {
             Some((target.id, measure))
         };
         targets.filter_map(measure).collect()
+    }
+
+    /// What connects to each backend took.
+    pub fn connects(&self) -> Vec<(BackendId, Histogram)> {
+        let routes = self.shared.routes.load();
+        let targets = routes.all().flat_map(|route| route.all());
+        targets
+            .map(|target| (target.id, target.connects.read()))
+            .collect()
+    }
+
+    /// Of each service: clients that wait for a backend now, and retries so far.
+    pub fn waits(&self) -> Vec<(ServiceId, (u64, u64))> {
+        let services = self.shared.services.iter();
+        let retried = |it: &shared::Known| it.retried.load(Ordering::Relaxed);
+        let waits = |it: &shared::Known| (it.id, (it.queued(), retried(it)));
+        services.map(waits).collect()
     }
 
     /// Where the services listen, in the order of the configuration; with the port that the kernel

@@ -39,6 +39,8 @@ pub(super) struct Known {
     /// What it asks of a client's address at once; none: nothing.
     pub(super) gate: Option<Arc<Gate>>,
     pub(super) tries: Tries,
+    /// Times that another backend was tried.
+    pub(super) retried: AtomicU64,
     /// What is written to the log; none: nothing.
     pub(super) log: Option<Wanted>,
     /// One for each pool, the own one first; empty: nobody waits.
@@ -59,6 +61,11 @@ pub(super) struct Tries {
 }
 
 impl Known {
+    /// Its clients that wait.
+    pub(super) fn queued(&self) -> u64 {
+        self.lines.iter().map(|line| line.waiting() as u64).sum()
+    }
+
     fn of(service: &Service, seed: u64, key: [u8; 16]) -> Self {
         let limits = &service.proxied.limits;
         let gate = Gate::of(limits, seed).map(Arc::new);
@@ -80,6 +87,7 @@ impl Known {
                 deadline: limits.connect_deadline,
                 budget: limits.retry_budget.map(RetryBudget::new),
             },
+            retried: AtomicU64::new(0),
             lines: pools.filter_map(|_| Line::of(limits)).collect(),
             id: service.id,
             connect_timeout: service.connect_timeout,
