@@ -2,6 +2,7 @@
 
 pub(super) mod affinity;
 mod backend;
+mod log;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::str::FromStr;
 pub(super) use backend::{Add, BackendCommand, Ending, List, Weigh};
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
+pub(super) use log::{Log, LogFormat};
 
 use self::affinity::Affinity;
 use super::setup_args::{Completions, Doctor, Init, Man};
@@ -145,6 +147,10 @@ Example:
     )]
     Backend(BackendCommand),
 
+    /// Change what the node writes to its log, until it ends.
+    #[command(after_help = "Example:\n  tandem log debug\n  tandem log info")]
+    Log(Log),
+
     /// Remove the floating addresses that a dead process of this node left behind.
     #[command(after_help = "\
 The addresses vanish with the process; this is for the case that something that
@@ -253,6 +259,15 @@ pub struct Run {
     /// Where it keeps what operators say of backends.
     #[arg(long, value_name = "DIR", default_value = STATE)]
     pub state: PathBuf,
+
+    /// The form of the log's lines.
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "TANDEM_LOG_FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
 
     /// Where the other commands reach this node.
     #[command(flatten)]

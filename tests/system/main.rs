@@ -16,6 +16,7 @@ mod greeter;
 mod http;
 mod kernel;
 mod limits;
+mod metrics;
 mod million;
 mod mistakes;
 mod packets;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         .chain(checks::tests())
         .chain(doctor::tests())
         .chain(discover::tests())
+        .chain(metrics::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(sockets::tests())
