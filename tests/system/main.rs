@@ -19,6 +19,7 @@ mod limits;
 mod million;
 mod mistakes;
 mod packets;
+mod pages;
 mod pair;
 mod plumbing;
 mod programs;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         pair::tests(),
         balance::tests(),
         roster::tests(),
+        pages::tests(),
         traffic::tests(),
         drain::tests(),
         garbage::tests(),

@@ -182,6 +182,6 @@ fn an_answer_after_the_end_begins_nothing() {
         Step::FromOldBackend(0, SYN | ACK),
     ];
     play(&steps, |config| {
-        mode(config).replication = Acknowledge::Sync
+        mode(config).replication = Acknowledge::Sync;
     });
 }
