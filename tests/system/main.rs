@@ -20,6 +20,7 @@ mod metrics;
 mod million;
 mod mistakes;
 mod packets;
+mod pages;
 mod pair;
 mod plumbing;
 mod programs;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         pair::tests(),
         balance::tests(),
         roster::tests(),
+        pages::tests(),
         traffic::tests(),
         drain::tests(),
         garbage::tests(),
