@@ -10,6 +10,8 @@
 //!  │   heartbeats   session with the peer         │      tandem-kernel    addresses, ARP, ND
 //!  │   lease of the kernel mode                   │      tandem-nat       kernel mode
 //!  │   dead-man timer, watchdog                   │      tandem-control   control socket, checks, sources
+//!  │                                              │      tandem-metrics   /metrics, /healthz
+//!  │                                              │      tandem-notify    the program of `[notify]`
 //!  └──────────────────────────────────────────────┘
 //! ```
 //!
@@ -25,18 +27,20 @@ mod supervisor;
 mod turn;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread;
 
 use tokio::runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
 use crate::control::{self, Asked};
 use crate::datapath::{self, DatapathError, Proxy};
 use crate::dial::DialError;
+use crate::exporter;
 use crate::finder::Finder;
 use crate::model::{NodeId, Secret};
 use crate::net::clock::{self, Clock};
@@ -47,8 +51,10 @@ use crate::net::key;
 use crate::net::session::{Session, Settings};
 use crate::node::io::Input;
 use crate::node::{Identity, Node};
+use crate::notify::{self, Notifier};
 use crate::probe::{PlanError, Plans, Prober};
 use crate::time::Mono;
+use crate::wire::admin::{Request, Response};
 use crate::wire::replication::{Hello, PROTOCOL};
 use crate::wire::seal::{Knock, stick_key};
 
@@ -82,6 +88,32 @@ pub struct Options {
     pub pins: PathBuf,
     /// Where what operators said of backends is kept.
     pub state: PathBuf,
+    /// Changes what is logged.
+    pub log: LogLevel,
+}
+
+/// What a change of the log's level calls.
+type SetLevel = dyn Fn(&str) -> Result<(), String> + Send + Sync;
+
+/// Changes what is logged.
+#[derive(Clone)]
+pub struct LogLevel(Arc<SetLevel>);
+
+impl LogLevel {
+    /// By calling this.
+    pub fn new(set: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(set))
+    }
+
+    fn set(&self, level: &str) -> Result<(), String> {
+        (self.0)(level)
+    }
+}
+
+impl fmt::Debug for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogLevel(..)")
+    }
 }
 
 /// Why the daemon cannot start or go on.
@@ -260,7 +292,8 @@ async fn start(
     };
     let (tell_found, found) = mpsc::channel(QUEUE);
     let find = || Finder::run(config, seed, &tell_found);
-    let (prober, finder) = start_control(options, asks, Arc::clone(&rejected), prober, find)?;
+    let (prober, finder) =
+        start_control(options, asks.clone(), Arc::clone(&rejected), prober, find)?;
     // Its tasks have senders of their own.
     drop(tell_found);
     let knock = Knock::new(secret, &config.cluster.name, me.peer());
@@ -272,6 +305,8 @@ async fn start(
         incarnation,
         config_hash: config.hash,
     };
+    serve_metrics(config, &asks)?;
+    let notifier = notifier(config, me)?;
     let session = Session::start(
         Settings {
             me,
@@ -332,6 +367,8 @@ async fn start(
             kernel,
             kernel_mode: started.mode,
             lacking: started.lacking,
+            log: options.log.clone(),
+            notifier,
             prober,
             proxy,
             rejected,
@@ -372,6 +409,38 @@ fn relay(node: &mut Node, started: &Started, kernel: &Kernel, now: Mono) {
         };
         node.handle(Input::Note { text }, now);
     }
+}
+
+/// The thread that tells of changes of role, if somebody wants to know.
+fn notifier(config: &Config, me: NodeId) -> Result<Option<Notifier>, Fatal> {
+    let Some(notify) = &config.notify else {
+        return Ok(None);
+    };
+    let who = notify::Who {
+        cluster: config.cluster.name.clone(),
+        node: config.node(me).name.clone(),
+        vips: config.vips.iter().map(|vip| vip.ip().to_string()).collect(),
+    };
+    let started = Notifier::start(notify, who).map_err(system("start the notifier's thread"))?;
+    Ok(Some(started))
+}
+
+/// Whoever watches this node asks it as operators do.
+fn serve_metrics(config: &Config, asks: &mpsc::Sender<Asked>) -> Result<(), Fatal> {
+    let asks = asks.clone();
+    let ask = move || {
+        let asks = asks.clone();
+        async move {
+            let (reply, answer) = oneshot::channel();
+            let request = Request::Status;
+            asks.send(Asked { request, reply }).await.ok()?;
+            match answer.await.ok()? {
+                Response::Status { status } => Some(*status),
+                _ => None,
+            }
+        }
+    };
+    exporter::start(&config.metrics.listen, ask).map_err(system("start the metrics' thread"))
 }
 
 fn paths(

@@ -4,6 +4,7 @@
 //! at the start, advanced by the monotonic clock, so that no clock step reorders the timeline.
 
 mod events;
+mod figures;
 mod measures;
 mod relay;
 mod source;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{AdminState, Role};
 
 pub use events::{Cause, Event, What};
+pub use figures::{BOUNDS_US, BUCKETS, Ends, Failures, Histogram, Transitions, bucket};
 pub use measures::{Measure, StickStatus};
 pub use relay::{RelayLink, RelayStatus, StaleStatus};
 pub use source::SourceStatus;
@@ -54,6 +56,18 @@ pub struct Status {
     pub vips: Vec<VipStatus>,
     /// The last change of role.
     pub last_transition: Option<Event>,
+    /// Changes of role, by what they were and why.
+    #[serde(default)]
+    pub transitions: Vec<Transitions>,
+    /// From the last sign of the peer's life to the decision, of those that had one.
+    #[serde(default)]
+    pub detection: Histogram,
+    /// From the decision to the addresses held and announced.
+    #[serde(default)]
+    pub takeover: Histogram,
+    /// How late the turn loop served a deadline.
+    #[serde(default)]
+    pub turn_delay: Histogram,
     /// The other node.
     pub peer: PeerStatus,
     /// Heartbeat paths.
@@ -151,6 +165,9 @@ pub struct PathStatus {
     pub received: u64,
     /// Heartbeats missing in the peer's count.
     pub lost: u64,
+    /// Heartbeats that were counted as lost and came later, overtaken by others.
+    #[serde(default)]
+    pub late: u64,
     /// Share of the last 100 heartbeats that were lost, in percent.
     pub loss_percent: f64,
     /// Smoothed round trip, in microseconds.
@@ -183,6 +200,12 @@ pub struct ReplicationStatus {
     pub resyncs: u64,
     /// Connections in the replica, of both modes.
     pub flows: u64,
+    /// Bytes sent on all sessions so far, as they are on the wire.
+    #[serde(default)]
+    pub bytes_sent: u64,
+    /// Bytes received.
+    #[serde(default)]
+    pub bytes_received: u64,
 }
 
 /// What a node does on the session.
@@ -254,9 +277,12 @@ pub struct ServiceStatus {
     /// Connections that waited in vain for a backend with room.
     #[serde(default)]
     pub queue_timeouts: u64,
-    /// Clients that wait for a backend with room now.
+    /// Connections that wait for a backend with room now.
     #[serde(default)]
     pub queued: u64,
+    /// Times that another backend was tried, in proxy mode.
+    #[serde(default)]
+    pub retries: u64,
     /// The memory of its clients; none: it has no table of them.
     #[serde(default)]
     pub sticks: Option<StickStatus>,
@@ -297,6 +323,21 @@ pub struct BackendStatus {
     pub total: u64,
     /// Connects that failed.
     pub connect_failures: u64,
+    /// The same, by how.
+    #[serde(default)]
+    pub failures: Failures,
+    /// What connects took, in proxy mode.
+    #[serde(default)]
+    pub connect: Histogram,
+    /// Bytes from clients, of proxied connections.
+    #[serde(default)]
+    pub bytes_up: u64,
+    /// Bytes to clients, of proxied connections.
+    #[serde(default)]
+    pub bytes_down: u64,
+    /// Proxied connections that have ended, by how.
+    #[serde(default)]
+    pub ends: Ends,
     /// Checks that succeeded.
     pub checks_good: u64,
     /// Checks that failed.
@@ -323,6 +364,10 @@ pub struct NatStatus {
     pub hooks: Vec<String>,
     /// The lease holds: this node forwards.
     pub forwarding: bool,
+    /// What was left of a lease when it was renewed, in microseconds: the least within the last one to
+    /// two minutes; none: this node did not forward.
+    #[serde(default)]
+    pub lease_margin_us: Option<u64>,
     /// Connections in the kernel's table, ended ones that are still kept included.
     pub flows: u64,
     /// Most of them.

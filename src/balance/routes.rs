@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::adaptive::Rule;
 use super::gauge::Gauge;
 use super::scheduler::Method;
+use super::tally::Tally;
 use crate::config::{Backend, Balance, Config, Service};
 use crate::model::{BackendAddress, BackendId, Scheduler, ServiceId};
 
@@ -34,6 +35,8 @@ pub struct Target {
     cold_since: AtomicU64,
     /// None: the scheduler needs no measurements.
     gauge: Option<Gauge>,
+    /// What its connects took.
+    pub connects: Tally,
 }
 
 impl Target {
@@ -48,6 +51,7 @@ impl Target {
             live: AtomicU32::new(0),
             cold_since: AtomicU64::new(0),
             gauge,
+            connects: Tally::default(),
         }
     }
 

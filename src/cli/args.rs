@@ -2,14 +2,15 @@
 
 pub(super) mod affinity;
 mod backend;
+mod log;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-pub(super) use backend::{Add, BackendCommand, Ending, List, Weigh};
+pub(super) use backend::{Add, BackendArgs, BackendCommand, BackendName, Ending, List, Weigh};
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
+pub(super) use log::{Log, LogFormat};
 
 use self::affinity::Affinity;
 use super::setup_args::{Completions, Doctor, Init, Man};
@@ -145,6 +146,10 @@ Example:
     )]
     Backend(BackendCommand),
 
+    /// Change what the node writes to its log, until it ends.
+    #[command(after_help = "Example:\n  tandem log debug\n  tandem log info")]
+    Log(Log),
+
     /// Remove the floating addresses that a dead process of this node left behind.
     #[command(after_help = "\
 The addresses vanish with the process; this is for the case that something that
@@ -253,6 +258,15 @@ pub struct Run {
     /// Where it keeps what operators say of backends.
     #[arg(long, value_name = "DIR", default_value = STATE)]
     pub state: PathBuf,
+
+    /// The form of the log's lines.
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "TANDEM_LOG_FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
 
     /// Where the other commands reach this node.
     #[command(flatten)]
@@ -373,45 +387,6 @@ pub struct Failover {
     /// Which node.
     #[command(flatten)]
     pub control: Control,
-}
-
-/// Arguments of `drain` and `enable`.
-#[derive(Args, Debug)]
-pub struct BackendArgs {
-    /// The service and its backend.
-    #[arg(value_name = "SERVICE/BACKEND")]
-    pub backend: BackendName,
-
-    /// Which node.
-    #[command(flatten)]
-    pub control: Control,
-}
-
-/// `SERVICE/BACKEND`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct BackendName {
-    /// Name of the service.
-    pub service: String,
-    /// Name of the backend.
-    pub backend: String,
-}
-
-impl FromStr for BackendName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('/') {
-            Some((service, backend))
-                if !service.is_empty() && !backend.is_empty() && !backend.contains('/') =>
-            {
-                Ok(Self {
-                    service: service.into(),
-                    backend: backend.into(),
-                })
-            }
-            _ => Err("write the service, a slash and the backend, for example web/b1"),
-        }
-    }
 }
 
 /// Arguments of `lab`.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::args::{BackendArgs, Query};
+use super::args::{BackendArgs, Log, Query};
 use super::render::{self, Page};
 use super::{Exit, Failure};
 use crate::control::client::{self, CallError};
@@ -59,6 +59,12 @@ pub(super) fn ask(control: &Path, request: &Request) -> Result<Response, Failure
             Err(Failure::new(exit, error.to_string()))
         }
     }
+}
+
+/// What the node logs from now on.
+pub(super) fn log(args: &Log) -> Result<(), Failure> {
+    let level = args.level.clone();
+    say(&ask_done(&args.control.path, &Request::Log { level })?)
 }
 
 pub(super) fn ask_status(control: &Path) -> Result<Status, Failure> {

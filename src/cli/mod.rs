@@ -112,6 +112,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Failover(args) => failover::failover(&args),
         Command::Drain(args) => ask::drain(&args),
         Command::Enable(args) => ask::enable(&args),
+        Command::Log(args) => ask::log(&args),
         Command::Cleanup(args) => cleanup::cleanup(&args),
         Command::Release(args) => release::release(&args),
         Command::Init(args) => init::init(&args),
@@ -134,21 +135,25 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
 }
 
 fn node(args: args::Run) -> ExitCode {
-    if let Err(message) = logging::start() {
-        complain(&message);
-        return Exit::Usage.into();
-    }
+    let log = match logging::start(args.log_format) {
+        Ok(log) => log,
+        Err(message) => {
+            logging::complain(&message);
+            return Exit::Usage.into();
+        }
+    };
     let options = daemon::Options {
         config: args.config,
         node: args.node,
         control: args.control.path,
         pins: args.pins,
         state: args.state,
+        log,
     };
     match daemon::run(&options) {
         Ok(()) => Exit::Fine.into(),
         Err(fatal) => {
-            complain(&fatal.to_string());
+            logging::complain(&fatal.to_string());
             ExitCode::from(fatal.exit_code())
         }
     }

@@ -7,9 +7,9 @@ use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
     Acknowledge, Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Discover, Dns,
-    Election, Fallback, Family, Forward, Health, Keepalive, Kernel, KernelMode, Limits, Mptcp,
-    Node, OnDown, Pool, Proxied, Proxy, Rule, SendProxy, Service, Sockets, StickBy, StickFallback,
-    StickHow, Stray,
+    Election, Fallback, Family, Forward, Health, Keepalive, Kernel, KernelMode, Limits, Metrics,
+    Mptcp, Node, Notify, OnDown, Pool, Proxied, Proxy, Rule, SendProxy, Service, Sockets, StickBy,
+    StickFallback, StickHow, Stray,
 };
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
@@ -27,6 +27,10 @@ pub(super) fn build(file: file::File) -> Result<Config, Reported> {
             concurrency: file.health?.concurrency?.value,
         },
         kernel: kernel(file.kernel?)?,
+        metrics: Metrics {
+            listen: all(file.metrics?.listen.unwrap_or_default(), value)?,
+        },
+        notify: file.notify.map(|section| notify(section?)).transpose()?,
         proxy: proxy(file.proxy?)?,
         vips: all(file.vips, vip)?,
         services: all(file.services, service)?,
@@ -89,6 +93,13 @@ fn kernel(kernel: file::Kernel) -> Result<Kernel, Reported> {
         opening_timeout: kernel.opening_timeout?.value,
         closing_timeout: kernel.closing_timeout?.value,
         closed_timeout: kernel.closed_timeout?.value,
+    })
+}
+
+fn notify(notify: file::Notify) -> Result<Notify, Reported> {
+    Ok(Notify {
+        command: notify.command?,
+        timeout: notify.timeout?.value,
     })
 }
 

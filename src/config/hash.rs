@@ -38,6 +38,9 @@ fn write_config(text: &mut String, config: &Config) {
         vips,
         services,
         hash: _,
+        // Who is told of a node is each host's own affair.
+        metrics: _,
+        notify: _,
     } = config;
     // Where the key lies is each host's own affair; that the key is the same shows by itself.
     let Cluster {

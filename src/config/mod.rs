@@ -32,6 +32,7 @@ mod service;
 mod sockets;
 mod sources;
 mod stick;
+mod telling;
 mod units;
 mod values;
 
@@ -56,6 +57,7 @@ pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProx
 pub use runtime::MAX_BACKENDS;
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
 pub use sockets::{Keepalive, Mptcp, Sockets};
+pub use telling::{Metrics, Notify};
 pub use units::unusable;
 
 /// A valid configuration.
@@ -73,6 +75,10 @@ pub struct Config {
     pub health: Checks,
     /// `[kernel]`
     pub kernel: Kernel,
+    /// `[metrics]`
+    pub metrics: Metrics,
+    /// `[notify]`; none: nobody is told.
+    pub notify: Option<Notify>,
     /// `[proxy]`
     pub proxy: Proxy,
     /// `[[vip]]`: 1 to 256.

@@ -112,6 +112,9 @@ fn answer(request: &Request) -> Response {
             flows: vec![],
             next: query.after,
         },
+        Request::Log { level } => Response::Done {
+            message: level.clone(),
+        },
         Request::Sticks(query) | Request::ForgetSticks(query) => Response::Sticks {
             matching: 0,
             clients: vec![],

@@ -21,6 +21,8 @@ impl Node {
             Request::Events => Ok(Response::Events {
                 events: self.journal.events(),
             }),
+            // Whoever runs the node has the log.
+            Request::Log { .. } => Err("this node has no log of its own".into()),
             Request::Failover => self.failover(now).map(done),
             Request::Flows(query) => {
                 let unix_ms = self.journal.unix_ms(now);

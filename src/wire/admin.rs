@@ -33,6 +33,11 @@ pub enum Request {
     Sticks(StickQuery),
     /// Forgets those of a page; on the master, which tells its peer. Answer: `Sticks`, without a list.
     ForgetSticks(StickQuery),
+    /// What the node writes to its log from now on, until it ends. Answer: `Done`.
+    Log {
+        /// `error`, `warn`, `info`, `debug`, `trace`, or a list of directives of `tracing-subscriber`.
+        level: String,
+    },
     /// Drain or enable a backend; on the master. Answer: `Done`.
     Backend {
         /// Name of the service.

@@ -4,8 +4,10 @@
 
 mod affinity;
 mod backend;
+mod docs;
 mod flows;
 mod init;
+mod journal;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -16,9 +16,11 @@ mod greeter;
 mod http;
 mod kernel;
 mod limits;
+mod metrics;
 mod million;
 mod mistakes;
 mod packets;
+mod pages;
 mod pair;
 mod plumbing;
 mod programs;
@@ -30,6 +32,7 @@ mod silence;
 mod sockets;
 mod survive;
 mod switch;
+mod telling;
 mod tools;
 mod traffic;
 
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         pair::tests(),
         balance::tests(),
         roster::tests(),
+        pages::tests(),
         traffic::tests(),
         drain::tests(),
         garbage::tests(),
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         mistakes::tests(),
         survive::tests(),
         million::tests(),
+        telling::tests(),
     ];
     let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
     let kernel = kernel::tests()
@@ -72,6 +77,7 @@ fn main() -> ExitCode {
         .chain(checks::tests())
         .chain(doctor::tests())
         .chain(discover::tests())
+        .chain(metrics::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(sockets::tests())

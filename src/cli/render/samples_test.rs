@@ -153,6 +153,7 @@ pub(super) fn master() -> Status {
             sessions: 1,
             ..Counters::default()
         },
+        ..Status::default()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -106,6 +107,8 @@ pub(super) async fn connect(
         };
         match attempt(way, &first.bytes, limit, flow).await {
             Ok((stream, sent)) => {
+                let took = started.elapsed();
+                load.target().connects.add(took);
                 if let (Some(sticky), Some(choice)) = (sticky, &choice) {
                     sticky.chosen(choice, load.target().id, worker);
                 }
@@ -113,7 +116,7 @@ pub(super) async fn connect(
                     stream,
                     load,
                     sent,
-                    took: started.elapsed(),
+                    took,
                 });
             }
             Err(Trouble::Cut) => return Err(Failed::Cut),
@@ -132,8 +135,11 @@ pub(super) async fn connect(
         }
         drop(load);
         let route = routes.pool(service, intro.pool);
-        if !picks.all_tried(route) && !patience.another(shared) {
-            return Err(Failed::Unserved(Unserved::AllFailed));
+        if !picks.all_tried(route) {
+            if !patience.another(shared) {
+                return Err(Failed::Unserved(Unserved::AllFailed));
+            }
+            known.retried.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

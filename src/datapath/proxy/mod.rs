@@ -48,7 +48,7 @@ use crate::config::Config;
 use crate::datapath::DatapathError;
 use crate::dial::Dialer;
 use crate::model::{BackendId, NodeId, Scheduler, ServiceId};
-use crate::status::{Measure, StickStatus};
+use crate::status::{Histogram, Measure, StickStatus};
 
 /// A worker that has not gone round its loop for so long is stuck: ten beats are missing.
 const STUCK: Duration = Duration::from_secs(1);
@@ -271,11 +271,6 @@ impl Proxy {
         targets.filter_map(measure).collect()
     }
 
-    /// How many clients wait for a backend with room, of each service.
-    pub fn queued(&self) -> impl Iterator<Item = (ServiceId, u64)> {
-        self.shared.services.iter().map(|it| (it.id, it.queued()))
-    }
-
     /// Lines of the log of connections that were dropped, since the start.
     pub fn log_dropped(&self) -> u64 {
         self.shared.log.as_ref().map_or(0, Log::dropped)
@@ -284,6 +279,23 @@ impl Proxy {
     /// What services do without on this host, for an operator.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What connects to each backend took.
+    pub fn connects(&self) -> Vec<(BackendId, Histogram)> {
+        let routes = self.shared.routes.load();
+        let targets = routes.all().flat_map(|route| route.all());
+        targets
+            .map(|target| (target.id, target.connects.read()))
+            .collect()
+    }
+
+    /// Of each service: clients that wait for a backend now, and retries so far.
+    pub fn waits(&self) -> Vec<(ServiceId, (u64, u64))> {
+        let services = self.shared.services.iter();
+        let retried = |it: &shared::Known| it.retried.load(Ordering::Relaxed);
+        let waits = |it: &shared::Known| (it.id, (it.queued(), retried(it)));
+        services.map(waits).collect()
     }
 
     /// Where the services listen, in the order of the configuration; with the port that the kernel

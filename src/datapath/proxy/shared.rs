@@ -42,6 +42,8 @@ pub(super) struct Known {
     pub(super) tries: Tries,
     /// Makes the backends' sockets.
     pub(super) dialer: Dialer,
+    /// Times that another backend was tried.
+    pub(super) retried: AtomicU64,
     /// What is written to the log; none: nothing.
     pub(super) log: Option<Wanted>,
     /// One for each pool, the own one first; empty: nobody waits.
@@ -84,6 +86,7 @@ impl Known {
                 deadline: limits.connect_deadline,
                 budget: limits.retry_budget.map(RetryBudget::new),
             },
+            retried: AtomicU64::new(0),
             lines: pools.filter_map(|_| Line::of(limits)).collect(),
             id: service.id,
             connect_timeout: service.connect_timeout,
