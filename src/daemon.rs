@@ -20,6 +20,7 @@
 
 mod kernel_mode;
 mod pace;
+mod reload;
 mod state;
 mod supervisor;
 mod turn;
@@ -52,6 +53,7 @@ use crate::wire::replication::{Hello, PROTOCOL};
 use crate::wire::seal::{Knock, stick_key};
 
 use kernel_mode::Started;
+use reload::Reloader;
 use state::Keeper;
 use turn::{Adapters, Arrivals, TurnLoop};
 
@@ -239,6 +241,7 @@ async fn start(
     let (events, flows) = mpsc::channel(FLOW_BATCHES);
     let (nat_reports, nat) = mpsc::channel(NAT_REPORTS);
     let started = kernel_mode::start(config, me, &options.pins, seed, nat_reports)?;
+    let file = (**config).clone();
     let config = &started.config;
     let stick_key = stick_key(secret, &config.cluster.name);
     let proxy = Proxy::start(&kernel_mode::proxied(config), events, seed, stick_key)?;
@@ -301,6 +304,11 @@ async fn start(
     }
     node.handle(Input::Recall(said), clock.now());
     let keeper = Keeper::start(&options.state).map_err(system("start the state's thread"))?;
+    let (tell_fresh, fresh) = mpsc::channel(1);
+    let path = options.config.clone();
+    let fell_back = started.fallback.is_some();
+    let reloader = Reloader::start(path, file, fell_back, tell_fresh)
+        .map_err(system("start the thread that reloads"))?;
     relay(&mut node, &started, &kernel, clock.now());
     tracing::info!(
         node = %config.node(me).name,
@@ -324,6 +332,7 @@ async fn start(
             prober,
             proxy,
             rejected,
+            reloader,
             session,
         },
     )
@@ -332,6 +341,7 @@ async fn start(
         datagrams,
         flows,
         found,
+        fresh,
         kernel_reports,
         nat,
         probes,

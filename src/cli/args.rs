@@ -1,6 +1,7 @@
 //! The command line as clap sees it. No logic.
 
 mod backend;
+mod reload;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::str::FromStr;
 pub(super) use backend::{Add, BackendCommand, Ending, List, Weigh};
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
+pub(super) use reload::Reload;
 
 use super::setup_args::{Completions, Doctor, Init, Man};
 
@@ -128,6 +130,18 @@ Example:
   tandem backend reset web/b1"
     )]
     Backend(BackendCommand),
+
+    /// Read the configuration again, while the node runs: all of it, or nothing.
+    #[command(after_help = "\
+Connections go on. What needs a restart is said, and then nothing is changed. The
+other node has its own file: reload it there, too.
+
+Exit codes: 1 something needs a restart, 64 the file has mistakes.
+
+Example:
+  tandem reload --dry-run
+  tandem reload --json | jq '.changes[] | select(.restart)'")]
+    Reload(Reload),
 
     /// Remove the floating addresses that a dead process of this node left behind.
     #[command(after_help = "\

@@ -79,6 +79,7 @@ pub(super) fn unexpected(response: &Response) -> Failure {
     let kind = match response {
         Response::Done { .. } => "done",
         Response::Error { .. } => "error",
+        Response::Reloaded { .. } => "reloaded",
         Response::Events { .. } => "events",
         Response::Flows { .. } => "flows",
         Response::Status { .. } => "status",

@@ -15,6 +15,7 @@ mod flows;
 mod init;
 mod logging;
 mod release;
+mod reload;
 pub mod render;
 mod setup_args;
 mod shell;
@@ -111,6 +112,7 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Drain(args) => ask::drain(&args),
         Command::Enable(args) => ask::enable(&args),
         Command::Cleanup(args) => cleanup::cleanup(&args),
+        Command::Reload(args) => reload::reload(&args),
         Command::Release(args) => release::release(&args),
         Command::Init(args) => init::init(&args),
         Command::Doctor(args) => match doctor::doctor(&args) {

@@ -38,6 +38,7 @@ fn write_config(text: &mut String, config: &Config) {
         vips,
         services,
         hash: _,
+        marks: _,
     } = config;
     // Where the key lies is each host's own affair; that the key is the same shows by itself.
     let Cluster {

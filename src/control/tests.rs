@@ -19,7 +19,7 @@ use super::socket::CLIENTS;
 use super::*;
 use crate::model::FlowId;
 use crate::status::Status;
-use crate::wire::admin::{Change, FlowCursor, FlowQuery, MAX_LINE};
+use crate::wire::admin::{Change, FlowCursor, FlowQuery, MAX_LINE, Reloaded};
 use crate::wire::replication::AdminState;
 
 /// Longer than any of these should ever take.
@@ -112,6 +112,12 @@ fn answer(request: &Request) -> Response {
             flows: vec![],
             next: query.after,
         },
+        Request::Reload { dry_run } => Response::Reloaded {
+            reloaded: Reloaded {
+                dry_run: *dry_run,
+                ..Reloaded::default()
+            },
+        },
         Request::Backend { backend, .. } | Request::Roster { backend, .. } => Response::Done {
             message: backend.clone(),
         },
@@ -169,6 +175,7 @@ async fn each_request_comes_back_answered() {
         Request::Status,
         Request::Events,
         Request::Failover,
+        Request::Reload { dry_run: true },
         flows,
         drain,
         add,

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::kernel_mode::{self, KernelMode};
 use super::pace::Pace;
+use super::reload::{Fresh, Reloader};
 use super::state::Keeper;
 use super::supervisor::Supervisor;
 use crate::balance::Found;
@@ -37,7 +38,7 @@ use crate::probe::Prober;
 use crate::status::{Event, What};
 use crate::time::Mono;
 use crate::vip::kernel::KernelReport;
-use crate::wire::admin::Response;
+use crate::wire::admin::{Request, Response};
 
 /// Requests of operators that wait for their answer at most.
 const MAX_TICKETS: usize = 1_024;
@@ -61,6 +62,7 @@ pub(super) struct Adapters {
     pub proxy: Proxy,
     /// Bad requests, counted by the control socket.
     pub rejected: Arc<AtomicU64>,
+    pub reloader: Reloader,
     pub session: Session,
 }
 
@@ -69,6 +71,7 @@ pub(super) struct Arrivals {
     pub datagrams: mpsc::Receiver<Arrival>,
     pub flows: mpsc::Receiver<Vec<FlowEvent>>,
     pub found: mpsc::Receiver<Found>,
+    pub fresh: mpsc::Receiver<Fresh>,
     pub kernel_reports: mpsc::Receiver<KernelReport>,
     pub nat: mpsc::Receiver<NatReport>,
     pub probes: mpsc::Receiver<ProbeResult>,
@@ -80,6 +83,7 @@ pub(super) struct Arrivals {
 enum Woken {
     Asked(Asked),
     Deadline,
+    Fresh(Fresh),
     Input(Input),
     Reload,
     /// The kernel mode's thread has caught up.
@@ -141,16 +145,16 @@ impl TurnLoop {
                 woken,
                 Woken::Input(Input::Nat(_) | Input::SessionFrame(_) | Input::SessionSent { .. })
             );
+            let mut stopped = false;
             match woken {
                 Woken::Asked(asked) => self.ask(asked, now),
                 Woken::Deadline => self.node.handle_timeout(now),
                 Woken::Input(input) => self.node.handle(input, now),
                 Woken::Room => {}
-                Woken::Reload => {
-                    tracing::warn!("SIGHUP is ignored: restart tandem to load a new configuration");
-                }
+                Woken::Fresh(fresh) => stopped |= self.renew(fresh, now),
+                Woken::Reload => self.adapters.reloader.ask(false, None),
             }
-            let mut stopped = self.apply();
+            stopped |= self.apply();
             while let Some(input) = self.echoes.pop_front() {
                 self.node.handle(input, now);
                 stopped |= self.apply();
@@ -213,6 +217,7 @@ impl TurnLoop {
             Some(events) = arrivals.flows.recv() => Woken::Input(Input::Flows(events)),
             Some(result) = arrivals.probes.recv() => Woken::Input(Input::Probe(result)),
             Some(asked) = arrivals.requests.recv() => Woken::Asked(asked),
+            Some(fresh) = arrivals.fresh.recv() => Woken::Fresh(fresh),
             Some(found) = arrivals.found.recv() => Woken::Input(Input::Found(found)),
             _ = self.signals.stop.recv() => Woken::Input(Input::Stop),
             _ = self.signals.interrupt.recv() => Woken::Input(Input::Stop),
@@ -222,7 +227,25 @@ impl TurnLoop {
         }
     }
 
+    /// Another configuration holds from now on. True when the node has stopped.
+    fn renew(&mut self, fresh: Fresh, now: Mono) -> bool {
+        let text = fresh.note;
+        self.adapters.prober.replan(&fresh.plans);
+        self.node.handle(Input::Configure(fresh.config), now);
+        self.node.handle(Input::Note { text }, now);
+        let stopped = self.apply();
+        // Files that checks name may be others although no setting is.
+        self.adapters.prober.configure(self.node.config());
+        // The thread waits for it.
+        let _ = fresh.done.send(());
+        stopped
+    }
+
     fn ask(&mut self, asked: Asked, now: Mono) {
+        if let Request::Reload { dry_run } = asked.request {
+            self.adapters.reloader.ask(dry_run, Some(asked.reply));
+            return;
+        }
         if self.tickets.len() >= MAX_TICKETS {
             self.outputs_dropped += 1;
             return;

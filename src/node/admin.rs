@@ -43,6 +43,8 @@ impl Node {
                 };
                 self.change(&service, &backend, change, now).map(done)
             }
+            // It has no file.
+            Request::Reload { .. } => Err("this node cannot read a file".into()),
             Request::Roster {
                 service,
                 backend,

@@ -26,8 +26,7 @@ pub enum Input {
         /// What.
         request: Request,
     },
-    /// The file's configuration is another one. Services, and all but their backends, must be as they
-    /// were.
+    /// The file's configuration is another one, in nothing that needs a restart (`Config::difference`).
     #[serde(skip)]
     Configure(Arc<Config>),
     /// A datagram came on the heartbeat port, from the peer's address. Still sealed.
@@ -94,8 +93,7 @@ pub enum Output {
         /// Why, for the log.
         reason: String,
     },
-    /// The backends are those of this configuration; services and settings are as before. Routes for
-    /// them are published in the same turn.
+    /// This configuration holds. Routes for its backends are published in the same turn.
     #[serde(skip)]
     Configure(Arc<Config>),
     /// Send a datagram. When the socket is full it is dropped and counted.

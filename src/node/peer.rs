@@ -52,6 +52,14 @@ impl PeerLink {
         self.session.is_some() && self.room > 0
     }
 
+    /// Frames that the session takes now.
+    pub(super) const fn room(&self) -> u32 {
+        match self.session {
+            Some(_) => self.room,
+            None => 0,
+        }
+    }
+
     pub(super) const fn sent_frame(&mut self) {
         self.room = self.room.saturating_sub(1);
     }
@@ -125,13 +133,17 @@ impl Node {
             return;
         }
         self.counters.sessions += 1;
-        if hello.config_hash != self.config.hash {
+        // Its heartbeats know of reloads, its `Hello` does not.
+        let theirs = self.election.peer().map(|peer| peer.config_hash);
+        let theirs = theirs.unwrap_or(hello.config_hash);
+        if theirs != self.config.hash {
             let text = format!(
-                "the peer runs another configuration ({}, ours is {}): copy the file",
-                hello.config_hash, self.config.hash
+                "the peer runs another configuration ({theirs}, ours is {}): copy the file",
+                self.config.hash
             );
             self.note(text, now);
         }
+        self.compare.begin();
         self.link.session = Some(hello);
         self.link.room = SESSION_QUEUE;
         self.detach();
@@ -176,6 +188,14 @@ impl Node {
         }
         let verdict = match (&mut self.replication, frame) {
             (_, Frame::Hello(_)) => Err("a second Hello".to_owned()),
+            (
+                _,
+                Frame::Marks {
+                    config,
+                    marks,
+                    last,
+                },
+            ) => self.hear_marks(config, marks, last),
             (Replication::Source(source), Frame::Ack(position)) => source
                 .handle_ack(position, now)
                 .map_err(|fault| fault.to_string()),

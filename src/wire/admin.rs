@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::config;
 use crate::model::FlowId;
 use crate::status::{Event, Mode, Status};
 use crate::wire::replication::{AdminState, NatKey};
@@ -37,6 +38,11 @@ pub enum Request {
         backend: String,
         /// What shall hold.
         state: AdminState,
+    },
+    /// Read the configuration's file again. Answer: `Reloaded`.
+    Reload {
+        /// Change nothing; tell only what would be different.
+        dry_run: bool,
     },
     /// Change who is behind a service, at run time; on the master. Answer: `Done`.
     Roster {
@@ -121,11 +127,35 @@ pub enum Response {
         /// Where to go on; none: that was all.
         next: Option<FlowCursor>,
     },
+    /// What became of a reload.
+    Reloaded {
+        /// All of it.
+        reloaded: Reloaded,
+    },
     /// The read model.
     Status {
         /// All of it.
         status: Box<Status>,
     },
+}
+
+/// What became of a reload: all of it is done, or nothing.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reloaded {
+    /// The file holds now.
+    pub applied: bool,
+    /// It was only asked for.
+    pub dry_run: bool,
+    /// Some change needs a restart, so nothing was changed.
+    pub refused: bool,
+    /// Why the file cannot be used, with places in it; none: it can.
+    pub mistakes: Option<String>,
+    /// What is different in the file, or was; those that need a restart first.
+    pub changes: Vec<config::Change>,
+    /// Changes that are not in the list, since it is long.
+    pub more: u64,
+    /// Fingerprint of the configuration that holds.
+    pub hash: String,
 }
 
 /// Which connections; what is left out does not matter.

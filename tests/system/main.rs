@@ -22,6 +22,7 @@ mod plumbing;
 mod programs;
 mod proxy_protocol;
 mod relay;
+mod reload;
 mod roster;
 mod silence;
 mod survive;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         balance::tests(),
         affinity::tests(),
         roster::tests(),
+        reload::tests(),
         traffic::tests(),
         drain::tests(),
         garbage::tests(),

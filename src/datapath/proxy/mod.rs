@@ -11,6 +11,7 @@
 //! backends are full), `pump` (both directions), `direction` (copy or splice). `sticky` is the memory
 //! of clients. `report` carries the news up.
 
+mod arrange;
 mod connect;
 mod direction;
 mod flows;
@@ -62,6 +63,8 @@ pub struct Proxy {
     threads: Vec<JoinHandle<()>>,
     addresses: Vec<(ServiceId, SocketAddr)>,
     sticks: Sender<Vec<Stick>>,
+    /// With services and pools in their places.
+    arranged: Config,
 }
 
 impl Proxy {
@@ -115,13 +118,14 @@ impl Proxy {
         let mut seeds = fastrand::Rng::with_seed(seed);
         let (sticks, adopted) = mpsc::channel(STICK_BATCHES);
         let shared = Arc::new(Shared::new(config, routes, log, seeds.u64(..), stick_key));
-        let mut adopted = Some(adopted).filter(|_| shared.sticky().next().is_some());
+        let mut adopted = Some(adopted);
         let mut proxy = Self {
             shared,
             controls: Vec::new(),
             threads: Vec::new(),
             addresses,
             sticks,
+            arranged: config.clone(),
         };
         for (index, listeners) in (0..workers).zip(listeners) {
             let report = Report::new(index, events.clone());
@@ -171,10 +175,13 @@ impl Proxy {
         self.shared.advance_lines();
     }
 
-    /// The backends are these from now on; services, their listeners and their settings stay. A backend
-    /// that keeps its name and address keeps its connections' counts; the connections of one that is
-    /// gone go on. Who is eligible says the next [`Proxy::publish`]: nobody new is before. Never waits.
-    pub fn configure(&self, config: &Config) {
+    /// Services are these from now on, with their listeners as they were. A backend that keeps its name
+    /// and address keeps its connections' counts; the connections of one that is gone go on. Other
+    /// settings hold for connections that come. Who is eligible says the next [`Proxy::publish`]:
+    /// nobody new is before. Never waits.
+    pub fn configure(&mut self, config: &Config) {
+        self.arranged = arrange::arrange(&self.arranged, config);
+        let config = &self.arranged;
         let old = self.shared.routes.load();
         let backends = config.services.iter().flat_map(|service| &service.backends);
         let there: BTreeSet<_> = backends.map(|it| (it.id, it.address)).collect();
@@ -183,8 +190,14 @@ impl Proxy {
         let eligible = stay.map(|target| target.id).collect();
         let routes = old.reconfigure(config, &eligible);
         self.shared.routes.store(Arc::new(routes));
-        if let Some(log) = &self.shared.log {
-            log.rename(config);
+        self.shared.configure(config);
+        self.shared.advance_lines();
+        match &*self.shared.log.load() {
+            Some(log) => log.rename(config),
+            None => match Log::start(config) {
+                Ok(log) => self.shared.log.store(log.map(Arc::new)),
+                Err(error) => tracing::error!(%error, "no log of connections"),
+            },
         }
     }
 
@@ -212,7 +225,8 @@ impl Proxy {
     /// The memory of clients, of those services that have one.
     pub fn sticks(&self) -> Vec<(ServiceId, StickStatus)> {
         let all = self.shared.sticky();
-        all.filter_map(|it| Some((it.service(), it.status()?)))
+        all.iter()
+            .filter_map(|it| Some((it.service(), it.status()?)))
             .collect()
     }
 
