@@ -188,7 +188,7 @@ fn two_nodes_name_what_they_differ_in() {
 #[test]
 fn sections_are_compared_where_there_are_too_many_keys() {
     let mut large = SAMPLE.to_owned();
-    for n in 0..1_000 {
+    for n in 0..1_020 {
         let (name, port) = (format!("x{n}"), 1_000 + n);
         large += &format!(
             "[[service.backend]]\nname = \"{name}\"\naddress = \"198.51.100.30:{port}\"\ncheck_port = 7\nmax_connections = 9\n"

@@ -244,7 +244,7 @@ fn nat_key() -> NatKey {
 
 #[test]
 fn the_bytes_of_each_frame_are_these_until_the_protocol_version_rises() {
-    assert_eq!(PROTOCOL, 5);
+    assert_eq!(PROTOCOL, 6);
     let (found, expected): (Vec<_>, Vec<_>) = golden()
         .into_iter()
         .map(|(frame, bytes)| (hex(&encode_frame(&frame)), bytes.to_owned()))
@@ -335,8 +335,8 @@ fn each_mistake_has_its_name() {
         Err(DecodeError::Trailing { bytes: 1 })
     );
     let mut newer = good.clone();
-    newer[0] = 6;
-    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 6 }));
+    newer[0] = 7;
+    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 7 }));
     assert_eq!(
         decode_heartbeat(&good),
         Err(DecodeError::Kind { found: FRAME })
