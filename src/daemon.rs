@@ -10,6 +10,8 @@
 //!  │   heartbeats   session with the peer         │      tandem-kernel    addresses, ARP, ND
 //!  │   lease of the kernel mode                   │      tandem-nat       kernel mode
 //!  │   dead-man timer, watchdog                   │      tandem-control   control socket, checks, sources
+//!  │                                              │      tandem-metrics   /metrics, /healthz
+//!  │                                              │      tandem-notify    the program of `[notify]`
 //!  └──────────────────────────────────────────────┘
 //! ```
 //!
@@ -18,6 +20,7 @@
 //! `tandem-nat` drops nothing; while much waits in it nothing is taken from the session, which holds
 //! up the peer.
 
+mod fatal;
 mod kernel_mode;
 mod pace;
 mod reload;
@@ -26,32 +29,38 @@ mod supervisor;
 mod turn;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread;
 
 use tokio::runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
 use crate::control::{self, Asked};
-use crate::datapath::{self, Proxy};
+use crate::datapath::Proxy;
+use crate::exporter;
 use crate::finder::Finder;
 use crate::model::{NodeId, Secret};
 use crate::net::clock::{self, Clock};
 use crate::net::guard::{self, DeadMan};
 use crate::net::heartbeat::Heartbeats;
-use crate::net::kernel::{Kernel, KernelError};
+use crate::net::kernel::Kernel;
 use crate::net::key;
 use crate::net::session::{Session, Settings};
 use crate::node::io::Input;
 use crate::node::{Identity, Node};
+use crate::notify::{self, Notifier};
 use crate::probe::{Plans, Prober};
 use crate::time::Mono;
+use crate::wire::admin::{Request, Response};
 use crate::wire::replication::{Hello, PROTOCOL};
 use crate::wire::seal::{Knock, stick_key};
 
+pub use fatal::Fatal;
+use fatal::system;
 use kernel_mode::Started;
 use reload::Reloader;
 use state::Keeper;
@@ -83,90 +92,32 @@ pub struct Options {
     pub pins: PathBuf,
     /// Where what operators said of backends is kept.
     pub state: PathBuf,
+    /// Changes what is logged.
+    pub log: LogLevel,
 }
 
-/// Why the daemon cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Fatal {
-    /// A file that a health check needs.
-    #[error(transparent)]
-    Checks(#[from] crate::probe::PlanError),
-    /// The configuration, rendered with its places.
-    #[error("{0}")]
-    Config(String),
-    /// The configuration file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    ConfigFile {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The control socket.
-    #[error(transparent)]
-    Control(#[from] control::ControlError),
-    /// The data path.
-    #[error(transparent)]
-    Datapath(#[from] datapath::DatapathError),
-    /// The cluster key.
-    #[error(transparent)]
-    Key(#[from] key::KeyError),
-    /// The kernel.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// The kernel mode.
-    #[error(
-        "no kernel mode for {services}: {source}; `fallback = \"proxy\"` lets a service do without"
-    )]
-    KernelMode {
-        /// The services that cannot do without.
-        services: String,
-        /// Why.
-        source: Box<datapath::nat::NatError>,
-    },
-    /// The configuration has no node of this name.
-    #[error("no [[node]] is named {name:?}; there are {known}: name this node with --node")]
-    Nameless {
-        /// What was looked for.
-        name: String,
-        /// Those of the file.
-        known: String,
-    },
-    /// The operating system refused something that nothing works without.
-    #[error("cannot {what}: {source}")]
-    System {
-        /// What.
-        what: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
-}
+/// What a change of the log's level calls.
+type SetLevel = dyn Fn(&str) -> Result<(), String> + Send + Sync;
 
-impl Fatal {
-    /// The process's exit code (sysexits.h).
-    pub const fn exit_code(&self) -> u8 {
-        match self {
-            Self::Checks(_)
-            | Self::Config(_)
-            | Self::ConfigFile { .. }
-            | Self::Key(_)
-            | Self::Nameless { .. } => 64,
-            Self::Kernel(
-                KernelError::NoNetAdmin(_)
-                | KernelError::NoNetRaw(_)
-                | KernelError::TunForbidden(_),
-            ) => 77,
-            Self::KernelMode { source, .. } => match **source {
-                datapath::nat::NatError::NotAllowed { .. } => 77,
-                _ => 70,
-            },
-            Self::Control(_) | Self::Datapath(_) | Self::Kernel(_) | Self::System { .. } => 70,
-        }
+/// Changes what is logged.
+#[derive(Clone)]
+pub struct LogLevel(Arc<SetLevel>);
+
+impl LogLevel {
+    /// By calling this.
+    pub fn new(set: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(set))
+    }
+
+    fn set(&self, level: &str) -> Result<(), String> {
+        (self.0)(level)
     }
 }
 
-fn system(what: &'static str) -> impl Fn(std::io::Error) -> Fatal {
-    move |source| Fatal::System { what, source }
+impl fmt::Debug for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogLevel(..)")
+    }
 }
 
 /// Runs a node until it is told to stop.
@@ -244,7 +195,7 @@ async fn start(
     let file = (**config).clone();
     let config = &started.config;
     let stick_key = stick_key(secret, &config.cluster.name);
-    let proxy = Proxy::start(&kernel_mode::proxied(config), events, seed, stick_key)?;
+    let proxy = Proxy::start(&kernel_mode::proxied(config), me, events, seed, stick_key)?;
     let rejected = Arc::new(AtomicU64::new(0));
     let (asks, requests) = mpsc::channel(QUEUE);
     let (results, probes) = mpsc::channel(QUEUE);
@@ -256,7 +207,8 @@ async fn start(
     };
     let (tell_found, found) = mpsc::channel(QUEUE);
     let find = || Finder::run(config, seed, &tell_found);
-    let (prober, finder) = start_control(options, asks, Arc::clone(&rejected), prober, find)?;
+    let (prober, finder) =
+        start_control(options, asks.clone(), Arc::clone(&rejected), prober, find)?;
     // Its tasks have senders of their own.
     drop(tell_found);
     let knock = Knock::new(secret, &config.cluster.name, me.peer());
@@ -268,6 +220,8 @@ async fn start(
         incarnation,
         config_hash: config.hash,
     };
+    serve_metrics(config, &asks)?;
+    let notifier = notifier(config, me)?;
     let session = Session::start(
         Settings {
             me,
@@ -310,6 +264,10 @@ async fn start(
     let reloader = Reloader::start(path, file, fell_back, tell_fresh)
         .map_err(system("start the thread that reloads"))?;
     relay(&mut node, &started, &kernel, clock.now());
+    for text in proxy.notes() {
+        let text = text.clone();
+        node.handle(Input::Note { text }, clock.now());
+    }
     tracing::info!(
         node = %config.node(me).name,
         cluster = %config.cluster.name,
@@ -329,6 +287,8 @@ async fn start(
             kernel,
             kernel_mode: started.mode,
             lacking: started.lacking,
+            log: options.log.clone(),
+            notifier,
             prober,
             proxy,
             rejected,
@@ -371,6 +331,38 @@ fn relay(node: &mut Node, started: &Started, kernel: &Kernel, now: Mono) {
         };
         node.handle(Input::Note { text }, now);
     }
+}
+
+/// The thread that tells of changes of role, if somebody wants to know.
+fn notifier(config: &Config, me: NodeId) -> Result<Option<Notifier>, Fatal> {
+    let Some(notify) = &config.notify else {
+        return Ok(None);
+    };
+    let who = notify::Who {
+        cluster: config.cluster.name.clone(),
+        node: config.node(me).name.clone(),
+        vips: config.vips.iter().map(|vip| vip.ip().to_string()).collect(),
+    };
+    let started = Notifier::start(notify, who).map_err(system("start the notifier's thread"))?;
+    Ok(Some(started))
+}
+
+/// Whoever watches this node asks it as operators do.
+fn serve_metrics(config: &Config, asks: &mpsc::Sender<Asked>) -> Result<(), Fatal> {
+    let asks = asks.clone();
+    let ask = move || {
+        let asks = asks.clone();
+        async move {
+            let (reply, answer) = oneshot::channel();
+            let request = Request::Status;
+            asks.send(Asked { request, reply }).await.ok()?;
+            match answer.await.ok()? {
+                Response::Status { status } => Some(*status),
+                _ => None,
+            }
+        }
+    };
+    exporter::start(&config.metrics.listen, ask).map_err(system("start the metrics' thread"))
 }
 
 fn paths(

@@ -18,9 +18,11 @@
 //!   5   daemon                                          composition root: adapters meet node
 //!       watch                                           a client that tells what it sees
 //!   4   net   probe   finder   datapath   control       adapters (IO); none imports another
+//!       exporter   notify
+//!       program                                         a program that is run with limits
 //!   3   node   discover                                 the machines meet: takeover order; what sources say
 //!   2   election  vip  replication  health  balance     machines (sans-IO)
-//!   1   config   wire   status                          shapes
+//!   1   config   wire   status   metrics                shapes
 //!   0   time   model                                    words
 //! ```
 //!
@@ -30,6 +32,7 @@ pub mod model;
 pub mod time;
 
 pub mod config;
+pub mod metrics;
 pub mod status;
 pub mod wire;
 
@@ -42,11 +45,16 @@ pub mod vip;
 pub mod discover;
 pub mod node;
 
+pub mod dial;
+
 pub mod control;
 pub mod datapath;
+pub mod exporter;
 pub mod finder;
 pub mod net;
+pub mod notify;
 pub mod probe;
+pub mod program;
 
 pub mod daemon;
 pub mod watch;

@@ -3,7 +3,9 @@
 //! Each word means one thing; `docs/lexicon.md` lists them.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{AddrParseError, IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -197,6 +199,82 @@ impl BackendId {
 fn hash32(bytes: &[u8]) -> u32 {
     let wide = xxhash_rust::xxh3::xxh3_64(bytes);
     (wide ^ (wide >> 32)) as u32
+}
+
+/// Where a backend listens.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum BackendAddress {
+    /// A port of a host.
+    Tcp(SocketAddr),
+    /// A socket in the file system of this host, by its whole path. At most 107 bytes (unix(7)).
+    Unix(Arc<str>),
+}
+
+impl BackendAddress {
+    /// How the path of a socket begins in a text.
+    pub const UNIX: &'static str = "unix:";
+
+    /// The port of a host, if it is one.
+    pub const fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// With another address or port. A socket in the file system is left for a host only if both are
+    /// given.
+    #[must_use]
+    pub fn elsewhere(&self, ip: Option<IpAddr>, port: Option<u16>) -> Self {
+        let own = self.tcp();
+        let ip = ip.or_else(|| own.map(|own| own.ip()));
+        let port = port.or_else(|| own.map(|own| own.port()));
+        match ip.zip(port) {
+            Some(address) => Self::Tcp(address.into()),
+            None => self.clone(),
+        }
+    }
+}
+
+impl fmt::Display for BackendAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{}{path}", Self::UNIX),
+        }
+    }
+}
+
+impl From<SocketAddr> for BackendAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl From<BackendAddress> for String {
+    fn from(address: BackendAddress) -> Self {
+        address.to_string()
+    }
+}
+
+impl TryFrom<String> for BackendAddress {
+    type Error = AddrParseError;
+
+    fn try_from(text: String) -> Result<Self, AddrParseError> {
+        text.parse()
+    }
+}
+
+impl FromStr for BackendAddress {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        match text.strip_prefix(Self::UNIX) {
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp),
+        }
+    }
 }
 
 /// A backend's share, 1 to 256.

@@ -4,6 +4,8 @@
 //! at the start, advanced by the monotonic clock, so that no clock step reorders the timeline.
 
 mod events;
+mod figures;
+mod measures;
 mod relay;
 mod source;
 
@@ -15,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::{AdminState, Role};
 
 pub use events::{Cause, Event, What};
+pub use figures::{BOUNDS_US, BUCKETS, Ends, Failures, Histogram, Transitions, bucket};
+pub use measures::{Measure, StickStatus};
 pub use relay::{RelayLink, RelayStatus, StaleStatus};
 pub use source::SourceStatus;
 
@@ -52,6 +56,18 @@ pub struct Status {
     pub vips: Vec<VipStatus>,
     /// The last change of role.
     pub last_transition: Option<Event>,
+    /// Changes of role, by what they were and why.
+    #[serde(default)]
+    pub transitions: Vec<Transitions>,
+    /// From the last sign of the peer's life to the decision, of those that had one.
+    #[serde(default)]
+    pub detection: Histogram,
+    /// From the decision to the addresses held and announced.
+    #[serde(default)]
+    pub takeover: Histogram,
+    /// How late the turn loop served a deadline.
+    #[serde(default)]
+    pub turn_delay: Histogram,
     /// The other node.
     pub peer: PeerStatus,
     /// Heartbeat paths.
@@ -152,6 +168,9 @@ pub struct PathStatus {
     pub received: u64,
     /// Heartbeats missing in the peer's count.
     pub lost: u64,
+    /// Heartbeats that were counted as lost and came later, overtaken by others.
+    #[serde(default)]
+    pub late: u64,
     /// Share of the last 100 heartbeats that were lost, in percent.
     pub loss_percent: f64,
     /// Smoothed round trip, in microseconds.
@@ -184,6 +203,12 @@ pub struct ReplicationStatus {
     pub resyncs: u64,
     /// Connections in the replica, of both modes.
     pub flows: u64,
+    /// Bytes sent on all sessions so far, as they are on the wire.
+    #[serde(default)]
+    pub bytes_sent: u64,
+    /// Bytes received.
+    #[serde(default)]
+    pub bytes_received: u64,
 }
 
 /// What a node does on the session.
@@ -255,6 +280,12 @@ pub struct ServiceStatus {
     /// Connections that waited in vain for a backend with room.
     #[serde(default)]
     pub queue_timeouts: u64,
+    /// Connections that wait for a backend with room now.
+    #[serde(default)]
+    pub queued: u64,
+    /// Times that another backend was tried, in proxy mode.
+    #[serde(default)]
+    pub retries: u64,
     /// The memory of its clients; none: it has no table of them.
     #[serde(default)]
     pub sticks: Option<StickStatus>,
@@ -266,17 +297,6 @@ pub struct ServiceStatus {
     /// Names of backends of the file that operators have removed and that have no connections.
     #[serde(default)]
     pub removed: Vec<String>,
-}
-
-/// The memory of a service's clients.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct StickStatus {
-    /// Clients that are remembered.
-    pub entries: u64,
-    /// Connections since the start of the process that went where their client was.
-    pub hits: u64,
-    /// Connections whose client was not known, or whose backend took none.
-    pub misses: u64,
 }
 
 /// A backend.
@@ -306,6 +326,21 @@ pub struct BackendStatus {
     pub total: u64,
     /// Connects that failed.
     pub connect_failures: u64,
+    /// The same, by how.
+    #[serde(default)]
+    pub failures: Failures,
+    /// What connects took, in proxy mode.
+    #[serde(default)]
+    pub connect: Histogram,
+    /// Bytes from clients, of proxied connections.
+    #[serde(default)]
+    pub bytes_up: u64,
+    /// Bytes to clients, of proxied connections.
+    #[serde(default)]
+    pub bytes_down: u64,
+    /// Proxied connections that have ended, by how.
+    #[serde(default)]
+    pub ends: Ends,
     /// Checks that succeeded.
     pub checks_good: u64,
     /// Checks that failed.
@@ -324,15 +359,6 @@ pub struct BackendStatus {
     pub cut_in_ms: Option<u64>,
 }
 
-/// What a scheduler knows of a backend.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Measure {
-    /// Response time as of now (peak-EWMA), in microseconds; none before the first.
-    pub response_us: Option<u64>,
-    /// Weight that is left, with `adaptive`.
-    pub effective_weight: Option<f64>,
-}
-
 /// The data path in the kernel. Counts are of this process's life, those of the program
 /// (`counters`) of the pinned tables' life.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -341,6 +367,10 @@ pub struct NatStatus {
     pub hooks: Vec<String>,
     /// The lease holds: this node forwards.
     pub forwarding: bool,
+    /// What was left of a lease when it was renewed, in microseconds: the least within the last one to
+    /// two minutes; none: this node did not forward.
+    #[serde(default)]
+    pub lease_margin_us: Option<u64>,
     /// Connections in the kernel's table, ended ones that are still kept included.
     pub flows: u64,
     /// Most of them.
@@ -395,6 +425,9 @@ pub struct Counters {
     pub outputs_dropped: u64,
     /// Bad requests on the control socket.
     pub control_rejected: u64,
+    /// Lines of the log of connections that were dropped, since the start of the process.
+    #[serde(default)]
+    pub log_dropped: u64,
     /// Times that the source of flow events said that it lost some.
     pub flow_events_lost: u64,
 }

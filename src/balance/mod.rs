@@ -22,6 +22,7 @@ pub mod rules;
 pub mod scheduler;
 pub mod standby;
 pub mod stick;
+mod tally;
 
 pub use access::Access;
 pub use budget::RetryBudget;

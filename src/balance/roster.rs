@@ -219,7 +219,7 @@ impl<'a> Hall<'a> {
                 _ if is_added(&backend.name) => {}
                 Some((found, member)) if self.pool_of(&found.pool) == Ok(backend.pool) => {
                     let backend = Backend {
-                        address: member.address,
+                        address: member.address.into(),
                         weight: Weight(member.weight),
                         ..backend.clone()
                     };
@@ -318,7 +318,7 @@ pub fn backend(
     let backend = Backend {
         id: BackendId::of(&service.name, name),
         name: name.to_owned(),
-        address: addition.address,
+        address: addition.address.into(),
         weight: Weight(addition.weight),
         max_connections: addition.max_connections,
         backup: addition.backup,

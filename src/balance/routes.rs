@@ -4,7 +4,6 @@
 //! has a backend, so that "all were tried" means one fixed list.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,8 +11,9 @@ use std::time::Duration;
 use super::adaptive::Rule;
 use super::gauge::Gauge;
 use super::scheduler::Method;
+use super::tally::Tally;
 use crate::config::{Backend, Balance, Config, Service};
-use crate::model::{BackendId, Scheduler, ServiceId};
+use crate::model::{BackendAddress, BackendId, Scheduler, ServiceId};
 
 /// A backend as the data path sees it. One value as long as it is configured with one address, shared by
 /// all routes that were ever compiled from each other.
@@ -22,7 +22,7 @@ pub struct Target {
     /// Which.
     pub id: BackendId,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: BackendAddress,
     /// Its configured share, 1 to 256.
     base: AtomicU16,
     /// Its share now.
@@ -35,6 +35,8 @@ pub struct Target {
     cold_since: AtomicU64,
     /// None: the scheduler needs no measurements.
     gauge: Option<Gauge>,
+    /// What its connects took.
+    pub connects: Tally,
 }
 
 impl Target {
@@ -42,13 +44,14 @@ impl Target {
         let weight = backend.weight.0.max(1);
         Self {
             id: backend.id,
-            address: backend.address,
+            address: backend.address.clone(),
             base: AtomicU16::new(weight),
             weight: AtomicU16::new(weight),
             limit: AtomicU32::new(limit(backend)),
             live: AtomicU32::new(0),
             cold_since: AtomicU64::new(0),
             gauge,
+            connects: Tally::default(),
         }
     }
 

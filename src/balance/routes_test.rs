@@ -106,7 +106,7 @@ fn another_configuration_keeps_what_stays() {
     service.backends.push(comes);
     service.backends[0].weight = crate::model::Weight(5);
     service.backends[0].max_connections = Some(1);
-    service.backends[1].address.set_port(7);
+    service.backends[1].address = service.backends[1].address.elsewhere(None, Some(7));
     let new = old.reconfigure(&config(&service), &all);
     new.weigh(&BTreeMap::new());
     let pool = new.route(0).pool();

@@ -1,17 +1,21 @@
 //! The command line as clap sees it. No logic.
 
+pub(super) mod affinity;
 mod backend;
+mod flows;
+mod log;
 mod reload;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 pub(super) use backend::{Add, BackendCommand, Ending, List, Weigh};
 use clap::{Args, Parser, Subcommand};
-use ipnet::IpNet;
+pub(super) use flows::Flows;
+pub(super) use log::{Log, LogFormat};
 pub(super) use reload::Reload;
 
+use self::affinity::Affinity;
 use super::setup_args::{Completions, Doctor, Init, Man};
 
 /// Where the node's configuration is, unless said otherwise.
@@ -95,6 +99,20 @@ Example:
   tandem flows --json | jq -r '.[] | select(.age_ms > 3600000) | .client'")]
     Flows(Flows),
 
+    /// List, or forget, the clients that affinity remembers.
+    #[command(
+        subcommand,
+        after_help = "\
+What is stored is a keyed hash (key), never an address or a cookie.
+
+Example:
+  tandem affinity list --service shop
+  tandem affinity list --backend b1 --json | jq length
+  tandem affinity clear --service shop --backend b1
+  tandem affinity clear --all"
+    )]
+    Affinity(Affinity),
+
     /// Switch the roles of the two nodes, in order. Works on either node.
     #[command(after_help = "\
 Waits until the switchover is done, for up to 10 s. New connections go to the
@@ -142,6 +160,9 @@ Example:
   tandem reload --dry-run
   tandem reload --json | jq '.changes[] | select(.restart)'")]
     Reload(Reload),
+    /// Change what the node writes to its log, until it ends.
+    #[command(after_help = "Example:\n  tandem log debug\n  tandem log info")]
+    Log(Log),
 
     /// Remove the floating addresses that a dead process of this node left behind.
     #[command(after_help = "\
@@ -252,6 +273,15 @@ pub struct Run {
     #[arg(long, value_name = "DIR", default_value = STATE)]
     pub state: PathBuf,
 
+    /// The form of the log's lines.
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "TANDEM_LOG_FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+
     /// Where the other commands reach this node.
     #[command(flatten)]
     pub control: Control,
@@ -307,50 +337,6 @@ pub struct Query {
     /// Which node.
     #[command(flatten)]
     pub control: Control,
-}
-
-/// Arguments of `flows`.
-#[derive(Args, Debug)]
-pub struct Flows {
-    /// Only those of this service.
-    #[arg(long, value_name = "NAME")]
-    pub service: Option<String>,
-
-    /// Only those of the backends with this name.
-    #[arg(long, value_name = "NAME")]
-    pub backend: Option<String>,
-
-    /// Only those whose client is in this network, or has this address.
-    #[arg(long, value_name = "NET", value_parser = network)]
-    pub client: Option<IpNet>,
-
-    /// Only those of this mode.
-    #[arg(long, value_name = "MODE", value_parser = ["kernel", "proxy"])]
-    pub mode: Option<String>,
-
-    /// At most so many. Default: all.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub limit: Option<u32>,
-
-    /// Only how many there are.
-    #[arg(long, conflicts_with = "limit")]
-    pub count: bool,
-
-    /// One JSON document instead of text.
-    #[arg(long)]
-    pub json: bool,
-
-    /// Which node.
-    #[command(flatten)]
-    pub control: Control,
-}
-
-/// An address is a network of one.
-fn network(text: &str) -> Result<IpNet, &'static str> {
-    let one = |address: IpAddr| IpNet::from(address);
-    text.parse()
-        .or_else(|_| text.parse().map(one))
-        .map_err(|_| "write an address or a network, for example 203.0.113.7 or 203.0.113.0/24")
 }
 
 /// Arguments of `failover`.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::args::{BackendArgs, Query};
+use super::args::{BackendArgs, Log, Query};
 use super::render::{self, Page};
 use super::{Exit, Failure};
 use crate::control::client::{self, CallError};
@@ -61,6 +61,12 @@ pub(super) fn ask(control: &Path, request: &Request) -> Result<Response, Failure
     }
 }
 
+/// What the node logs from now on.
+pub(super) fn log(args: &Log) -> Result<(), Failure> {
+    let level = args.level.clone();
+    say(&ask_done(&args.control.path, &Request::Log { level })?)
+}
+
 pub(super) fn ask_status(control: &Path) -> Result<Status, Failure> {
     match ask(control, &Request::Status)? {
         Response::Status { status } => Ok(*status),
@@ -83,6 +89,7 @@ pub(super) fn unexpected(response: &Response) -> Failure {
         Response::Events { .. } => "events",
         Response::Flows { .. } => "flows",
         Response::Status { .. } => "status",
+        Response::Sticks { .. } => "sticks",
     };
     let message = format!(
         "the node answered \"{kind}\" to another question; is it of this version ({})?",

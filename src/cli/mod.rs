@@ -4,6 +4,7 @@
 //! Whatever a person or a script may rely on is here: the names of commands and options, the exit
 //! codes ([`Exit`]), and `--json`, which prints the read model ([`crate::status`]) as it is.
 
+mod affinity;
 mod args;
 mod ask;
 mod backend;
@@ -108,9 +109,11 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Status(args) => ask::status(&args),
         Command::Events(args) => ask::events(&args),
         Command::Flows(args) => flows::flows(&args),
+        Command::Affinity(what) => affinity::affinity(&what),
         Command::Failover(args) => failover::failover(&args),
         Command::Drain(args) => ask::drain(&args),
         Command::Enable(args) => ask::enable(&args),
+        Command::Log(args) => ask::log(&args),
         Command::Cleanup(args) => cleanup::cleanup(&args),
         Command::Reload(args) => reload::reload(&args),
         Command::Release(args) => release::release(&args),
@@ -134,16 +137,20 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
 }
 
 fn node(args: args::Run) -> ExitCode {
-    if let Err(message) = logging::start() {
-        complain(&message);
-        return Exit::Usage.into();
-    }
+    let log = match logging::start(args.log_format) {
+        Ok(log) => log,
+        Err(message) => {
+            complain(&message);
+            return Exit::Usage.into();
+        }
+    };
     let options = daemon::Options {
         config: args.config,
         node: args.node,
         control: args.control.path,
         pins: args.pins,
         state: args.state,
+        log,
     };
     match daemon::run(&options) {
         Ok(()) => Exit::Fine.into(),

@@ -10,8 +10,9 @@ use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
     Acknowledge, Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Discover, Dns,
-    Election, Fallback, Family, Forward, Health, Kernel, KernelMode, Limits, Node, OnDown, Pool,
-    Proxied, Proxy, Rule, SendProxy, Service, StickBy, StickFallback, StickHow, Stray,
+    Election, Fallback, Family, Forward, Health, Keepalive, Kernel, KernelMode, Limits, Metrics,
+    Mptcp, Node, Notify, OnDown, Pool, Proxied, Proxy, Rule, SendProxy, Service, Sockets, StickBy,
+    StickFallback, StickHow, Stray,
 };
 use crate::model::{BackendId, ConfigHash, Priority, ServiceId, Vip, Weight};
 
@@ -29,6 +30,10 @@ pub(super) fn build(file: file::File) -> Result<Config, Reported> {
             concurrency: file.health?.concurrency?.value,
         },
         kernel: kernel(file.kernel?)?,
+        metrics: Metrics {
+            listen: all(file.metrics?.listen.unwrap_or_default(), value)?,
+        },
+        notify: file.notify.map(|section| notify(section?)).transpose()?,
         proxy: proxy(file.proxy?)?,
         vips: all(file.vips, vip)?,
         services: all(file.services, service)?,
@@ -96,6 +101,13 @@ fn kernel(kernel: file::Kernel) -> Result<Kernel, Reported> {
     })
 }
 
+fn notify(notify: file::Notify) -> Result<Notify, Reported> {
+    Ok(Notify {
+        command: notify.command?,
+        timeout: notify.timeout?.value,
+    })
+}
+
 fn proxy(proxy: file::Proxy) -> Result<Proxy, Reported> {
     let workers = proxy.workers?.value;
     Ok(Proxy {
@@ -119,6 +131,7 @@ fn service(mut service: file::Service) -> Result<Service, Reported> {
     let mut proxied = proxied(service.proxied)?;
     if matches!(&service.mode, Ok(mode) if mode.value == file::Mode::Proxy) {
         proxied.limits.source_rate = or(service.kernel.source_rate.take(), 0)?;
+        proxied.sockets.sources = all(service.kernel.source.take().unwrap_or_default(), value)?;
         proxied.limits.on_down = or(service.kernel.on_down.take(), OnDown::Keep)?;
     }
     let balance = balance(service.balance?)?;
@@ -179,6 +192,7 @@ fn kernel_mode(written: file::KernelMode) -> Result<KernelMode, Reported> {
 fn proxied(written: file::Proxied) -> Result<Proxied, Reported> {
     let default = Proxied::default();
     let limits = limits(written.limits)?;
+    let sockets = sockets(written.sockets)?;
     let tlvs = all(written.send_proxy_tlvs.unwrap_or_default(), value)?;
     let send_proxy = match written.send_proxy {
         Some(version) => Some(SendProxy {
@@ -197,6 +211,7 @@ fn proxied(written: file::Proxied) -> Result<Proxied, Reported> {
         inspect_bytes: or(written.inspect_bytes, default.inspect_bytes)?,
         ech: or(written.ech, default.ech)?,
         limits,
+        sockets,
         affinity: match written.affinity {
             Some(section) => Some(affinity(section?)?),
             None => None,
@@ -222,6 +237,29 @@ fn limits(written: file::Limits) -> Result<Limits, Reported> {
         log: or(written.log, default.log)?,
         log_sample: or(written.log_sample, 1)?,
         on_down: OnDown::Keep,
+    })
+}
+
+fn sockets(written: file::Sockets) -> Result<Sockets, Reported> {
+    Ok(Sockets {
+        sources: Vec::new(),
+        transparent: or(written.transparent, false)?,
+        mark: optional(written.mark)?,
+        keepalive: match written.keepalive {
+            Some(section) => {
+                let section = section?;
+                Some(Keepalive {
+                    idle: section.idle?.value,
+                    interval: section.interval?.value,
+                    count: section.count?.value,
+                })
+            }
+            None => None,
+        },
+        user_timeout: optional(written.user_timeout)?,
+        mptcp: or(written.mptcp, Mptcp::Off)?,
+        fast_open: or(written.fast_open, 0)?,
+        fast_open_backends: or(written.fast_open_backends, false)?,
     })
 }
 

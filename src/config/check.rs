@@ -39,6 +39,7 @@ pub(super) fn check(file: &File, report: &Report<'_>) {
     rules::check(file, report);
     super::schedulers::check(file, report);
     super::sources::check(file, report);
+    super::sockets::check(file, report);
     super::stick::check(file, report);
 }
 
@@ -219,7 +220,10 @@ impl<'f> Check<'f> {
         );
         for address in backends().flat_map(|backend| &backend.address) {
             let own = service.listen.iter().flatten();
-            if let Some(own) = own.clone().find(|own| own.value == address.value) {
+            if let Some(own) = own
+                .clone()
+                .find(|own| address.value.tcp() == Some(own.value))
+            {
                 let what = format!("{} is the service itself ({})", address.value, own.at.key);
                 let remedy = "write where the server behind the service listens";
                 self.report.fault(&address.at, Fault::new(what, remedy));

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::{
     Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Discover, Dns, Election, Health,
-    Kernel, KernelMode, Limits, Node, Observe, Pool, Proxied, Proxy, Rule, Service, Start,
+    Kernel, KernelMode, Limits, Node, Observe, Pool, Proxied, Proxy, Rule, Service, Sockets, Start,
 };
 use crate::model::{ConfigHash, Scheduler};
 
@@ -39,6 +39,9 @@ fn write_config(text: &mut String, config: &Config) {
         services,
         hash: _,
         marks: _,
+        // Who is told of a node is each host's own affair.
+        metrics: _,
+        notify: _,
     } = config;
     // Where the key lies is each host's own affair; that the key is the same shows by itself.
     let Cluster {
@@ -281,6 +284,7 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         inspect_bytes,
         ech,
         limits,
+        sockets,
         affinity,
         pools,
         rules,
@@ -291,6 +295,7 @@ fn write_proxied(text: &mut String, proxied: &Proxied) {
         "proxied {accept_proxy:?} {accept_proxy_timeout:?} {send_proxy:?} {inspect_timeout:?} {inspect_bytes} {ech:?}"
     );
     write_limits(text, limits);
+    write_sockets(text, sockets);
     // Only if there is any, as above.
     if let Some(Affinity { by, how }) = affinity {
         line!(text, "affinity {by:?} {how:?}");
@@ -353,6 +358,27 @@ fn write_limits(text: &mut String, limits: &Limits) {
     line!(text, "queue {queue_size} {queue_timeout:?}");
     line!(text, "down {on_down:?} {panic_threshold} {slow_start:?}");
     line!(text, "log {log:?} {log_sample}");
+}
+
+fn write_sockets(text: &mut String, sockets: &Sockets) {
+    if *sockets == Sockets::default() {
+        return;
+    }
+    let Sockets {
+        sources,
+        transparent,
+        mark,
+        keepalive,
+        user_timeout,
+        mptcp,
+        fast_open,
+        fast_open_backends,
+    } = sockets;
+    let sources = sorted(sources, |address| **address);
+    line!(
+        text,
+        "sockets {sources:?} {transparent} {mark:?} {keepalive:?} {user_timeout:?} {mptcp:?} {fast_open} {fast_open_backends}"
+    );
 }
 
 fn sorted<T, K: Ord>(list: &[T], key: impl FnMut(&&T) -> K) -> Vec<&T> {

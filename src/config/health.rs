@@ -1,11 +1,12 @@
 //! Health checks: what is asked, how often, and what counts as an answer.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::pattern::Pattern;
 use super::service::Backend;
+use crate::model::BackendAddress;
 
 /// Health check of a service's backends.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,13 +39,10 @@ pub struct Health {
 
 impl Health {
     /// Where this backend is checked.
-    pub fn target(&self, backend: &Backend) -> SocketAddr {
+    pub fn target(&self, backend: &Backend) -> BackendAddress {
         let address = backend.check_address.or(self.address);
         let port = backend.check_port.or(self.port);
-        SocketAddr::new(
-            address.unwrap_or_else(|| backend.address.ip()),
-            port.unwrap_or_else(|| backend.address.port()),
-        )
+        backend.address.elsewhere(address, port)
     }
 }
 
@@ -206,12 +204,10 @@ pub struct Agent {
 
 impl Agent {
     /// Where the agent of this backend listens.
-    pub fn target(&self, backend: &Backend) -> SocketAddr {
+    pub fn target(&self, backend: &Backend) -> BackendAddress {
         let address = backend.agent_address.or(self.address);
-        SocketAddr::new(
-            address.unwrap_or_else(|| backend.address.ip()),
-            backend.agent_port.unwrap_or(self.port),
-        )
+        let port = backend.agent_port.unwrap_or(self.port);
+        backend.address.elsewhere(address, Some(port))
     }
 }
 

@@ -13,7 +13,7 @@ use super::check::{no_vip, vips, whole};
 use super::file::{File, Mode, Service, Vip};
 use super::report::{At, Located, Report};
 use super::units::Fault;
-use crate::model::Scheduler;
+use crate::model::{BackendAddress, Scheduler};
 
 /// A client's kernel sends a SYN again after this long (RFC 6298, 2.1). It must not meet a backend
 /// that the first one was not sent to.
@@ -37,7 +37,7 @@ pub(super) fn check(file: &File, report: &Report<'_>) {
 }
 
 /// Keys among the kernel mode's that proxied services have, too.
-const BOTH: &[&str] = &["on_down", "source_rate"];
+const BOTH: &[&str] = &["on_down", "source", "source_rate"];
 
 struct Check<'f> {
     file: &'f File,
@@ -154,8 +154,7 @@ impl<'f> Check<'f> {
         if forward(service) != Some(Forward::Dnat) {
             return;
         }
-        for address in backends(service) {
-            let ip = address.value.ip();
+        for (address, ip) in hosts(service) {
             let family = networks
                 .iter()
                 .filter(|(net, _)| net.addr().is_ipv4() == ip.is_ipv4());
@@ -176,11 +175,15 @@ impl<'f> Check<'f> {
 
     /// The kernel forwards to other hosts only.
     fn own_backends(&self, service: &Service) {
-        for address in backends(service) {
-            if listen(service).any(|own| own.value == address.value) {
+        for address in backends(service).filter(|address| address.value.tcp().is_none()) {
+            let what = "mode = \"kernel\" forwards packets, and a unix socket gets none";
+            let remedy = "write the address and port of a host, or mode = \"proxy\"";
+            self.report.fault(&address.at, Fault::new(what, remedy));
+        }
+        for (address, ip) in hosts(service) {
+            if listen(service).any(|own| Some(own.value) == address.value.tcp()) {
                 continue;
             }
-            let ip = address.value.ip();
             let nodes = self.file.nodes.iter().flatten();
             let mut own = nodes.flat_map(|node| &node.addresses).flatten();
             let whose = if self.vips.as_ref().is_some_and(|vips| vips.contains(&ip)) {
@@ -200,8 +203,8 @@ impl<'f> Check<'f> {
     fn families(&self, service: &Service) {
         let mut served = BTreeSet::new();
         let mut alien = false;
-        for address in backends(service) {
-            let family = Family::of(address.value.ip());
+        for (address, ip) in hosts(service) {
+            let family = Family::of(ip);
             served.insert(family);
             if !listens(service, family) {
                 alien = true;
@@ -261,10 +264,22 @@ impl<'f> Check<'f> {
                 }
             }
         }
-        let proxied = self
-            .services()
-            .filter(|service| mode(service) == Some(Mode::Proxy));
-        for address in proxied.flat_map(listen) {
+        let proxied = || {
+            let all = self.services();
+            all.filter(|service| mode(service) == Some(Mode::Proxy))
+        };
+        for source in proxied().flat_map(|it| it.kernel.source.iter().flatten().flatten()) {
+            if let Some(user) = users.get(&source.value) {
+                let name = user.name.as_ref().map_or("", |name| &name.value);
+                let ip = source.value;
+                let what = format!(
+                    "service {name} in mode = \"kernel\" reaches its backends from {ip}, whose ports are its own"
+                );
+                let remedy = "write another VIP, or addresses of the nodes";
+                self.report.fault(&source.at, Fault::new(what, remedy));
+            }
+        }
+        for address in proxied().flat_map(listen) {
             let (ip, port) = (address.value.ip(), address.value.port());
             let Some(user) = users.get(&ip).filter(|_| range.value.contains(&port)) else {
                 continue;
@@ -346,9 +361,14 @@ fn listen(service: &Service) -> impl Iterator<Item = &Located<SocketAddr>> {
     service.listen.iter().flatten()
 }
 
-fn backends(service: &Service) -> impl Iterator<Item = &Located<SocketAddr>> {
+fn backends(service: &Service) -> impl Iterator<Item = &Located<BackendAddress>> {
     let backends = service.backends.iter().flatten();
     backends.flat_map(|backend| &backend.address)
+}
+
+/// Backends on hosts, with the hosts' addresses.
+fn hosts(service: &Service) -> impl Iterator<Item = (&Located<BackendAddress>, IpAddr)> {
+    backends(service).filter_map(|address| Some((address, address.value.tcp()?.ip())))
 }
 
 fn listens(service: &Service, family: Family) -> bool {

@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Checks, Cluster, Config, Dns, Election, Kernel, Node, Proxy};
-use crate::model::Scheduler;
+use super::{
+    Checks, Cluster, Command, Config, Dns, Election, Kernel, Metrics, Node, Notify, Proxy,
+};
+use crate::model::{BackendAddress, Scheduler};
 
 /// Whether a setting can change while the node runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -75,7 +77,17 @@ macro_rules! words {
     )*};
 }
 
-plain!(bool, u8, u16, u32, IpAddr, SocketAddr, IpNet, Scheduler);
+plain!(
+    bool,
+    u8,
+    u16,
+    u32,
+    BackendAddress,
+    IpAddr,
+    SocketAddr,
+    IpNet,
+    Scheduler
+);
 words!(
     super::Acknowledge,
     super::Ech,
@@ -83,6 +95,7 @@ words!(
     super::Family,
     super::Forward,
     super::Logged,
+    super::Mptcp,
     super::Observe,
     super::OnDown,
     super::ProxyVersion,
@@ -170,6 +183,14 @@ impl Sheet {
         self.listing.insert(at, Setting { value, reach, own });
     }
 
+    /// The two nodes may differ in it.
+    fn own(&mut self, section: &str, key: &str) {
+        let at = (section.to_owned(), key.to_owned());
+        if let Some(setting) = self.listing.get_mut(&at) {
+            setting.own = true;
+        }
+    }
+
     /// What is not simple: as the program has it.
     fn shape(&mut self, key: &str, value: &impl Debug, reach: Reach) {
         self.text(key, format!("{value:?}"), reach);
@@ -186,6 +207,8 @@ impl Sheet {
             proxy,
             vips,
             services,
+            metrics: Metrics { listen },
+            notify,
             hash: _,
             marks: _,
         } = config;
@@ -200,9 +223,7 @@ impl Sheet {
         self.section("cluster");
         put!(self, PAIR, name, port);
         put!(self, START, key_file, device, relay);
-        if let Some(key) = self.listing.get_mut(&("cluster".into(), "key_file".into())) {
-            key.own = true;
-        }
+        self.own("cluster", "key_file");
         for Node {
             name,
             priority,
@@ -273,6 +294,22 @@ impl Sheet {
             self.section(format!("vip {}", vip.ip()));
             self.put("address", &vip.address, START);
             self.put("interface", &vip.interface, START);
+        }
+        self.section("metrics");
+        let listen = &sorted(listen);
+        put!(self, START, listen);
+        self.own("metrics", "listen");
+        if let Some(Notify {
+            command: Command { argv, output_limit },
+            timeout,
+        }) = notify
+        {
+            self.section("notify");
+            self.shape("command", argv, START);
+            put!(self, START, output_limit, timeout);
+            for key in ["command", "output_limit", "timeout"] {
+                self.own("notify", key);
+            }
         }
         for service in services {
             self.service(service);

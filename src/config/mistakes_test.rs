@@ -78,8 +78,6 @@ weight = 2 -> [proxy]⏎drain_timeout = 0 => 40:17: proxy.drain_timeout: a numbe
 [[node]]⏎name = "lb1" -> relay = "no"⏎[[node]]⏎name = "lb1" => 5:9: cluster.relay: a string instead of a boolean
 balance -> mode = "fast"⏎balance => 26:8: service[0].mode: unknown word `fast`; write "proxy" or "kernel"
 # What only the kernel mode has.
-balance -> source = "192.0.2.100"⏎balance => 26:10: service[0].source: mode = "proxy" has no `source`; write mode = "kernel" in this service, or remove the key
-balance -> source = ["192.0.2.100"]⏎balance => 26:11: service[0].source: mode = "proxy" has no `source`
 balance -> forward = "nat"⏎balance => 26:11: service[0].forward: mode = "proxy" has no `forward`
 balance -> replication = "sync"⏎balance => 26:15: service[0].replication: mode = "proxy" has no `replication`
 balance -> fallback = "proxy"⏎balance => 26:12: service[0].fallback: mode = "proxy" has no `fallback`

@@ -31,8 +31,10 @@ mod rules;
 mod runtime;
 mod schedulers;
 mod service;
+mod sockets;
 mod sources;
 mod stick;
+mod telling;
 mod units;
 mod values;
 
@@ -58,6 +60,8 @@ pub use pattern::Pattern;
 pub use proxied::{DEFAULT_POOL, Ech, Pool, Proxied, ProxyVersion, Rule, SendProxy};
 pub use runtime::MAX_BACKENDS;
 pub use service::{Acknowledge, Backend, Fallback, Forward, KernelMode, OnDown, Service, Stray};
+pub use sockets::{Keepalive, Mptcp, Sockets};
+pub use telling::{Metrics, Notify};
 pub use units::unusable;
 
 /// A valid configuration.
@@ -75,6 +79,10 @@ pub struct Config {
     pub health: Checks,
     /// `[kernel]`
     pub kernel: Kernel,
+    /// `[metrics]`
+    pub metrics: Metrics,
+    /// `[notify]`; none: nobody is told.
+    pub notify: Option<Notify>,
     /// `[proxy]`
     pub proxy: Proxy,
     /// `[[vip]]`: 1 to 256.
@@ -235,5 +243,7 @@ mod kernel_test;
 mod mistakes_test;
 #[cfg(test)]
 mod proxied_test;
+#[cfg(test)]
+mod sockets_test;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use super::affinity::Affinity;
 use super::balance::Balance;
 use super::health::Health;
 use super::limits::Limits;
+use super::sockets::Sockets;
 
 /// How a proxied service treats its connections, beyond what every service has.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +30,8 @@ pub struct Proxied {
     pub ech: Ech,
     /// Who may connect, how often backends are tried, and who waits.
     pub limits: Limits,
+    /// How its sockets are made.
+    pub sockets: Sockets,
     /// `[service.affinity]`; none: each connection is chosen for by itself.
     pub affinity: Option<Affinity>,
     /// `[[service.pool]]`: up to 64, beside the service's own backends.
@@ -107,6 +110,7 @@ impl Default for Proxied {
             inspect_bytes: 16 << 10,
             ech: Ech::Outer,
             limits: Limits::default(),
+            sockets: Sockets::default(),
             affinity: None,
             pools: Vec::new(),
             rules: Vec::new(),

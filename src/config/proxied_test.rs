@@ -20,6 +20,7 @@ fn every_key_is_known() {
     );
     let config = Config::parse(&text).unwrap();
     let expected = Proxied {
+        sockets: Sockets::default(),
         accept_proxy: vec![
             "192.0.2.0/24".parse().unwrap(),
             "2001:db8::7/128".parse().unwrap(),

@@ -16,21 +16,15 @@ impl Config {
     ///
     /// What is wrong, and what to write instead.
     pub fn admits(&self, service: &Service, backend: &Backend) -> Result<(), String> {
-        let (name, address) = (&backend.name, backend.address);
+        let name = &backend.name;
         let good = |c: char| c.is_ascii_alphanumeric() || "._-:[]".contains(c);
         if !(1..=MAX_NAME).contains(&name.len()) || !name.chars().all(good) {
             return Err(format!(
                 "{name:?} is no name; write 1 to {MAX_NAME} of A-Z, a-z, 0-9, `.`, `_`, `-`"
             ));
         }
-        if address.port() == 0 {
-            return Err(format!("{address} has no port; write 1 to 65535"));
-        }
-        usable(address.ip()).map_err(|fault| format!("{}; {}", fault.what, fault.remedy))?;
-        if service.listen.contains(&address) {
-            return Err(format!(
-                "{address} is the service itself; write where the server behind it listens"
-            ));
+        if let Some(address) = backend.address.tcp() {
+            reachable(service, address)?;
         }
         if !(1..=256).contains(&backend.weight.0) {
             return Err(format!("{} is no weight; write 1 to 256", backend.weight.0));
@@ -50,7 +44,9 @@ impl Config {
         mode: &KernelMode,
         backend: &Backend,
     ) -> Result<(), String> {
-        let ip = backend.address.ip();
+        let Some(ip) = backend.address.tcp().map(|address| address.ip()) else {
+            return Err("a unix socket needs mode = \"proxy\"".into());
+        };
         let same_family = |at: &SocketAddr| at.is_ipv4() == ip.is_ipv4();
         if backend.backup || backend.max_connections.is_some() {
             return Err("mode = \"kernel\" has no `backup` and no `max_connections` of a backend; leave it out".into());
@@ -90,4 +86,17 @@ impl Config {
             )),
         }
     }
+}
+
+fn reachable(service: &Service, address: SocketAddr) -> Result<(), String> {
+    if address.port() == 0 {
+        return Err(format!("{address} has no port; write 1 to 65535"));
+    }
+    usable(address.ip()).map_err(|fault| format!("{}; {}", fault.what, fault.remedy))?;
+    if service.listen.contains(&address) {
+        return Err(format!(
+            "{address} is the service itself; write where the server behind it listens"
+        ));
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use super::balance::Balance;
 use super::discover::Discover;
 use super::health::{Agent, Health};
 use super::proxied::{DEFAULT_POOL, Pool, Proxied};
-use crate::model::{BackendId, ServiceId, Weight};
+use crate::model::{BackendAddress, BackendId, ServiceId, Weight};
 
 /// How a service in kernel mode forwards.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,7 +116,7 @@ pub struct Backend {
     /// Unique within its service.
     pub name: String,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: BackendAddress,
     /// Its share. Default 1; 1 to 256.
     pub weight: Weight,
     /// Connections at once, in proxy mode. None: as many as the service may have. 1 to 10,000,000.

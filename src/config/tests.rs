@@ -359,6 +359,8 @@ fn known_keys() -> Vec<(&'static str, Vec<String>)> {
         ("weight = 2\n", "[dns]"),
         ("weight = 2\n", "[health]"),
         ("weight = 2\n", "[proxy]"),
+        ("weight = 2\n", "[metrics]"),
+        ("weight = 2\n", "[notify]"),
         ("weight = 2\n", "[kernel]"),
     ];
     let keys = |anchor: &str, section: &str| {
@@ -451,5 +453,34 @@ proptest! {
             prop_assert!(errors.0.iter().all(|error| !error.what.is_empty() && !error.remedy.is_empty()));
             prop_assert_eq!(errors.to_string().lines().count(), errors.0.len());
         }
+    }
+}
+
+#[test]
+fn whom_a_node_tells_is_its_own_affair() {
+    let text = format!(
+        "{SAMPLE}\n[metrics]\nlisten = [\"127.0.0.1:9700\", \"192.0.2.11:9700\"]\n\
+         [notify]\ncommand = [\"/usr/local/bin/changed\", \"-v\"]\n"
+    );
+    let (with, without) = (
+        Config::parse(&text).unwrap(),
+        Config::parse(SAMPLE).unwrap(),
+    );
+    assert_eq!(with.hash, without.hash);
+    assert_eq!(with.metrics.listen.len(), 2);
+    let notify = with.notify.unwrap();
+    assert_eq!(notify.command.argv, ["/usr/local/bin/changed", "-v"]);
+    assert_eq!(notify.timeout, Duration::from_secs(10));
+    assert_eq!((without.metrics.listen.len(), without.notify), (0, None));
+    let one = format!("{SAMPLE}\n[metrics]\nlisten = \"[::1]:9700\"\n");
+    assert_eq!(Config::parse(&one).unwrap().metrics.listen.len(), 1);
+    for (section, wrong) in [
+        ("[metrics]\nlisten = \"9700\"", "no address"),
+        ("[metrics]\nlisten = \"127.0.0.1:0\"", "port 0"),
+        ("[notify]\ncommand = [\"changed\"]", "at the root"),
+        ("[notify]\ncommand = [\"/x\"]\ntimeout = \"2h\"", "timeout"),
+    ] {
+        let errors = Config::parse(&format!("{SAMPLE}\n{section}\n")).unwrap_err();
+        assert!(errors.to_string().contains(wrong), "{errors}");
     }
 }

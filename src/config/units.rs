@@ -9,10 +9,15 @@ use humantime::{format_duration, parse_duration};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
+use crate::model::BackendAddress;
+
 /// Longest name, in bytes.
 pub(super) const MAX_NAME: usize = 64;
 /// Longest name of an interface, in bytes (`IFNAMSIZ` less the final zero, netdevice(7)).
 pub(super) const MAX_INTERFACE: usize = 15;
+
+/// Longest path of a socket, in bytes (`sun_path` less the final zero, unix(7)).
+const MAX_UNIX_PATH: usize = 107;
 
 /// A mistake of which the place is not yet known.
 #[derive(Debug)]
@@ -378,10 +383,28 @@ pub(super) fn check_address(value: &DeValue<'_>) -> Read<IpAddr> {
 }
 
 /// Where a backend listens.
-pub(super) fn backend_address(value: &DeValue<'_>) -> Read<SocketAddr> {
+pub(super) fn backend_address(value: &DeValue<'_>) -> Read<BackendAddress> {
+    if let Some(path) = (value.as_str()).and_then(|text| text.strip_prefix(BackendAddress::UNIX)) {
+        return unix_path(path).map(|path| BackendAddress::Unix(path.into()));
+    }
     let address = listen_address(value)?;
     usable(address.ip())?;
-    Ok(address)
+    Ok(address.into())
+}
+
+/// A socket in the file system.
+fn unix_path(path: &str) -> Read<&str> {
+    let what = match path {
+        _ if !path.starts_with('/') => "does not begin at the root",
+        _ if path.len() > MAX_UNIX_PATH => "is longer than a socket's path can be (107 bytes)",
+        _ if path.contains('\0') || path.ends_with('/') => "is no path of a socket",
+        _ => return Ok(path),
+    };
+    let what = format!("`{}` {what}", shown(path));
+    Err(Fault::new(
+        what,
+        "write the whole path, like \"unix:/run/shop.sock\"",
+    ))
 }
 
 /// Why this is no address of one host, or not the same one on every host.

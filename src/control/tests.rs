@@ -118,6 +118,14 @@ fn answer(request: &Request) -> Response {
                 ..Reloaded::default()
             },
         },
+        Request::Log { level } => Response::Done {
+            message: level.clone(),
+        },
+        Request::Sticks(query) | Request::ForgetSticks(query) => Response::Sticks {
+            matching: 0,
+            clients: vec![],
+            next: query.after.clone(),
+        },
         Request::Backend { backend, .. } | Request::Roster { backend, .. } => Response::Done {
             message: backend.clone(),
         },

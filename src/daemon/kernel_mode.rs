@@ -28,6 +28,31 @@ pub(super) struct KernelMode {
     handle: NatHandle,
     lease: Lease,
     leases: Leases,
+    margin: Margin,
+}
+
+/// The least that was left of a lease when it was renewed: within this minute, and within the last one.
+#[derive(Debug, Default)]
+struct Margin {
+    since: Duration,
+    now: Option<Duration>,
+    before: Option<Duration>,
+}
+
+impl Margin {
+    const WINDOW: Duration = Duration::from_mins(1);
+
+    fn add(&mut self, left: Option<Duration>, now: Duration) {
+        if now >= self.since + Self::WINDOW {
+            self.since = now;
+            self.before = self.now.take();
+        }
+        self.now = self.now.into_iter().chain(left).min();
+    }
+
+    fn least(&self) -> Option<Duration> {
+        self.now.into_iter().chain(self.before).min()
+    }
 }
 
 /// What became of the wish for it.
@@ -93,6 +118,7 @@ pub(super) fn start(
                     led,
                     clock::monotonic(),
                 ),
+                margin: Margin::default(),
             };
             mode.write();
             Ok(Started {
@@ -206,7 +232,12 @@ impl KernelMode {
 
     /// The node has made a turn, and is this now.
     pub(super) fn turned(&mut self, role: Role) {
-        self.leases.turned(role, clock::monotonic());
+        let now = clock::monotonic();
+        let until = Duration::from_nanos(self.leases.rights().until);
+        let leads = role == Role::Master && !until.is_zero();
+        self.margin
+            .add(leads.then(|| until.saturating_sub(now)), now);
+        self.leases.turned(role, now);
         self.write();
     }
 
@@ -229,6 +260,7 @@ impl KernelMode {
     /// How it is.
     pub(super) fn status(&self) -> NatStatus {
         NatStatus {
+            lease_margin_us: self.margin.least().map(|left| left.as_micros() as u64),
             forwarding: clock::monotonic().as_nanos() < self.leases.rights().until.into(),
             ..(*self.handle.status()).clone()
         }
@@ -237,5 +269,29 @@ impl KernelMode {
     /// Takes everything out of the kernel.
     pub(super) fn stop(self) {
         self.handle.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_margin_is_forgotten_after_two_minutes() {
+        let (ms, s) = (Duration::from_millis, Duration::from_secs);
+        let mut margin = Margin::default();
+        margin.add(None, s(1));
+        assert_eq!(margin.least(), None);
+        for (left, at, least) in [
+            (200, 2, 200),
+            (3, 3, 3),
+            (190, 61, 3),
+            (180, 122, 180),
+            (195, 200, 180),
+            (195, 290, 195),
+        ] {
+            margin.add(Some(ms(left)), s(at));
+            assert_eq!(margin.least(), Some(ms(least)), "{at}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use super::LogLevel;
 use super::kernel_mode::{self, KernelMode};
 use super::pace::Pace;
 use super::reload::{Fresh, Reloader};
@@ -34,8 +35,9 @@ use crate::net::kernel::Kernel;
 use crate::net::session::{Session, SessionEvent};
 use crate::node::Node;
 use crate::node::io::{Input, Output};
+use crate::notify::Notifier;
 use crate::probe::Prober;
-use crate::status::{Event, What};
+use crate::status::{Event, Histogram, What};
 use crate::time::Mono;
 use crate::vip::kernel::KernelReport;
 use crate::wire::admin::{Request, Response};
@@ -58,6 +60,8 @@ pub(super) struct Adapters {
     pub kernel_mode: Option<KernelMode>,
     /// What the relay lacks.
     pub lacking: Option<String>,
+    pub log: LogLevel,
+    pub notifier: Option<Notifier>,
     pub prober: Prober,
     pub proxy: Proxy,
     /// Bad requests, counted by the control socket.
@@ -105,6 +109,8 @@ pub(super) struct TurnLoop {
     next_ticket: u64,
     outputs_dropped: u64,
     pace: Pace,
+    /// How late deadlines were served.
+    delay: Histogram,
 }
 
 impl TurnLoop {
@@ -127,6 +133,7 @@ impl TurnLoop {
             next_ticket: 0,
             outputs_dropped: 0,
             pace: Pace::default(),
+            delay: Histogram::default(),
         })
     }
 
@@ -148,7 +155,12 @@ impl TurnLoop {
             let mut stopped = false;
             match woken {
                 Woken::Asked(asked) => self.ask(asked, now),
-                Woken::Deadline => self.node.handle_timeout(now),
+                Woken::Deadline => {
+                    if let Some(due) = self.node.poll_timeout().filter(|due| *due <= now) {
+                        self.delay.add(now.since(due));
+                    }
+                    self.node.handle_timeout(now);
+                }
                 Woken::Input(input) => self.node.handle(input, now),
                 Woken::Room => {}
                 Woken::Fresh(fresh) => stopped |= self.renew(fresh, now),
@@ -241,11 +253,30 @@ impl TurnLoop {
         stopped
     }
 
-    fn ask(&mut self, asked: Asked, now: Mono) {
-        if let Request::Reload { dry_run } = asked.request {
-            self.adapters.reloader.ask(dry_run, Some(asked.reply));
-            return;
+    fn set_level(&self, level: &str) -> Response {
+        match self.adapters.log.set(level) {
+            Ok(()) => {
+                let message = format!("the log's level is {level} until the node ends");
+                tracing::warn!("{message}");
+                Response::Done { message }
+            }
+            Err(message) => Response::Error { message },
         }
+    }
+
+    fn ask(&mut self, asked: Asked, now: Mono) {
+        let request = match asked.request {
+            Request::Reload { dry_run } => {
+                self.adapters.reloader.ask(dry_run, Some(asked.reply));
+                return;
+            }
+            Request::Log { level } => {
+                // Whoever asked may have gone.
+                let _ = asked.reply.send(self.set_level(&level));
+                return;
+            }
+            request => request,
+        };
         if self.tickets.len() >= MAX_TICKETS {
             self.outputs_dropped += 1;
             return;
@@ -253,7 +284,6 @@ impl TurnLoop {
         self.next_ticket += 1;
         let ticket = self.next_ticket;
         self.tickets.insert(ticket, asked.reply);
-        let request = asked.request;
         self.node.handle(Input::Admin { ticket, request }, now);
     }
 
@@ -278,7 +308,12 @@ impl TurnLoop {
                     }
                 }
                 Output::DropFlows { .. } => adapters.proxy.drop_flows(),
-                Output::Event(event) => log(&event),
+                Output::Event(event) => {
+                    log(&event);
+                    if let Some(notifier) = &adapters.notifier {
+                        notifier.tell(&event);
+                    }
+                }
                 Output::Keep(items) => adapters.keeper.keep(items),
                 Output::Kernel(command) => adapters.kernel.command(command),
                 Output::Nat(command) => {
@@ -307,24 +342,32 @@ impl TurnLoop {
 
     fn reply(&mut self, ticket: u64, mut response: Response) {
         if let Response::Status { status } = &mut response {
+            status.turn_delay = self.delay.clone();
+            let replication = &mut status.replication;
+            (replication.bytes_sent, replication.bytes_received) = self.adapters.session.bytes();
             let mode = self.adapters.kernel_mode.as_ref();
             status.nat = mode.map(KernelMode::status);
             status.relay.lacking.clone_from(&self.adapters.lacking);
             let measures: BTreeMap<_, _> = self.adapters.proxy.measures().into_iter().collect();
             let sticks: BTreeMap<_, _> = self.adapters.proxy.sticks().into_iter().collect();
+            let connects: BTreeMap<_, _> = self.adapters.proxy.connects().into_iter().collect();
+            let waits: BTreeMap<_, _> = self.adapters.proxy.waits().into_iter().collect();
             for service in &mut status.services {
                 let id = ServiceId::of(&service.name);
                 service.sticks = sticks.get(&id).copied();
+                (service.queued, service.retries) = waits.get(&id).copied().unwrap_or_default();
                 service.sources = self.adapters.finder.status(id);
                 service.fallback = self.adapters.fallback.contains(&service.name);
                 for backend in &mut service.backends {
                     let id = BackendId::of(&service.name, &backend.name);
                     backend.measure = measures.get(&id).cloned();
+                    backend.connect = connects.get(&id).cloned().unwrap_or_default();
                 }
             }
             let counters = &mut status.counters;
             let adapters = &self.adapters;
             counters.control_rejected = adapters.rejected.load(Ordering::Relaxed);
+            counters.log_dropped = adapters.proxy.log_dropped();
             counters.session_faults += adapters.session.faults();
             counters.heartbeats_rejected += adapters.heartbeats.unread();
             counters.outputs_dropped = self.outputs_dropped
@@ -386,11 +429,19 @@ fn log(event: &Event) {
         } => tracing::warn!("{backend} is down: {reason}"),
         What::Note { text } => tracing::info!("{text}"),
         What::Transition {
+            from,
             to,
+            epoch,
+            cause,
+            detection_ms,
             takeover_ms: Some(took),
             ..
         } => {
-            tracing::info!("{to}: addresses held and announced {took:.3} ms after the decision");
+            let detected = detection_ms.map(|ms| format!(", detected in {ms:.3} ms"));
+            let (cause, detected) = (cause.as_str(), detected.unwrap_or_default());
+            tracing::info!(
+                "{from} -> {to} (epoch {epoch}, {cause}{detected}): addresses held and announced {took:.3} ms after the decision"
+            );
         }
         What::Transition {
             from,

@@ -14,9 +14,14 @@ pub use proxy::Proxy;
 use std::io;
 use std::net::SocketAddr;
 
+use crate::dial::DialError;
+
 /// The data path could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
+    /// A service's sockets cannot be as it wants them.
+    #[error(transparent)]
+    Dial(#[from] DialError),
     /// A listener could not be opened.
     #[error("service {service} cannot listen on {address}: {source}; {remedy}")]
     Listen {

@@ -19,6 +19,8 @@ pub struct Path {
     pub received: u64,
     /// Heartbeats missing in the peer's count.
     pub lost: u64,
+    /// Those of them that came later.
+    pub late: u64,
     /// When one was received last.
     pub last_heard: Option<Mono>,
     /// Smoothed round trip (RFC 6298, 2: gain 1/8).
@@ -89,7 +91,10 @@ impl Path {
                 self.last_sequence = Some(sequence);
             }
             // It was overtaken by a later one and already counted as lost.
-            Some(_) => self.lost = self.lost.saturating_sub(1),
+            Some(_) => {
+                self.lost = self.lost.saturating_sub(1);
+                self.late += 1;
+            }
             None => {
                 self.note(true);
                 self.last_sequence = Some(sequence);

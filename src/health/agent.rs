@@ -3,17 +3,17 @@
 //! An agent that cannot be reached changes nothing: whether the backend can be reached is the check's
 //! business, and what the agent said last stays true until it says something else.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::probe::{ANSWER_SLACK, ProbeOutcome};
 use super::rhythm::jittered;
+use crate::model::BackendAddress;
 use crate::time::Mono;
 use crate::wire::agent::{Admin, Answer};
 
 #[derive(Clone, Debug)]
 pub(super) struct Agent {
-    pub(super) address: SocketAddr,
+    pub(super) address: BackendAddress,
     interval: Duration,
     pub(super) timeout: Duration,
     due: Mono,
@@ -28,7 +28,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn new(address: SocketAddr, config: &crate::config::Agent, first: Mono) -> Self {
+    pub(super) fn new(address: BackendAddress, config: &crate::config::Agent, first: Mono) -> Self {
         Self {
             address,
             interval: config.interval,

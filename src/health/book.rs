@@ -284,7 +284,7 @@ fn looks_at_first_bytes(config: &Config) -> bool {
 fn checked_alike((was, old): Placed<'_>, (is, new): Placed<'_>) -> bool {
     let elsewhere = |it: &Backend| {
         (
-            it.address,
+            it.address.clone(),
             (it.check_address, it.check_port),
             (it.agent_address, it.agent_port),
         )

@@ -2,7 +2,6 @@
 
 mod succeed;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::agent::Agent;
@@ -11,7 +10,7 @@ use super::probe::{ANSWER_SLACK, ProbeOutcome, ProbeRequest, ProbeResult, Whom};
 use super::rhythm::Rhythm;
 use super::verdict::Verdict;
 use crate::config::{Backend, Observe, Service};
-use crate::model::{BackendId, ConnectFailure};
+use crate::model::{BackendAddress, BackendId, ConnectFailure};
 use crate::time::Mono;
 use crate::wire::replication::HealthRecord;
 
@@ -48,7 +47,7 @@ pub struct HealthChange {
 /// What is known of one backend.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    address: SocketAddr,
+    address: BackendAddress,
     checks: Option<Checks>,
     agent: Option<Agent>,
     damper: Option<Damper>,
@@ -103,7 +102,8 @@ impl Entry {
         };
         let agent = service.agent.as_ref();
         let mut entry = Self {
-            address: health.map_or(backend.address, |health| health.target(backend)),
+            address: health
+                .map_or_else(|| backend.address.clone(), |health| health.target(backend)),
             checks: health.map(|health| Checks {
                 rhythm: Rhythm::new(health),
                 spread: FIRST_SPREAD.min(health.interval),
@@ -381,7 +381,7 @@ impl Entry {
         Some(ProbeRequest {
             backend,
             whom: Whom::Backend,
-            address: self.address,
+            address: self.address.clone(),
             timeout,
             token,
         })
@@ -400,7 +400,7 @@ impl Entry {
         Some(ProbeRequest {
             backend,
             whom: Whom::Agent,
-            address: agent.address,
+            address: agent.address.clone(),
             timeout: agent.timeout,
             token,
         })

@@ -1,11 +1,10 @@
 //! What the prober is asked, and what it answers.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{BackendId, ConnectFailure};
+use crate::model::{BackendAddress, BackendId, ConnectFailure};
 use crate::wire::agent::Answer;
 
 /// How much later than its time limit an answer may come. Whoever asked then takes the check for
@@ -16,14 +15,14 @@ pub const ANSWER_SLACK: Duration = Duration::from_secs(1);
 pub const MAX_WORDS: usize = 200;
 
 /// One check of one backend. Answered once, or (when there are too many) never.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ProbeRequest {
     /// Whom.
     pub backend: BackendId,
     /// Whether the backend is checked or its agent asked.
     pub whom: Whom,
     /// Where.
-    pub address: SocketAddr,
+    pub address: BackendAddress,
     /// Time limit.
     pub timeout: Duration,
     /// To be returned, so that late answers are told from present ones.

@@ -158,7 +158,14 @@ impl Session {
 
     /// How long the sessions have coded and decoded frames so far, on the thread that started this.
     pub fn busy(&self) -> Duration {
-        Duration::from_nanos(self.shared.busy.load(Ordering::Relaxed))
+        Duration::from_nanos(self.shared.load.busy.load(Ordering::Relaxed))
+    }
+
+    /// Bytes sent and received by all sessions so far, as they are on the wire; handshakes not.
+    pub fn bytes(&self) -> (u64, u64) {
+        let load = &self.shared.load;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (read(&load.sent), read(&load.received))
     }
 }
 
@@ -167,8 +174,7 @@ impl Session {
 struct Shared {
     link: Mutex<Option<Link>>,
     faults: AtomicU64,
-    /// Nanoseconds; see [`Session::busy`].
-    busy: AtomicU64,
+    load: stream::Load,
     complaint: Mutex<Option<(Instant, String)>>,
 }
 
@@ -333,7 +339,7 @@ async fn keep(settings: Settings, shared: Arc<Shared>, events: mpsc::Sender<Sess
             // In this order, so that a flood of connections cannot use up the task's turn.
             biased;
             Ok(reason) = closed => SessionError::ClosedHere(reason),
-            end = session.run(outgoing, &events, &shared.busy) => end,
+            end = session.run(outgoing, &events, &shared.load) => end,
             session = source.newer() => {
                 newer = Some(session);
                 SessionError::Replaced

@@ -2,13 +2,14 @@
 
 mod flows;
 mod roster;
+mod sticks;
 
-use super::Node;
 use super::io::Output;
+use super::{Node, Replication};
 use crate::config::{Backend, Config, Service};
 use crate::model::Role;
 use crate::time::Mono;
-use crate::wire::admin::{Change, Request, Response};
+use crate::wire::admin::{Change, Request, Response, StickQuery};
 use crate::wire::replication::{Frame, HandoverCause};
 
 impl Node {
@@ -20,6 +21,8 @@ impl Node {
             Request::Events => Ok(Response::Events {
                 events: self.journal.events(),
             }),
+            // Whoever runs the node has the log.
+            Request::Log { .. } => Err("this node has no log of its own".into()),
             Request::Failover => self.failover(now).map(done),
             Request::Flows(query) => {
                 let unix_ms = self.journal.unix_ms(now);
@@ -32,6 +35,8 @@ impl Node {
                 let tables = flows::Tables { proxied, kernel };
                 flows::page(tables, &self.config, &query, unix_ms)
             }
+            Request::Sticks(query) => self.remembered(&query, now),
+            Request::ForgetSticks(query) => self.forget(&query, now),
             Request::Backend {
                 service,
                 backend,
@@ -74,6 +79,50 @@ impl Node {
                 "this node is in {role}, so it can neither hand over nor take over; see `tandem status`"
             )),
         }
+    }
+
+    fn remembered(&self, query: &StickQuery, now: Mono) -> Result<Response, String> {
+        let found = sticks::find(self.replica(), &self.config, query)?;
+        let at = self.sticks_at(now);
+        let clients = found.clients.iter();
+        Ok(Response::Sticks {
+            matching: found.clients.len() as u64,
+            clients: clients
+                .map(|it| sticks::told(&self.config, it, at))
+                .collect(),
+            next: found.next.map(sticks::cursor),
+        })
+    }
+
+    fn forget(&mut self, query: &StickQuery, now: Mono) -> Result<Response, String> {
+        self.must_lead()?;
+        let found = sticks::find(self.replica(), &self.config, query)?;
+        let keys: Vec<_> = found.clients.iter().map(|(key, _)| *key).collect();
+        self.unstick(&keys, now);
+        let matching = keys.len() as u64;
+        if matching > 0 {
+            self.note(
+                format!("operator: {matching} remembered clients are forgotten"),
+                now,
+            );
+        }
+        Ok(Response::Sticks {
+            matching,
+            clients: Vec::new(),
+            next: found.next.map(sticks::cursor),
+        })
+    }
+
+    /// Only the master's word goes to both nodes.
+    fn must_lead(&self) -> Result<(), String> {
+        if matches!(self.replication, Replication::Source(_)) {
+            return Ok(());
+        }
+        let peer = &self.config.node(self.identity.node.peer()).name;
+        let role = self.role();
+        Err(format!(
+            "this node is {role}; say it to the master ({peer})"
+        ))
     }
 }
 

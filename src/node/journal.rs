@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::election::Change;
-use crate::status::{Event, What};
+use crate::status::{Event, Histogram, Transitions, What};
 use crate::time::Mono;
 
 /// Events that are kept.
@@ -17,6 +17,9 @@ pub(super) struct Journal {
     next: u64,
     events: VecDeque<Event>,
     last_transition: Option<Event>,
+    transitions: Vec<Transitions>,
+    detection: Histogram,
+    takeover: Histogram,
 }
 
 impl Journal {
@@ -26,6 +29,9 @@ impl Journal {
             next: 1,
             events: VecDeque::new(),
             last_transition: None,
+            transitions: Vec::new(),
+            detection: Histogram::default(),
+            takeover: Histogram::default(),
         }
     }
 
@@ -51,6 +57,19 @@ impl Journal {
     }
 
     pub(super) fn transition(&mut self, change: Change, now: Mono) -> Event {
+        let (to, cause) = (change.to, change.cause);
+        let mut known = self.transitions.iter_mut();
+        match known.find(|it| (it.to, it.cause) == (to, cause)) {
+            Some(known) => known.count += 1,
+            None => self.transitions.push(Transitions {
+                to,
+                cause,
+                count: 1,
+            }),
+        }
+        if let Some(detection) = change.detection {
+            self.detection.add(detection);
+        }
         let what = What::Transition {
             from: change.from,
             to: change.to,
@@ -70,6 +89,7 @@ impl Journal {
             return None;
         };
         *takeover_ms = Some(millis(took));
+        self.takeover.add(took);
         let number = event.number;
         let place = self.events.iter_mut().find(|event| event.number == number);
         if let Some(place) = place {
@@ -80,6 +100,11 @@ impl Journal {
 
     pub(super) const fn last_transition(&self) -> Option<&Event> {
         self.last_transition.as_ref()
+    }
+
+    /// Changes of role by cause, what it took to see them, and to take over.
+    pub(super) fn figures(&self) -> (&[Transitions], &Histogram, &Histogram) {
+        (&self.transitions, &self.detection, &self.takeover)
     }
 
     pub(super) fn events(&self) -> Vec<Event> {

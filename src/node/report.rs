@@ -5,14 +5,15 @@ use crate::balance::Origin;
 use crate::config;
 use crate::model::Role;
 use crate::status::{
-    BackendStatus, Counters, Mode, PathStatus, PeerStatus, ReplicationRole, ReplicationStatus,
-    ServiceStatus, Status, VipStatus,
+    BackendStatus, Counters, Histogram, Mode, PathStatus, PeerStatus, ReplicationRole,
+    ReplicationStatus, ServiceStatus, Status, VipStatus,
 };
 use crate::time::Mono;
 
 pub(super) fn status(node: &Node, now: Mono) -> Status {
     let config = &node.config;
     let faults: Vec<&str> = node.election.faults().collect();
+    let (transitions, detection, takeover) = node.journal.figures();
     Status {
         cluster: config.cluster.name.clone(),
         node: config.node(node.identity.node).name.clone(),
@@ -28,6 +29,11 @@ pub(super) fn status(node: &Node, now: Mono) -> Status {
         config_hash: config.hash.to_string(),
         vips: vips(node),
         last_transition: node.journal.last_transition().cloned(),
+        transitions: transitions.to_vec(),
+        detection: detection.clone(),
+        takeover: takeover.clone(),
+        // The daemon knows.
+        turn_delay: Histogram::default(),
         peer: peer(node, now),
         paths: paths(node, now),
         replication: replication(node, now),
@@ -103,6 +109,7 @@ fn paths(node: &Node, now: Mono) -> Vec<PathStatus> {
             sent: path.sent,
             received: path.received,
             lost: path.lost,
+            late: path.late,
             loss_percent: path.loss_percent(),
             rtt_us: path.rtt.map(|rtt| rtt.as_micros() as u64),
         })
@@ -144,6 +151,8 @@ fn service(node: &Node, known: &config::Service, now: Mono) -> ServiceStatus {
         too_fast: counts.too_fast,
         queue_timeouts: counts.queue_timeouts,
         // The daemon knows.
+        queued: 0,
+        retries: 0,
         sticks: None,
         sources: Vec::new(),
         backends: known
@@ -180,6 +189,12 @@ fn backend(
         connections: counts.connections + node.replica().nat_live(known.id),
         total: counts.total + node.nat.of_backend(known.id),
         connect_failures: counts.connect_failures,
+        failures: counts.failures,
+        // The daemon knows.
+        connect: Histogram::default(),
+        bytes_up: counts.up,
+        bytes_down: counts.down,
+        ends: counts.ends,
         checks_good: record.good,
         checks_bad: record.bad,
         origin: match book.origin(known.id) {

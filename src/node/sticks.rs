@@ -110,6 +110,26 @@ impl Node {
         Learned::Items(others)
     }
 
+    /// Now, on the scale of the records.
+    pub(super) fn sticks_at(&self, now: Mono) -> u64 {
+        self.sticks.at(now)
+    }
+
+    /// Forgets these, here and on the other node.
+    pub(super) fn unstick(&mut self, keys: &[StickKey], now: Mono) {
+        for key in keys {
+            self.write(Item::Unstick { key: *key }, now);
+        }
+        let gone = keys.iter().map(|key| Stick {
+            key: *key,
+            entry: None,
+        });
+        let gone: Vec<_> = gone.collect();
+        if !gone.is_empty() {
+            self.outputs.push_back(Output::Sticks(gone));
+        }
+    }
+
     /// As master that knows clients: looks at them now and then.
     pub(super) fn run_sticks(&mut self, now: Mono) {
         let leads = matches!(self.replication, Replication::Source(_));

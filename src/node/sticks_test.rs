@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::model::{Epoch, Incarnation, NodeId, Secret};
 use crate::node::Identity;
 use crate::replication::Source;
+use crate::wire::admin::{Request, Response, StickQuery};
 
 const CONFIG: &str = r#"
 [cluster]
@@ -145,4 +146,93 @@ fn a_master_forgets_what_nobody_uses_in_portions() {
     assert_eq!(counts, [1_001, 1, 0]);
     node.run_sticks(s(170));
     assert!(node.timers.at(Timer::Sticks).is_none());
+}
+
+/// Asks until all is told: how many matched on each page.
+fn pages(node: &mut Node, request: fn(StickQuery) -> Request, mut query: StickQuery) -> Vec<u64> {
+    let mut pages = Vec::new();
+    loop {
+        node.handle_admin(1, request(query.clone()), s(3));
+        let response = node.outputs.iter().rev().find_map(|output| match output {
+            Output::Reply { response, .. } => Some(response.clone()),
+            _ => None,
+        });
+        let Some(Response::Sticks { matching, next, .. }) = response else {
+            panic!("{response:?}");
+        };
+        pages.push(matching);
+        if next.is_none() {
+            return pages;
+        }
+        query.after = next;
+    }
+}
+
+#[test]
+fn an_operator_sees_and_forgets_clients_in_pages() {
+    let mut node = node(s(1));
+    lead(&mut node, s(1));
+    for hash in 0..5_000 {
+        node.stuck(key(hash), backend(), s(1));
+    }
+    let all = StickQuery::default();
+    let one = StickQuery {
+        key: Some(format!("{:016x}", 4_999)),
+        ..StickQuery::default()
+    };
+    assert_eq!(pages(&mut node, Request::Sticks, all.clone()), [1_000; 5]);
+    // Only so many are looked at for one question.
+    assert_eq!(pages(&mut node, Request::Sticks, one.clone()), [0, 1]);
+
+    told(&mut node);
+    assert_eq!(pages(&mut node, Request::ForgetSticks, one.clone()), [0, 1]);
+    assert_eq!(
+        told(&mut node),
+        [(4_999, None)],
+        "the data path forgets it, too"
+    );
+    assert_eq!(pages(&mut node, Request::Sticks, one), [0, 0]);
+    let few = StickQuery {
+        service: Some("web".into()),
+        limit: Some(700),
+        ..all.clone()
+    };
+    let sum: u64 = pages(&mut node, Request::ForgetSticks, few).iter().sum();
+    assert_eq!((sum, node.replica().sticks().len()), (4_999, 0));
+
+    let mistakes = [
+        (
+            StickQuery {
+                service: Some("wed".into()),
+                ..all.clone()
+            },
+            "no service",
+        ),
+        (
+            StickQuery {
+                backend: Some("b9".into()),
+                ..all.clone()
+            },
+            "no backend",
+        ),
+        (
+            StickQuery {
+                key: Some("+00000000000000f".into()),
+                ..all.clone()
+            },
+            "no key",
+        ),
+        (
+            StickQuery {
+                after: Some("behind".into()),
+                ..all
+            },
+            "no cursor",
+        ),
+    ];
+    for (query, expected) in mistakes {
+        node.handle_admin(1, Request::Sticks(query), s(3));
+        let said = format!("{:?}", node.outputs.pop_back());
+        assert!(said.contains(expected), "{said}");
+    }
 }

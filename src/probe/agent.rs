@@ -1,7 +1,5 @@
 //! The agent beside a backend.
 
-use std::net::SocketAddr;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::progress::{Fail, Progress, broken};
@@ -12,14 +10,10 @@ use crate::wire::agent::{self, Answer, MAX_LINE};
 /// Asks it. The answer is over with the line, with the connection, or with what is read of it.
 pub(super) async fn ask(
     plan: &config::Agent,
-    address: SocketAddr,
+    way: Way<'_>,
     progress: &mut Progress,
 ) -> Result<Answer, Fail> {
-    let mut stream = tcp::dial(Way {
-        address,
-        header: None,
-    })
-    .await?;
+    let mut stream = tcp::dial(way).await?;
     progress.waits("no answer of the agent");
     if !plan.send.is_empty() {
         let sent = stream.write_all(&plan.send).await;

@@ -21,7 +21,7 @@ const SHOWN: usize = 80;
 pub(super) async fn check(
     plan: &Grpc,
     tls: Option<&TlsPlan>,
-    way: Way,
+    way: Way<'_>,
     progress: &mut Progress,
 ) -> Result<Option<String>, Fail> {
     let scheme = if tls.is_some() { "https" } else { "http" };

@@ -1,7 +1,5 @@
 //! An HTTP request: the status, a field and the body of its answer.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -14,6 +12,7 @@ use super::tcp::{self, Way};
 use super::tls::TlsPlan;
 use crate::config::{Expected, Http};
 use crate::health::probe::quoted;
+use crate::model::BackendAddress;
 
 /// Bytes of a field that an operator sees.
 const SHOWN: usize = 60;
@@ -21,7 +20,7 @@ const SHOWN: usize = 60;
 pub(super) async fn check(
     http: &Http,
     tls: Option<&TlsPlan>,
-    way: Way,
+    way: Way<'_>,
     progress: &mut Progress,
 ) -> Result<Option<String>, Fail> {
     let authority = authority(http.host.as_deref(), tls, way.address);
@@ -40,10 +39,17 @@ pub(super) async fn check(
 }
 
 /// Whom the request is for.
-pub(super) fn authority(host: Option<&str>, tls: Option<&TlsPlan>, address: SocketAddr) -> String {
+pub(super) fn authority(
+    host: Option<&str>,
+    tls: Option<&TlsPlan>,
+    address: &BackendAddress,
+) -> String {
     let sni = || tls.and_then(|tls| tls.sni.clone());
     let host = host.map(str::to_owned).or_else(sni);
-    host.unwrap_or_else(|| address.to_string())
+    host.unwrap_or_else(|| match address {
+        BackendAddress::Tcp(address) => address.to_string(),
+        BackendAddress::Unix(_) => "localhost".into(),
+    })
 }
 
 fn request(http: &Http, tls: bool, authority: &str) -> Result<Request<Full<Bytes>>, Fail> {

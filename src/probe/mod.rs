@@ -159,18 +159,26 @@ async fn check(plans: &Plans, request: &ProbeRequest) -> Option<ProbeOutcome> {
     let start = Instant::now();
     let case = plans.of(request.backend)?;
     let plan = &*case.plan;
+    let way = tcp::Way {
+        address: &request.address,
+        dialer: &plan.dialer,
+        header: match request.whom {
+            Whom::Agent => None,
+            Whom::Backend => case.header,
+        },
+    };
     let mut progress = Progress::default();
     let work = async {
         match request.whom {
             Whom::Agent => match &plan.agent {
                 Some(agent) => {
-                    let answer = agent::ask(agent, request.address, &mut progress).await?;
+                    let answer = agent::ask(agent, way, &mut progress).await?;
                     Ok(ProbeOutcome::Agent(answer))
                 }
                 None => Err(Fail::NoSocket),
             },
             Whom::Backend => {
-                let warning = by_kind(&case, request, &mut progress).await?;
+                let warning = by_kind(&case, request, way, &mut progress).await?;
                 let took = start.elapsed();
                 Ok(match warning {
                     Some(what) => ProbeOutcome::Warned { took, what },
@@ -193,12 +201,9 @@ async fn check(plans: &Plans, request: &ProbeRequest) -> Option<ProbeOutcome> {
 async fn by_kind(
     case: &Case,
     request: &ProbeRequest,
+    way: tcp::Way<'_>,
     progress: &mut Progress,
 ) -> Result<Option<String>, Fail> {
-    let way = tcp::Way {
-        address: request.address,
-        header: case.header,
-    };
     match &case.plan.kind {
         Kind::Command(command) => command::check(command, case, request, progress)
             .await

@@ -9,6 +9,7 @@ use super::tls::TlsPlan;
 use crate::config::{
     Agent, Command, Config, Grpc, Health, HealthKind, Http, ProxyVersion, Script, Service,
 };
+use crate::dial::{DialError, Dialer};
 use crate::model::{BackendId, ServiceId};
 use crate::wire::proxy_header::Version;
 
@@ -17,6 +18,8 @@ use crate::wire::proxy_header::Version;
 pub(super) struct Plan {
     pub(super) kind: Kind,
     pub(super) agent: Option<Agent>,
+    /// Makes the sockets.
+    pub(super) dialer: Dialer,
     /// The service's name, for programs.
     pub(super) service: String,
     /// The header of the PROXY protocol that the service sends.
@@ -56,12 +59,20 @@ struct Shared {
     cases: ArcSwap<BTreeMap<BackendId, Arc<Case>>>,
 }
 
-/// A file that a check needs is not to be had.
+/// A service cannot be checked.
 #[derive(Debug, thiserror::Error)]
-#[error("service {service} cannot be checked: {what}")]
-pub struct PlanError {
-    service: String,
-    what: String,
+pub enum PlanError {
+    /// Its sockets are not to be had.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// A file that a check needs is not to be had.
+    #[error("service {service} cannot be checked: {what}")]
+    File {
+        /// Name of the service.
+        service: String,
+        /// What is wrong with the file.
+        what: String,
+    },
 }
 
 impl Plans {
@@ -69,15 +80,16 @@ impl Plans {
     ///
     /// # Errors
     ///
-    /// A file cannot be read, or has no certificate in it.
+    /// A file cannot be read, or has no certificate in it; or the host refuses the sockets.
     pub fn load(config: &Config) -> Result<Self, PlanError> {
         let mut pools = BTreeMap::new();
         for service in &config.services {
+            let dialer = Dialer::for_checks(config, service)?;
             let places = (0..service.proxied.pools.len()).map(|pool| Some(pool as u16));
             for pool in [None].into_iter().chain(places) {
                 let health = service.health_of_pool(pool);
                 if health.is_some() || service.agent.is_some() {
-                    let plan = Arc::new(plan(service, health)?);
+                    let plan = Arc::new(plan(service, health, dialer.clone())?);
                     pools.insert((service.id, pool), plan);
                 }
             }
@@ -122,11 +134,11 @@ impl Plans {
     }
 }
 
-fn plan(service: &Service, health: Option<&Health>) -> Result<Plan, PlanError> {
+fn plan(service: &Service, health: Option<&Health>, dialer: Dialer) -> Result<Plan, PlanError> {
     let kind = health.map(|health| &health.kind);
     let kind = kind.unwrap_or(&HealthKind::Tcp);
     let tls = |tls| {
-        TlsPlan::load(tls).map_err(|what| PlanError {
+        TlsPlan::load(tls).map_err(|what| PlanError::File {
             service: service.name.clone(),
             what,
         })
@@ -150,6 +162,7 @@ fn plan(service: &Service, health: Option<&Health>) -> Result<Plan, PlanError> {
             HealthKind::Tls(written) => Kind::Tls(tls(written)?),
         },
         agent: service.agent.clone(),
+        dialer,
         header,
         service: service.name.clone(),
     })

@@ -21,7 +21,7 @@ fn request(address: SocketAddr, timeout: Duration, token: u64) -> ProbeRequest {
     ProbeRequest {
         backend: BackendId::of("checked", "b1"),
         whom: Whom::Backend,
-        address,
+        address: address.into(),
         timeout,
         token,
     }

@@ -11,7 +11,11 @@ use crate::health::probe::quoted;
 /// Bytes of an answer that an operator sees.
 const SHOWN: usize = 60;
 
-pub(super) async fn check(script: &Script, way: Way, progress: &mut Progress) -> Result<(), Fail> {
+pub(super) async fn check(
+    script: &Script,
+    way: Way<'_>,
+    progress: &mut Progress,
+) -> Result<(), Fail> {
     let mut dialogue = Dialogue {
         stream: tcp::dial(way).await?,
         got: Vec::new(),

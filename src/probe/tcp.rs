@@ -1,33 +1,35 @@
 //! The way to a backend: a TCP connect, which is also the simplest check.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 
 use nix::errno::Errno;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 
 use super::progress::Fail;
-use crate::model::ConnectFailure;
+use crate::dial::{self, Dialer};
+use crate::model::{BackendAddress, ConnectFailure};
 use crate::wire::proxy_header::{Addresses, Outgoing, Version, encode};
 
 /// Where a check goes, and what must come first there.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Way {
-    pub(super) address: SocketAddr,
+pub(super) struct Way<'a> {
+    pub(super) address: &'a BackendAddress,
+    /// Makes the socket.
+    pub(super) dialer: &'a Dialer,
     /// A header of the PROXY protocol.
     pub(super) header: Option<Version>,
 }
 
 /// Connects. Every kind of check gets its stream here.
-pub(super) async fn dial(way: Way) -> Result<TcpStream, Fail> {
-    let stream = TcpStream::connect(way.address).await;
-    let connect = |error: io::Error| failure(&error).map_or(Fail::NoSocket, Fail::Connect);
-    let mut stream = stream.map_err(connect)?;
+pub(super) async fn dial(way: Way<'_>) -> Result<TcpStream, Fail> {
+    let stream = connect(way).await;
+    let why = |error: io::Error| failure(&error).map_or(Fail::NoSocket, Fail::Connect);
+    let mut stream = stream.map_err(why)?;
     // What is sent is one message; without it nothing changes but the time.
     let _ = stream.set_nodelay(true);
     if let Some(version) = way.header {
-        let header = own_header(version, &stream).map_err(|_| Fail::NoSocket)?;
+        let header = own_header(version, &stream, way).map_err(|_| Fail::NoSocket)?;
         // An empty buffer takes it at once; who resets now is wrong, not unreachable.
         let sent = stream.write_all(&header).await;
         sent.map_err(|error| Fail::Wrong(format!("took no PROXY header: {error}")))?;
@@ -35,15 +37,31 @@ pub(super) async fn dial(way: Way) -> Result<TcpStream, Fail> {
     Ok(stream)
 }
 
+/// A socket in the file system is used like one of TCP: nothing here asks for its addresses.
+async fn connect(way: Way<'_>) -> io::Result<TcpStream> {
+    let (socket, to) = way.dialer.open(way.address, None)?;
+    let connecting = dial::begin(&socket, &to)?;
+    let stream = TcpStream::from_std(socket.into())?;
+    if connecting {
+        let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
+        if ready.is_error()
+            && let Some(error) = stream.take_error()?
+        {
+            return Err(error);
+        }
+    }
+    Ok(stream)
+}
+
 /// That of a connection of our own: LOCAL in version 2; version 1 has no word for that, and gets the
-/// connection's ends.
-fn own_header(version: Version, stream: &TcpStream) -> io::Result<Vec<u8>> {
+/// connection's ends, if it has any.
+fn own_header(version: Version, stream: &TcpStream, way: Way<'_>) -> io::Result<Vec<u8>> {
     let addresses = match version {
-        Version::V1 => Some(Addresses {
+        Version::V1 if way.address.tcp().is_some() => Some(Addresses {
             source: stream.local_addr()?,
             destination: stream.peer_addr()?,
         }),
-        Version::V2 => None,
+        _ => None,
     };
     Ok(encode(&Outgoing {
         version,

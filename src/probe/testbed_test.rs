@@ -59,7 +59,7 @@ pub(super) fn request(address: SocketAddr, whom: Whom, timeout: Duration) -> Pro
     ProbeRequest {
         backend: BackendId::of("checked", "b1"),
         whom,
-        address,
+        address: address.into(),
         timeout,
         token: 1,
     }

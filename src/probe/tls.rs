@@ -78,13 +78,15 @@ impl TlsPlan {
     /// Connects and shakes hands. With what an operator should know.
     pub(super) async fn connect(
         &self,
-        way: Way,
+        way: Way<'_>,
         progress: &mut Progress,
     ) -> Result<(TlsStream<TcpStream>, Option<String>), Fail> {
         let stream = tcp::dial(way).await?;
         progress.waits("no TLS handshake");
-        let name = self.name.clone();
-        let name = name.unwrap_or_else(|| ServerName::from(way.address.ip()));
+        let of_address = || way.address.tcp().map(|at| ServerName::from(at.ip()));
+        // The configuration has a name where there is no address.
+        let name = self.name.clone().or_else(of_address);
+        let name = name.ok_or_else(|| Fail::Wrong("no name to verify".into()))?;
         let connector = TlsConnector::from(Arc::clone(&self.config));
         let stream = connector
             .connect(name, stream)
@@ -116,7 +118,7 @@ impl TlsPlan {
 
 pub(super) async fn check(
     plan: &TlsPlan,
-    way: Way,
+    way: Way<'_>,
     progress: &mut Progress,
 ) -> Result<Option<String>, Fail> {
     let (mut stream, warning) = plan.connect(way, progress).await?;

@@ -326,6 +326,7 @@ impl Source {
             snapshots: self.snapshots,
             resyncs: self.resyncs,
             flows: self.replica.connections(),
+            ..ReplicationStatus::default()
         }
     }
 

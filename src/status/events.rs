@@ -87,3 +87,25 @@ pub enum Cause {
     /// This node stops.
     Stop,
 }
+
+impl Cause {
+    /// As JSON, metrics and notifications name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::HeartbeatsLost => "heartbeats_lost",
+            Self::ProcessDied => "process_died",
+            Self::Resigned => "resigned",
+            Self::Handover => "handover",
+            Self::EpochRaised => "epoch_raised",
+            Self::Preempt => "preempt",
+            Self::MasterHeard => "master_heard",
+            Self::Rival => "rival",
+            Self::Unheard => "unheard",
+            Self::Paused => "paused",
+            Self::Fault => "fault",
+            Self::Recovered => "recovered",
+            Self::Stop => "stop",
+        }
+    }
+}

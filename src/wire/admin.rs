@@ -30,6 +30,15 @@ pub enum Request {
     /// proxied ones those that it drains, while it does.
     /// Answer: `Flows`.
     Flows(FlowQuery),
+    /// Remembered clients, a page at a time; on either node. Answer: `Sticks`.
+    Sticks(StickQuery),
+    /// Forgets those of a page; on the master, which tells its peer. Answer: `Sticks`, without a list.
+    ForgetSticks(StickQuery),
+    /// What the node writes to its log from now on, until it ends. Answer: `Done`.
+    Log {
+        /// `error`, `warn`, `info`, `debug`, `trace`, or a list of directives of `tracing-subscriber`.
+        level: String,
+    },
     /// Drain or enable a backend; on the master. Answer: `Done`.
     Backend {
         /// Name of the service.
@@ -132,6 +141,15 @@ pub enum Response {
         /// All of it.
         reloaded: Reloaded,
     },
+    /// A page of remembered clients.
+    Sticks {
+        /// How many matched since the cursor of the question.
+        matching: u64,
+        /// In a fixed order.
+        clients: Vec<Remembered>,
+        /// Where to go on; none: that was all.
+        next: Option<String>,
+    },
     /// The read model.
     Status {
         /// All of it.
@@ -180,6 +198,40 @@ pub struct FlowQuery {
     /// Most connections in the answer, up to [`MAX_PAGE`] (and the default); 0: count them only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+}
+
+/// Which remembered clients; what is left out does not matter.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StickQuery {
+    /// Name of their service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Name of their backend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Only this one: 16 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Go on behind this one: `next` of the answer before, a word without meaning for others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// Most clients in the answer, up to [`MAX_PAGE`] (and the default).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// A client that is remembered.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Remembered {
+    /// A keyed hash of what it is recognised by: 16 hexadecimal digits.
+    pub key: String,
+    /// Name of the service.
+    pub service: String,
+    /// Name of the backend.
+    pub backend: String,
+    /// Time since it was used, as far as the node was told: an eighth of `ttl` more or less.
+    pub age_ms: u64,
 }
 
 /// A place in the order of all connections. For others than the node it is a word without meaning.

@@ -2,6 +2,7 @@
 //!
 //! The node is a pretend one, which answers on a socket of its own.
 
+mod affinity;
 mod backend;
 mod flows;
 mod init;

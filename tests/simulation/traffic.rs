@@ -130,7 +130,7 @@ impl Traffic {
                     mood: Mood::Serves,
                     servers: BTreeMap::new(),
                 };
-                hosts.insert(v4(backend.address), host);
+                hosts.insert(v4(backend.address.tcp().expect("a host")), host);
             }
         }
         Self {

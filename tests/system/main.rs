@@ -12,8 +12,11 @@ mod discover;
 mod doctor;
 mod drain;
 mod garbage;
+mod greeter;
 mod http;
 mod kernel;
+mod limits;
+mod metrics;
 mod million;
 mod mistakes;
 mod packets;
@@ -24,7 +27,9 @@ mod proxy_protocol;
 mod relay;
 mod reload;
 mod roster;
+mod sick;
 mod silence;
+mod sockets;
 mod survive;
 mod switch;
 mod tools;
@@ -46,12 +51,13 @@ fn main() -> ExitCode {
         switch::tests(),
         pair::tests(),
         balance::tests(),
-        affinity::tests(),
         roster::tests(),
         reload::tests(),
         traffic::tests(),
         drain::tests(),
         garbage::tests(),
+        sick::tests(),
+        limits::tests(),
         mistakes::tests(),
         survive::tests(),
         million::tests(),
@@ -63,13 +69,16 @@ fn main() -> ExitCode {
         .chain(bench::tests());
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
     let tests = plain
+        .chain(affinity::tests())
         .chain(programs::tests())
         .chain(proxy_protocol::tests())
         .chain(checks::tests())
         .chain(doctor::tests())
         .chain(discover::tests())
+        .chain(metrics::tests())
         .chain(relay::tests())
         .chain(silence::tests())
+        .chain(sockets::tests())
         .chain(kernel);
     let tests = tests.map(|((name, test), needed)| {
         let refused = rights.clone().err().or_else(|| tools::missing(needed));

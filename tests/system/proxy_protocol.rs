@@ -36,7 +36,7 @@ const DEFAULTS: &str =
     "defaults\n mode http\n timeout connect 5s\n timeout client 10s\n timeout server 10s\n";
 
 /// A certificate with its key, for this name.
-async fn certificate(lab: &Lab, name: &str) -> String {
+pub(crate) async fn certificate(lab: &Lab, name: &str) -> String {
     let path = |end: &str| {
         lab.dir()
             .join(format!("{name}.{end}"))

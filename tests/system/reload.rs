@@ -58,7 +58,7 @@ async fn reload(lab: &mut Lab, node: NodeId, arguments: &[&str]) -> (Option<i32>
     (done.status.code(), told)
 }
 
-async fn resident_kib(lab: &mut Lab, node: NodeId) -> u64 {
+fn resident_kib(lab: &mut Lab, node: NodeId) -> u64 {
     let pid = lab.node(node).pid().expect("it runs");
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -138,14 +138,14 @@ async fn many() -> Result<(), LabError> {
         }
         if n == TIMES / 4 {
             for node in NodeId::BOTH {
-                early[node.index()] = resident_kib(&mut lab, node).await;
+                early[node.index()] = resident_kib(&mut lab, node);
             }
         }
     }
     write(&lab, &plain);
     for node in NodeId::BOTH {
         reload(&mut lab, node, &[]).await;
-        let (was, is) = (early[node.index()], resident_kib(&mut lab, node).await);
+        let (was, is) = (early[node.index()], resident_kib(&mut lab, node));
         eprintln!(
             "{}: {was} KiB after {}, {is} KiB after {TIMES}",
             lab.node(node).name(),

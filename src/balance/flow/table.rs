@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
-use super::{FlowEvent, Unserved};
+use super::{FlowEnd, FlowEvent, Unserved};
 use crate::config::Config;
 use crate::model::{BackendId, FlowId, ServiceId};
+use crate::status::{Ends, Failures};
 use crate::wire::replication::{FlowRecord, Item};
 
 /// Connections in the table at most, void ones included. As many as a replica may hold; one takes
@@ -45,6 +46,28 @@ pub struct BackendCounts {
     pub total: u64,
     /// Connects that failed.
     pub connect_failures: u64,
+    /// The same, by how.
+    pub failures: Failures,
+    /// Bytes from clients, as far as they were told.
+    pub up: u64,
+    /// Bytes to clients.
+    pub down: u64,
+    /// Connections that have ended, by how.
+    pub ends: Ends,
+}
+
+impl BackendCounts {
+    const fn ended(&mut self, end: FlowEnd) {
+        let count = match end {
+            FlowEnd::Complete => &mut self.ends.complete,
+            FlowEnd::ClientError => &mut self.ends.client_error,
+            FlowEnd::BackendDown => &mut self.ends.backend_down,
+            FlowEnd::BackendError => &mut self.ends.backend_error,
+            FlowEnd::Idle => &mut self.ends.idle,
+            FlowEnd::Dropped => &mut self.ends.dropped,
+        };
+        *count += 1;
+    }
 }
 
 /// Live connections, as the data path told them.
@@ -120,16 +143,26 @@ impl FlowTable {
     /// backend that has no row.
     pub fn handle(&mut self, event: &FlowEvent, unix_ms: u64, out: &mut Vec<Item>) {
         match *event {
-            FlowEvent::Closed { flow, .. } => {
+            FlowEvent::Closed {
+                flow,
+                up,
+                down,
+                end,
+            } => {
                 self.void.remove(&flow);
                 if let Some(closed) = self.live.remove(&flow) {
                     self.uncount(closed);
+                    self.moved(closed, up, down);
+                    if let Some(counts) = self.backends.get_mut(&closed.backend) {
+                        counts.ended(end);
+                    }
                     out.push(Item::FlowClose { flow });
                 }
             }
-            FlowEvent::ConnectFailed { backend, .. } => {
+            FlowEvent::ConnectFailed { backend, failure } => {
                 if let Some(counts) = self.backends.get_mut(&backend) {
                     counts.connect_failures += 1;
+                    counts.failures.add(failure);
                 }
             }
             FlowEvent::Lost { worker, .. } => self.lost(worker, out),
@@ -151,7 +184,9 @@ impl FlowTable {
             }
             FlowEvent::Progress { flow, up, down } => {
                 if let Some(live) = self.live.get_mut(&flow) {
+                    let before = *live;
                     (live.up, live.down) = (up, down);
+                    self.moved(before, up, down);
                     out.push(Item::FlowBytes { flow, up, down });
                 }
             }
@@ -210,6 +245,14 @@ impl FlowTable {
             down: live.down,
         };
         out.push(Item::FlowOpen { flow, record });
+    }
+
+    /// Its bytes are so many now.
+    fn moved(&mut self, before: Live, up: u64, down: u64) {
+        if let Some(counts) = self.backends.get_mut(&before.backend) {
+            counts.up += up.saturating_sub(before.up);
+            counts.down += down.saturating_sub(before.down);
+        }
     }
 
     fn lost(&mut self, worker: u16, out: &mut Vec<Item>) {

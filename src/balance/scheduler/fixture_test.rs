@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::balance::Route;
 use crate::config::{Backend, Balance, Proxied, Service};
-use crate::model::{BackendId, Scheduler, ServiceId, Weight};
+use crate::model::{BackendAddress, BackendId, Scheduler, ServiceId, Weight};
 
 /// The ids of the fixture's backends, in order.
 pub(in crate::balance) fn ids(backends: usize) -> Vec<BackendId> {
@@ -28,7 +28,7 @@ pub(in crate::balance) fn service(balance: Balance, weights: &[u16]) -> Service 
     let backend = |(n, weight): (usize, &u16)| Backend {
         id: ids(n + 1)[n],
         name: format!("b{n}"),
-        address: ([192, 0, 2, 1], 1_000 + n as u16).into(),
+        address: BackendAddress::Tcp(([192, 0, 2, 1], 1_000 + n as u16).into()),
         weight: Weight(*weight),
         pool: None,
         max_connections: None,

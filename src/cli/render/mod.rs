@@ -12,6 +12,7 @@ mod nat;
 mod relay;
 mod sources;
 mod status;
+mod sticks;
 mod verdict;
 mod words;
 
@@ -32,17 +33,22 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 
 pub use backends::backends;
 pub use events::events;
 pub use flows::FlowTable;
 pub use status::status;
+pub use sticks::stick_rows;
 pub(super) use words::{count, plural, span};
 
 /// Widest line of a page (the timeline and the list of connections are not cut: one event or
 /// connection, one line).
 pub const WIDTH: u16 = 80;
+/// Columns of a table that are never broken, from the first with words on.
+const WHOLE: usize = 2;
+/// They would leave too little room, if they were longer.
+const SHORT: u16 = 21;
 
 /// First cell of a row that needs attention.
 const ATTENTION: &str = "!";
@@ -113,6 +119,13 @@ impl Page {
         for &column in numbers {
             if let Some(column) = table.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        // Names and addresses of IPv4 stay whole: they are copied into the next command.
+        let widths = table.column_max_content_widths();
+        for (column, width) in table.column_iter_mut().zip(widths).take(1 + WHOLE) {
+            if width <= SHORT {
+                column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
         for (n, line) in lines(&table).enumerate() {

@@ -51,6 +51,7 @@ pub(super) fn facts(nat: &NatStatus) -> Vec<(&'static str, String)> {
     // Named one by one, so that a new one cannot be forgotten here.
     let NatStatus {
         hooks: _,
+        lease_margin_us: _,
         forwarding: _,
         flows,
         max_flows,

@@ -154,6 +154,7 @@ pub(super) fn master() -> Status {
             sessions: 1,
             ..Counters::default()
         },
+        ..Status::default()
     }
 }
 

@@ -269,6 +269,7 @@ fn service_title(service: &ServiceStatus) -> String {
     let others = [
         (service.denied, "denied"),
         (service.too_fast, "refused by source_rate"),
+        (service.queued, "wait for a backend"),
         (service.queue_timeouts, "waited in vain"),
     ];
     for (number, what) in others {
@@ -344,6 +345,7 @@ fn rare(counters: &Counters) -> Vec<(String, String)> {
         longest_turn_gap_us: _,
         outputs_dropped,
         control_rejected,
+        log_dropped,
         flow_events_lost,
     } = *counters;
     let usual = USUAL_UNCONFIRMED.saturating_mul(sessions.max(1));
@@ -376,6 +378,7 @@ fn rare(counters: &Counters) -> Vec<(String, String)> {
         (pauses, "pauses so long that this node gave up what it knew"),
         (outputs_dropped, "outputs dropped because a queue was full"),
         (control_rejected, "bad requests on the control socket"),
+        (log_dropped, "lines of the log of connections dropped"),
         (flow_events_lost, "connection events lost on the way"),
     ]
     .into_iter()

@@ -230,7 +230,16 @@ fn grpc(section: &mut Section<'_, '_>) -> Result<Grpc, Reported> {
 
 fn command(section: &mut Section<'_, '_>) -> Result<Command, Reported> {
     let example = r#"["/usr/lib/tandem/check-it", "--quick"]"#;
-    let argv = section.list("argv", example, 1..=MAX_ARGV, text(0..=4_096));
+    program(section, "argv", example)
+}
+
+/// A program with its arguments, under this key.
+pub(super) fn program(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    example: &str,
+) -> Result<Command, Reported> {
+    let argv = section.list(key, example, 1..=MAX_ARGV, text(0..=4_096));
     let limit = section.or("output_limit", 16 << 10, number(1..=MAX_READ));
     let argv: Vec<Located<String>> = argv.into_iter().collect::<Result<_, _>>()?;
     if let Some(program) = argv.first().filter(|word| !word.value.starts_with('/')) {

@@ -21,6 +21,8 @@ mod limits;
 mod proxied;
 mod rules;
 mod service;
+mod sockets;
+mod telling;
 
 pub(super) use self::affinity::{Affinity, By, TTL};
 pub(super) use self::balance::Balance;
@@ -30,6 +32,8 @@ pub(super) use self::limits::Limits;
 pub(super) use self::proxied::{Proxied, Tlv};
 pub(super) use self::rules::{Pool, Rule};
 pub(super) use self::service::{Backend, KernelMode, Mode, Service};
+pub(super) use self::sockets::Sockets;
+pub(super) use self::telling::{Metrics, Notify};
 
 /// Most heartbeat paths.
 const MAX_PATHS: usize = 8;
@@ -65,6 +69,8 @@ pub(in crate::config) struct File {
     pub(in crate::config) election: Result<Election, Reported>,
     pub(in crate::config) health: Result<Checks, Reported>,
     pub(in crate::config) kernel: Result<Kernel, Reported>,
+    pub(in crate::config) metrics: Result<Metrics, Reported>,
+    pub(in crate::config) notify: Option<Result<Notify, Reported>>,
     pub(in crate::config) proxy: Result<Proxy, Reported>,
     pub(in crate::config) vips: List<Vip>,
     pub(in crate::config) services: List<Service>,
@@ -129,6 +135,8 @@ impl File {
             election: file.default_table("election", Election::read),
             health: file.default_table("health", Checks::read),
             kernel: file.default_table("kernel", Kernel::read),
+            metrics: file.default_table("metrics", Metrics::read),
+            notify: file.table("notify", Notify::read),
             proxy: file.default_table("proxy", Proxy::read),
             vips: file.tables("vip", 1..=MAX_VIPS, Vip::read),
             services: file.tables("service", 1..=MAX_SERVICES, Service::read),

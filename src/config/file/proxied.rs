@@ -9,6 +9,7 @@ use super::affinity::Affinity;
 use super::limits::Limits;
 use super::rules::{Pool, Rule};
 use super::service::{at, at_list};
+use super::sockets::Sockets;
 use super::{MINUTE, ms};
 use crate::config::read::Section;
 use crate::config::report::{At, Field, List, Located, Reported};
@@ -42,6 +43,7 @@ pub(in crate::config) struct Proxied {
     pub(in crate::config) inspect_bytes: Option<Field<u32>>,
     pub(in crate::config) ech: Option<Field<Ech>>,
     pub(in crate::config) limits: Limits,
+    pub(in crate::config) sockets: Sockets,
     pub(in crate::config) affinity: Option<Result<Affinity, Reported>>,
     pub(in crate::config) pools: Option<List<Pool>>,
     pub(in crate::config) rules: Option<List<Rule>>,
@@ -75,6 +77,7 @@ impl Proxied {
             inspect_bytes: section.optional("inspect_bytes", number(INSPECT_BYTES)),
             ech: section.optional("ech", word(ECHS)),
             limits: Limits::read(section),
+            sockets: Sockets::read(section),
             affinity: section.table("affinity", Affinity::read),
             pools: section.optional_tables("pool", 1..=MAX_POOLS, Pool::read),
             rules: section.optional_tables("rule", 1..=MAX_RULES, Rule::read),
@@ -93,6 +96,7 @@ impl Proxied {
             inspect_bytes,
             ech,
             limits,
+            sockets,
             affinity,
             pools,
             rules,
@@ -114,7 +118,11 @@ impl Proxied {
             ("pool", pool.map(|pool| pool.at.clone())),
             ("rule", rule.map(|rule| rule.at.clone())),
         ];
-        let all = head.into_iter().chain(limits.written()).chain(tail);
+        let all = head
+            .into_iter()
+            .chain(limits.written())
+            .chain(sockets.written())
+            .chain(tail);
         all.filter_map(|(key, at)| Some((key, at?))).collect()
     }
 }

@@ -17,13 +17,14 @@ use crate::config::units::{
     source_address, word,
 };
 use crate::config::{Acknowledge, Fallback, Forward, OnDown, Stray};
+use crate::model::BackendAddress;
 
 /// Most addresses of one service.
 const MAX_LISTEN: usize = 64;
 /// Most backends of one service.
 pub(super) const MAX_BACKENDS: usize = 1_024;
-/// Most addresses towards the backends of one service: one a family.
-const MAX_OUTWARD: usize = 2;
+/// Most addresses towards the backends of one service: one a family and node.
+const MAX_OUTWARD: usize = 4;
 /// Most new connections a second from one address.
 const MAX_RATE: u32 = 1_000_000;
 
@@ -74,7 +75,7 @@ pub(in crate::config) struct KernelMode {
 /// `[[service.backend]]`
 pub(in crate::config) struct Backend {
     pub(in crate::config) name: Field<String>,
-    pub(in crate::config) address: Field<SocketAddr>,
+    pub(in crate::config) address: Field<BackendAddress>,
     pub(in crate::config) weight: Field<u16>,
     /// None: not written.
     pub(in crate::config) max_connections: Option<Field<u32>>,

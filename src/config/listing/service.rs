@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Reach::{self, Live};
 use super::{PROGRAM, SOURCES, START, Sheet, Shown, sorted};
 use crate::config::{
-    Affinity, Agent, Backend, Balance, DEFAULT_POOL, Discover, Flap, Health, HealthKind,
-    KernelMode, Limits, Pool, Proxied, Rule, SendProxy, Service, StickHow, Tls,
+    Affinity, Agent, Backend, Balance, DEFAULT_POOL, Discover, Flap, Health, HealthKind, Keepalive,
+    KernelMode, Limits, Pool, Proxied, Rule, SendProxy, Service, Sockets, StickHow, Tls,
 };
 use crate::model::Scheduler;
 
@@ -254,6 +254,7 @@ impl Sheet {
             inspect_bytes,
             ech,
             limits,
+            sockets,
             affinity,
             pools,
             rules,
@@ -279,6 +280,7 @@ impl Sheet {
             self.put("send_proxy.tlv", &extras, Live);
         }
         self.limits(limits);
+        self.sockets(sockets);
         if let Some(Affinity { by, how }) = affinity {
             self.shape("affinity.by", by, Live);
             match how {
@@ -370,5 +372,34 @@ impl Sheet {
             slow_start
         );
         put!(self, Live, log, log_sample);
+    }
+    fn sockets(&mut self, sockets: &Sockets) {
+        // What nobody has set is not said.
+        if *sockets == Sockets::default() {
+            return;
+        }
+        let Sockets {
+            sources,
+            transparent,
+            mark,
+            keepalive,
+            user_timeout,
+            mptcp,
+            fast_open,
+            fast_open_backends,
+        } = sockets;
+        let source = &sorted(sources);
+        put!(self, START, source, transparent, mark, user_timeout, mptcp);
+        if let Some(Keepalive {
+            idle,
+            interval,
+            count,
+        }) = keepalive
+        {
+            let shown = |time: &Duration| humantime::format_duration(*time).to_string();
+            let text = format!("{count} after {}, every {}", shown(idle), shown(interval));
+            self.text("keepalive", text, START);
+        }
+        put!(self, START, fast_open, fast_open_backends);
     }
 }

@@ -2,12 +2,12 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{SockRef, Socket};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -21,7 +21,8 @@ use super::worker::Worker;
 use crate::balance::flow::{FlowEvent, Unserved};
 use crate::balance::stick::Advice;
 use crate::balance::{Load, Picks, Route};
-use crate::model::ConnectFailure;
+use crate::dial::{self, Dialer};
+use crate::model::{BackendAddress, ConnectFailure};
 
 /// A backend took the client.
 pub(super) struct Connected {
@@ -98,11 +99,17 @@ pub(super) async fn connect(
         };
         let load = Held::new(load, shared, place);
         flow.phase.set(Phase::Connect);
-        let address = load.target().address;
         let started = Instant::now();
         let limit = patience.next_try(known.connect_timeout, started);
-        match attempt(address, &intro.header, &first.bytes, limit, flow).await {
+        let way = Way {
+            dialer: &known.dialer,
+            address: &load.target().address,
+            header: &intro.header,
+        };
+        match attempt(way, &first.bytes, limit, flow).await {
             Ok((stream, sent)) => {
+                let took = started.elapsed();
+                load.target().connects.add(took);
                 if let (Some(sticky), Some(choice)) = (sticky, &choice) {
                     sticky.chosen(choice, load.target().id, worker);
                 }
@@ -110,11 +117,12 @@ pub(super) async fn connect(
                     stream,
                     load,
                     sent,
-                    took: started.elapsed(),
+                    took,
                 });
             }
             Err(Trouble::Cut) => return Err(Failed::Cut),
             Err(Trouble::Own(error)) => {
+                let address = &load.target().address;
                 tracing::debug!(%address, %error, "this host cannot connect");
             }
             Err(Trouble::Backend(failure)) => {
@@ -128,8 +136,11 @@ pub(super) async fn connect(
         }
         drop(load);
         let route = routes.pool(service, intro.pool);
-        if !picks.all_tried(route) && !patience.another(shared) {
-            return Err(Failed::Unserved(Unserved::AllFailed));
+        if !picks.all_tried(route) {
+            if !patience.another(shared) {
+                return Err(Failed::Unserved(Unserved::AllFailed));
+            }
+            known.retried.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -218,27 +229,47 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Where an attempt goes.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    dialer: &'a Dialer,
+    address: &'a BackendAddress,
+    header: &'a [u8],
+}
+
+/// A socket in the file system is used like one of TCP: nothing on its way asks for its addresses.
 async fn attempt(
-    address: SocketAddr,
-    header: &[u8],
+    way: Way<'_>,
     first: &[u8],
     limit: Duration,
     flow: &Flow,
 ) -> Result<(TcpStream, usize), Trouble> {
-    let kind = Type::STREAM.nonblocking();
-    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
-    socket.set_tcp_nodelay(true)?;
-    // As the client's: only an orderly end is no reset (`serve`).
-    socket.set_linger(Some(Duration::ZERO))?;
-    if !first.is_empty() || !header.is_empty() {
-        // The handshake's last packet may wait for the bytes that follow at once.
-        let _ = socket.set_tcp_quickack(false);
+    let Way {
+        dialer,
+        address,
+        header,
+    } = way;
+    let client = flow.client.get().ip();
+    let (socket, to) = dialer.open(address, Some(client)).map_err(Trouble::Own)?;
+    let tells = !first.is_empty() || !header.is_empty();
+    let mut opens_fast = false;
+    if address.tcp().is_some() {
+        socket.set_tcp_nodelay(true)?;
+        // As the client's: only an orderly end is no reset (`serve`).
+        socket.set_linger(Some(Duration::ZERO))?;
+        if tells {
+            // The handshake's last packet may wait for the bytes that follow at once.
+            let _ = socket.set_tcp_quickack(false);
+        }
+        opens_fast = tells && dialer.opens_fast() && dial::connect_fast(&socket).is_ok();
     }
-    let connecting = match socket.connect(&address.into()) {
-        Ok(()) => false,
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
-        Err(error) => return Err(error.into()),
-    };
+    let mut connecting = dial::begin(&socket, &to)?;
+    let mut early = None;
+    if opens_fast && !connecting {
+        // It is not there: the SYN goes with the bytes. That one was answered shows as without them.
+        early = Some(tell(&socket, header, first)?);
+        connecting = true;
+    }
     let stream = TcpStream::from_std(socket.into()).map_err(Trouble::Own)?;
     if connecting {
         let ready = stream.ready(Interest::WRITABLE | Interest::ERROR);
@@ -250,28 +281,31 @@ async fn attempt(
             return Err(error.map_or(Trouble::Backend(ConnectFailure::Other), Trouble::from));
         }
     }
-    let sent = if !header.is_empty() {
-        headed(&stream, header, first)?
-    } else if first.is_empty() {
-        0
-    } else {
+    let sent = match early {
+        Some(sent) if sent > 0 => sent,
         // Not through tokio, which may not have seen yet that the socket can be written.
-        match SockRef::from(&stream).send_with_flags(first, libc::MSG_NOSIGNAL) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error.into()),
-        }
+        _ if tells => tell(&SockRef::from(&stream), header, first)?,
+        _ => 0,
     };
-    Ok((stream, sent))
+    // The header goes at once (proxy-protocol.txt, 2). An empty buffer takes one: 536 bytes, the text's
+    // limit, are less than the least that Linux gives, and than a SYN's room.
+    let rest = sent.checked_sub(header.len());
+    Ok((stream, rest.ok_or(Trouble::Backend(ConnectFailure::Other))?))
 }
 
-/// Sends the header at once (proxy-protocol.txt, 2), and what fits of the first bytes. An empty buffer
-/// takes a header: 536 bytes, the text's limit, are less than the least that Linux gives.
-fn headed(stream: &TcpStream, header: &[u8], first: &[u8]) -> Result<usize, Trouble> {
+/// Sends what fits of both.
+fn tell(socket: &Socket, header: &[u8], first: &[u8]) -> Result<usize, Trouble> {
     let parts = [IoSlice::new(header), IoSlice::new(first)];
-    let sent = SockRef::from(stream).send_vectored_with_flags(&parts, libc::MSG_NOSIGNAL)?;
-    let rest = sent.checked_sub(header.len());
-    rest.ok_or(Trouble::Backend(ConnectFailure::Other))
+    let parts = match header.is_empty() {
+        true => &parts[1..],
+        false => &parts[..],
+    };
+    match socket.send_vectored_with_flags(parts, libc::MSG_NOSIGNAL) {
+        Ok(sent) => Ok(sent),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn failure(error: &io::Error) -> ConnectFailure {

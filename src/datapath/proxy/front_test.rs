@@ -50,7 +50,7 @@ fn ruled(config: &mut Config, address: SocketAddr, rule: Rule) {
         agent_port: None,
         id: BackendId::of("web", &name),
         name: name.clone(),
-        address,
+        address: address.into(),
         weight: Weight(1),
         pool: Some(place),
     });

@@ -409,7 +409,7 @@ fn the_log_says_who_ended_a_connection_and_in_which_phase() {
     );
     log(
         &mut reset,
-        |config| config.services[0].backends[0].address = nobody(),
+        |config| config.services[0].backends[0].address = nobody().into(),
         "SC",
     );
     let deny = |config: &mut Config| {

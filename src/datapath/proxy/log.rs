@@ -172,7 +172,7 @@ impl Log {
         }
     }
 
-    #[cfg(test)]
+    /// Lines that were dropped, since the start.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -196,6 +196,7 @@ impl Names {
 }
 
 fn write(receiver: &Receiver<Record>, names: &ArcSwap<Names>, dropped: &AtomicU64) {
+    let mut told = 0;
     while let Ok(record) = receiver.recv() {
         let names = names.load();
         let service = names
@@ -218,7 +219,8 @@ fn write(receiver: &Receiver<Record>, names: &ArcSwap<Names>, dropped: &AtomicU6
             total_ms = format_args!("{:.1}", ms(record.total)),
             "connection"
         );
-        let lost = dropped.swap(0, Ordering::Relaxed);
+        let all = dropped.load(Ordering::Relaxed);
+        let lost = all - std::mem::replace(&mut told, all);
         if lost > 0 {
             tracing::warn!(target: "tandem::connection", lost, "lines of connections were dropped");
         }

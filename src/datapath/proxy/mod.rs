@@ -47,8 +47,9 @@ use crate::balance::flow::FlowEvent;
 use crate::balance::{Routes, Stick, Target};
 use crate::config::Config;
 use crate::datapath::DatapathError;
-use crate::model::{BackendId, Scheduler, ServiceId};
-use crate::status::{Measure, StickStatus};
+use crate::dial::Dialer;
+use crate::model::{BackendId, NodeId, Scheduler, ServiceId};
+use crate::status::{Histogram, Measure, StickStatus};
 
 /// A worker that has not gone round its loop for so long is stuck: ten beats are missing.
 const STUCK: Duration = Duration::from_secs(1);
@@ -63,6 +64,7 @@ pub struct Proxy {
     threads: Vec<JoinHandle<()>>,
     addresses: Vec<(ServiceId, SocketAddr)>,
     sticks: Sender<Vec<Stick>>,
+    notes: Vec<String>,
     /// With services and pools in their places.
     arranged: Config,
 }
@@ -72,30 +74,33 @@ impl Proxy {
     ///
     /// Addresses need not be on this host yet, so a standby is armed before it owns them. No
     /// backend is eligible until [`Proxy::publish`] says so. Raise the limit of open files before.
-    /// `stick_key` is what clients are hashed with, the same on both nodes.
+    /// `me` says which half of the ports of a VIP is ours. `stick_key` is what clients are hashed with, the same on both nodes.
     /// Events come in batches; if `events` is full, the workers say `Lost` when it has room again.
     ///
     /// # Errors
     ///
-    /// A listener that cannot be opened, or a thread that cannot be started.
+    /// A listener that cannot be opened, sockets that a service cannot have, or a thread that cannot
+    /// be started.
     #[allow(
         clippy::needless_pass_by_value,
         reason = "the caller keeps no sender: events end with us"
     )]
     pub fn start(
         config: &Config,
+        me: NodeId,
         events: Sender<Vec<FlowEvent>>,
         seed: u64,
         stick_key: [u8; 16],
     ) -> Result<Self, DatapathError> {
         let log =
             Log::start(config).map_err(|source| DatapathError::Worker { worker: 0, source })?;
-        Self::start_with(config, events, seed, stick_key, log)
+        Self::start_with(config, me, events, seed, stick_key, log)
     }
 
     #[allow(clippy::needless_pass_by_value, reason = "as `start`")]
     fn start_with(
         config: &Config,
+        me: NodeId,
         events: Sender<Vec<FlowEvent>>,
         seed: u64,
         stick_key: [u8; 16],
@@ -104,9 +109,12 @@ impl Proxy {
         let workers = config.proxy.workers.unwrap_or_else(one_a_core).max(1);
         let mut addresses = Vec::new();
         let mut listeners: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        let dialers = config.services.iter();
+        let dialers = dialers.map(|service| Dialer::for_clients(config, service, me));
+        let dialers = dialers.collect::<Result<Vec<_>, _>>()?;
         for (place, service) in config.services.iter().enumerate() {
             for address in &service.listen {
-                let open = listen::open(&service.name, *address, workers.into())?;
+                let open = listen::open(service, *address, workers.into())?;
                 let bound = open.first().and_then(|listener| listener.local_addr().ok());
                 addresses.push((service.id, bound.unwrap_or(*address)));
                 for (listener, worker) in open.into_iter().zip(&mut listeners) {
@@ -117,7 +125,14 @@ impl Proxy {
         let routes = Routes::compile(config, &BTreeSet::new());
         let mut seeds = fastrand::Rng::with_seed(seed);
         let (sticks, adopted) = mpsc::channel(STICK_BATCHES);
-        let shared = Arc::new(Shared::new(config, routes, log, seeds.u64(..), stick_key));
+        let shared = Arc::new(Shared::new(
+            config,
+            routes,
+            log,
+            &dialers,
+            seeds.u64(..),
+            stick_key,
+        ));
         let mut adopted = Some(adopted);
         let mut proxy = Self {
             shared,
@@ -125,6 +140,7 @@ impl Proxy {
             threads: Vec::new(),
             addresses,
             sticks,
+            notes: listen::shortfalls(config),
             arranged: config.clone(),
         };
         for (index, listeners) in (0..workers).zip(listeners) {
@@ -184,9 +200,9 @@ impl Proxy {
         let config = &self.arranged;
         let old = self.shared.routes.load();
         let backends = config.services.iter().flat_map(|service| &service.backends);
-        let there: BTreeSet<_> = backends.map(|it| (it.id, it.address)).collect();
+        let there: BTreeSet<_> = backends.map(|it| (it.id, &it.address)).collect();
         let pool = old.all().flat_map(|route| route.pool());
-        let stay = pool.filter(|target| there.contains(&(target.id, target.address)));
+        let stay = pool.filter(|target| there.contains(&(target.id, &target.address)));
         let eligible = stay.map(|target| target.id).collect();
         let routes = old.reconfigure(config, &eligible);
         self.shared.routes.store(Arc::new(routes));
@@ -267,6 +283,32 @@ impl Proxy {
             Some((target.id, measure))
         };
         targets.filter_map(measure).collect()
+    }
+
+    /// Lines of the log of connections that were dropped, since the start.
+    pub fn log_dropped(&self) -> u64 {
+        self.shared.log.load().as_ref().map_or(0, |it| it.dropped())
+    }
+
+    /// What services do without on this host, for an operator.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What connects to each backend took.
+    pub fn connects(&self) -> Vec<(BackendId, Histogram)> {
+        let routes = self.shared.routes.load();
+        let targets = routes.all().flat_map(|route| route.all());
+        targets
+            .map(|target| (target.id, target.connects.read()))
+            .collect()
+    }
+
+    /// Of each service: clients that wait for a backend now, and retries so far.
+    pub fn waits(&self) -> Vec<(ServiceId, (u64, u64))> {
+        let retried = |it: &shared::Known| it.retried.load(Ordering::Relaxed);
+        let waits = |it: &shared::Known| (it.id, (it.queued(), retried(it)));
+        self.shared.services().iter().map(|it| waits(it)).collect()
     }
 
     /// Where the services listen, in the order of the configuration; with the port that the kernel

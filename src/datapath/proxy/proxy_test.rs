@@ -15,7 +15,7 @@ use super::rig::{
 use super::serve::serve;
 use super::*;
 use crate::balance::flow::{FlowEnd, Unserved};
-use crate::model::{ConnectFailure, Scheduler, Weight};
+use crate::model::{ConnectFailure, NodeId, Scheduler, Weight};
 
 /// A backend that sends its name and closes.
 fn named(name: u8) -> SocketAddr {
@@ -266,7 +266,7 @@ fn a_port_in_use_is_an_error_with_a_remedy_even_if_it_could_be_shared() {
     let mut config = config(&[echo()]);
     config.services[0].listen = vec![rig.address()];
     let (sender, _events) = mpsc::channel(1);
-    let error = Proxy::start(&config, sender, 1, [7; 16])
+    let error = Proxy::start(&config, NodeId::First, sender, 1, [7; 16])
         .unwrap_err()
         .to_string();
     assert!(error.contains("web"), "{error}");
@@ -302,7 +302,7 @@ fn openings_and_ends_balance() {
 fn events_that_nobody_takes_are_lost_aloud_and_the_live_are_told_again() {
     let config = config(&[echo()]);
     let (sender, mut events) = mpsc::channel(1);
-    let proxy = Proxy::start(&config, sender, 1, [7; 16]).unwrap();
+    let proxy = Proxy::start(&config, NodeId::First, sender, 1, [7; 16]).unwrap();
     proxy.publish(&BTreeSet::from([id(0)]));
     let address = proxy.addresses()[0].1;
     let connect = || patient(TcpStream::connect(address).unwrap());

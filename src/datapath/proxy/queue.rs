@@ -129,11 +129,15 @@ impl Line {
 
     /// Nobody waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) == 0
+        self.waiting() == 0
     }
 
     /// How many wait.
-    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.lock().queue.len()
     }

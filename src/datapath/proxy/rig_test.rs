@@ -12,7 +12,7 @@ use super::Proxy;
 use super::log::Log;
 use crate::balance::flow::{FlowEnd, FlowEvent};
 use crate::config::Config;
-use crate::model::BackendId;
+use crate::model::{BackendId, NodeId};
 
 /// Nothing on loopback takes longer, however noisy the machine is.
 pub(super) const LONG: Duration = Duration::from_secs(20);
@@ -48,7 +48,7 @@ pub(super) fn config(backends: &[SocketAddr]) -> Config {
     }
     let mut config = Config::parse(&text).unwrap();
     for (backend, address) in config.services[0].backends.iter_mut().zip(backends) {
-        backend.address = *address;
+        backend.address = (*address).into();
     }
     config.services[0].listen = vec!["127.0.0.1:0".parse().unwrap()];
     config.proxy.workers = Some(1);
@@ -83,7 +83,7 @@ impl Rig {
 
     fn with(config: &Config, log: Option<Log>) -> Self {
         let (sender, events) = mpsc::channel(1_024);
-        let proxy = Proxy::start_with(config, sender, 1, [7; 16], log).unwrap();
+        let proxy = Proxy::start_with(config, NodeId::First, sender, 1, [7; 16], log).unwrap();
         let backends = config.services.iter().flat_map(|s| &s.backends);
         proxy.publish(&backends.map(|backend| backend.id).collect());
         Self {

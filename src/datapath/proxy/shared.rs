@@ -15,6 +15,7 @@ use super::queue::{Line, Place};
 use super::sticky::Sticky;
 use crate::balance::{RetryBudget, Routes};
 use crate::config::{Config, Limits, Logged, Service};
+use crate::dial::Dialer;
 use crate::model::{BackendId, ServiceId};
 
 /// Shared by all workers. Nothing here is touched for a byte that moves.
@@ -35,6 +36,8 @@ pub(super) struct Shared {
 pub(super) struct Known {
     /// What it was made of, without its backends.
     settings: Service,
+    /// Where it is (`arrange`).
+    place: usize,
     pub(super) id: ServiceId,
     pub(super) connect_timeout: Duration,
     pub(super) idle_timeout: Duration,
@@ -43,6 +46,10 @@ pub(super) struct Known {
     /// What it asks of a client's address at once; none: nothing.
     pub(super) gate: Option<Arc<Gate>>,
     pub(super) tries: Tries,
+    /// Makes the backends' sockets.
+    pub(super) dialer: Dialer,
+    /// Times that another backend was tried.
+    pub(super) retried: Arc<AtomicU64>,
     /// What is written to the log; none: nothing.
     pub(super) log: Option<Wanted>,
     /// One for each pool, the own one first; empty: nobody waits.
@@ -67,7 +74,12 @@ pub(super) struct Tries {
 impl Known {
     /// What was there before goes on where it means the same: counts, rates, those who wait, clients
     /// that are remembered.
-    fn of(service: &Service, former: Option<&Arc<Self>>, shared: &Shared) -> Arc<Self> {
+    fn of(
+        (place, service): (usize, &Service),
+        former: Option<&Arc<Self>>,
+        dialer: Option<&Dialer>,
+        shared: &Shared,
+    ) -> Arc<Self> {
         let settings = Service {
             backends: Vec::new(),
             ..service.clone()
@@ -95,6 +107,10 @@ impl Known {
         seats
             .limit
             .store(service.max_connections, Ordering::Relaxed);
+        let retried = former.map_or_else(Arc::default, |it| Arc::clone(&it.retried));
+        // They are made at the start, as the listeners are.
+        let dialer = dialer.or_else(|| former.map(|it| &it.dialer));
+        let dialer = dialer.cloned().unwrap_or_default();
         // Where headers tell who the client is, they must be read first.
         let (now, later) = match service.proxied.accept_proxy.is_empty() {
             true => (gate, None),
@@ -112,7 +128,9 @@ impl Known {
         let sticky = Sticky::of(service, shared.key, sticky, shared.now());
         Arc::new(Self {
             settings,
+            place,
             gate: now,
+            dialer,
             log: (limits.log != Logged::Off).then_some(Wanted {
                 what: limits.log,
                 sample: limits.log_sample,
@@ -124,6 +142,7 @@ impl Known {
             },
             lines: pools.filter_map(line).collect(),
             entrance,
+            retried,
             id: service.id,
             connect_timeout: service.connect_timeout,
             idle_timeout: service.idle_timeout,
@@ -134,11 +153,19 @@ impl Known {
     }
 }
 
+impl Known {
+    /// Clients that wait in all its lines.
+    pub(super) fn queued(&self) -> u64 {
+        self.lines.iter().map(|line| line.len() as u64).sum()
+    }
+}
+
 impl Shared {
     pub(super) fn new(
         config: &Config,
         routes: Routes,
         log: Option<Log>,
+        dialers: &[Dialer],
         seed: u64,
         key: [u8; 16],
     ) -> Self {
@@ -151,20 +178,32 @@ impl Shared {
             seed,
             key,
         };
-        shared.configure(config);
+        shared.renew(config, dialers);
         shared
     }
 
     /// Services are as this configuration says, for connections that come from now on. Its routes are
     /// there already.
     pub(super) fn configure(&self, config: &Config) {
+        self.renew(config, &[]);
+    }
+
+    fn renew(&self, config: &Config, dialers: &[Dialer]) {
         let former = self.services.load();
-        let known = |(place, service)| Known::of(service, former.get(place), self);
+        let known = |(place, service)| {
+            let (former, dialer) = (former.get(place), dialers.get(place));
+            Known::of((place, service), former, dialer, self)
+        };
         let services: Vec<_> = config.services.iter().enumerate().map(known).collect();
         self.seats
             .limit
             .store(config.proxy.max_connections, Ordering::Relaxed);
         self.services.store(Arc::new(services));
+    }
+
+    /// All of them, in their places.
+    pub(super) fn services(&self) -> Arc<Vec<Arc<Known>>> {
+        self.services.load_full()
     }
 
     /// What is known of the service in this place.
@@ -232,12 +271,11 @@ impl Seats {
 pub(super) struct Seat {
     shared: Arc<Shared>,
     known: Arc<Known>,
-    service: usize,
 }
 
 impl Seat {
-    /// `None` when a limit is reached. `service`: the place of what is known.
-    pub(super) fn take(shared: &Arc<Shared>, known: Arc<Known>, service: usize) -> Option<Self> {
+    /// `None` when a limit is reached.
+    pub(super) fn take(shared: &Arc<Shared>, known: Arc<Known>) -> Option<Self> {
         if !shared.seats.take() {
             return None;
         }
@@ -248,7 +286,6 @@ impl Seat {
         Some(Self {
             shared: Arc::clone(shared),
             known,
-            service,
         })
     }
 
@@ -258,8 +295,8 @@ impl Seat {
     }
 
     /// The place of the service (`arrange`).
-    pub(super) const fn service(&self) -> usize {
-        self.service
+    pub(super) fn service(&self) -> usize {
+        self.known.place
     }
 }
 

@@ -196,7 +196,7 @@ impl Worker {
         let known = self.shared.known(service);
         let gate = known.gate.as_ref();
         let judged = gate.map_or(Ok(()), |gate| gate.judge(address.ip(), self.shared.now()));
-        let take = || Seat::take(&self.shared, Arc::clone(&known), service);
+        let take = || Seat::take(&self.shared, Arc::clone(&known));
         let seat = judged.and_then(|()| take().ok_or(Unserved::Limit));
         let seat = match seat {
             Ok(seat) => seat,
@@ -361,7 +361,7 @@ pub(super) struct Guest {
 
 impl Guest {
     /// The place of the service (`arrange`).
-    pub(super) const fn service(&self) -> usize {
+    pub(super) fn service(&self) -> usize {
         self.seat.service()
     }
 

@@ -55,12 +55,12 @@ fn an_answer_counts_once_and_only_with_the_token_of_the_check_in_flight() {
     let first = bench.ask();
     let forged = ProbeRequest {
         token: first.token + 1,
-        ..first
+        ..first.clone()
     };
     bench.answer(forged, outcome(false));
     assert_eq!(bench.book.record(checked()).bad, 0);
-    bench.answer(first, outcome(true));
-    bench.answer(first, outcome(true));
+    bench.answer(first.clone(), outcome(true));
+    bench.answer(first.clone(), outcome(true));
     assert_eq!(bench.book.record(checked()).good, 1);
     let second = bench.ask();
     bench.answer(first, outcome(false));

@@ -91,7 +91,7 @@ impl Bench {
     /// What must hold after every call.
     fn drain(&mut self) {
         while let Some(request) = self.book.poll_probe() {
-            self.open.push(request);
+            self.open.push(request.clone());
             self.asked.push((self.now, request));
         }
         self.news
@@ -119,6 +119,7 @@ impl Bench {
         self.open.remove(0)
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "an answer ends a request")]
     fn answer(&mut self, request: ProbeRequest, outcome: ProbeOutcome) {
         let ProbeRequest { backend, token, .. } = request;
         let result = ProbeResult {

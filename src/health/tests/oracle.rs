@@ -79,8 +79,8 @@ proptest! {
             match step {
                 Step::Pass(ms) => bench.pass(Duration::from_millis(ms)),
                 Step::Answer(nth, good) => {
-                    if let Some((asked, request)) = bench.asked.iter().rev().nth(nth).copied() {
-                        bench.answer(request, outcome(good));
+                    if let Some((asked, request)) = bench.asked.iter().rev().nth(nth).cloned() {
+                        bench.answer(request.clone(), outcome(good));
                         let in_time = bench.now < asked + (TIMEOUT + ANSWER_SLACK);
                         if nth == 0 && in_time && answered.insert(request.token) {
                             oracle.weigh(good, true);

@@ -31,6 +31,17 @@ const MAX_HELLO: usize = 128;
 /// After a failed write, time to read what came before the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// What streams have cost so far.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    /// Nanoseconds that were spent on frames.
+    pub(super) busy: AtomicU64,
+    /// Bytes.
+    pub(super) sent: AtomicU64,
+    /// Bytes.
+    pub(super) received: AtomicU64,
+}
+
 /// A stream whose other end is the peer for certain.
 pub(super) struct Established {
     pub(super) hello: Hello,
@@ -41,17 +52,17 @@ pub(super) struct Established {
 }
 
 impl Established {
-    /// Carries frames until the end. Adds to `busy` the nanoseconds that it works on them.
+    /// Carries frames until the end. Adds to `load` what that costs.
     pub(super) async fn run(
         &mut self,
         outgoing: mpsc::Receiver<Frame>,
         events: &mpsc::Sender<SessionEvent>,
-        busy: &AtomicU64,
+        load: &Load,
     ) -> SessionError {
         let (reader, writer) = self.stream.split();
         let end = tokio::select! {
-            end = reading(reader, &self.cipher, events, busy) => end,
-            end = writing(writer, &self.cipher, outgoing, events, busy) => end,
+            end = reading(reader, &self.cipher, events, load) => end,
+            end = writing(writer, &self.cipher, outgoing, events, load) => end,
         };
         let Err(error) = end;
         error
@@ -83,7 +94,7 @@ async fn reading(
     mut stream: ReadHalf<'_>,
     cipher: &Mutex<Cipher>,
     events: &mpsc::Sender<SessionEvent>,
-    busy: &AtomicU64,
+    load: &Load,
 ) -> Endless {
     let mut inbox = Inbox::new();
     let mut frames = Frames::default();
@@ -91,15 +102,18 @@ async fn reading(
     loop {
         match stream.read(inbox.room()).await? {
             0 => return Err(SessionError::Ended),
-            bytes => inbox.filled(bytes),
+            bytes => {
+                load.received.fetch_add(bytes as u64, Ordering::Relaxed);
+                inbox.filled(bytes);
+            }
         }
         while let Some(message) = inbox.next() {
-            measured(busy, || lock(cipher).open(message, frames.contents()))?;
+            measured(&load.busy, || lock(cipher).open(message, frames.contents()))?;
             // Decoded once there is room for it: what nobody takes costs no time.
             while frames.is_due() {
                 let room = events.reserve().await.map_err(unheard)?;
                 let before = frames.waiting();
-                if let Some(frame) = measured(busy, || frames.next())? {
+                if let Some(frame) = measured(&load.busy, || frames.next())? {
                     room.send(SessionEvent::Frame(frame));
                 }
                 portion += before - frames.waiting();
@@ -117,7 +131,7 @@ async fn writing(
     cipher: &Mutex<Cipher>,
     mut outgoing: mpsc::Receiver<Frame>,
     events: &mpsc::Sender<SessionEvent>,
-    busy: &AtomicU64,
+    load: &Load,
 ) -> Endless {
     let mut contents = Vec::with_capacity(BATCH);
     let mut wire = Vec::with_capacity(BATCH);
@@ -129,7 +143,7 @@ async fn writing(
         };
         contents.clear();
         wire.clear();
-        written += measured(busy, || {
+        written += measured(&load.busy, || {
             framing::put(&frame, &mut contents)?;
             let mut frames = 1;
             while contents.len() < BATCH
@@ -146,6 +160,7 @@ async fn writing(
             tokio::time::sleep(LAST_WORDS).await;
             return Err(error.into());
         }
+        load.sent.fetch_add(wire.len() as u64, Ordering::Relaxed);
         if written >= SESSION_CREDIT {
             let sent = SessionEvent::Sent { frames: written };
             events.send(sent).await.map_err(unheard)?;

@@ -250,6 +250,8 @@ async fn a_snapshot_leaves_the_thread_between_its_frames() {
     }
     for end in [first, second] {
         assert!(end.session.busy() > Duration::ZERO);
+        let (sent, received) = end.session.bytes();
+        assert!(sent + received > 0);
     }
 }
 
@@ -328,8 +330,8 @@ async fn a_receiver_that_does_not_take_stops_the_sender_and_loses_nothing() {
     let (events, mut taken) = mpsc::channel(4);
     let (_frames, outgoing) = mpsc::channel(1);
     tokio::spawn(async move {
-        let busy = AtomicU64::new(0);
-        second.run(outgoing, &events, &busy).await
+        let load = stream::Load::default();
+        second.run(outgoing, &events, &load).await
     });
 
     let (mut sent, mut refused) = (0, 0);

@@ -238,7 +238,7 @@ impl<'c> Names<'c> {
             listen: service.and_then(|service| only(&service.listen, entry.client())),
             service: service.map_or_else(|| unknown(ids.0.0), |known| known.name.clone()),
             backend: backend.map_or_else(|| unknown(ids.1.0), |known| known.name.clone()),
-            target: backend.map(|backend| backend.address),
+            target: backend.and_then(|backend| backend.address.tcp()),
             source: None,
             state: FlowState::Established,
             since_unix_ms,

@@ -4,7 +4,7 @@ use super::{backend_named, service_named};
 use crate::balance::roster;
 use crate::config::{MAX_BACKENDS, Service};
 use crate::model::{AdminState, BackendId};
-use crate::node::{Node, Replication};
+use crate::node::Node;
 use crate::time::Mono;
 use crate::wire::admin::Change;
 use crate::wire::statement::{Addition, Aspect, Presence, Said};
@@ -25,13 +25,7 @@ impl Node {
         if !matches!(change, Change::Add { .. } | Change::Reset) {
             backend_named(&known, backend)?;
         }
-        if !matches!(self.replication, Replication::Source(_)) {
-            let peer = &self.config.node(self.identity.node.peer()).name;
-            return Err(format!(
-                "this node is {}; say it to the master ({peer})",
-                self.role()
-            ));
-        }
+        self.must_lead()?;
         if self.roster.said.is_full() {
             return Err(
                 "so much was said of backends at run time that there is no room for more; \
@@ -80,7 +74,7 @@ impl Node {
                 let mut services = self.config.services.iter();
                 let mut all = services.clone().flat_map(|service| &service.backends);
                 if let Some(taken) = all.find(|it| it.id == id).filter(|_| !leaves) {
-                    let at = taken.address;
+                    let at = &taken.address;
                     return Err(format!(
                         "{} is there already, at {at}; take another name, or remove it first",
                         full()

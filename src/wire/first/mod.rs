@@ -84,5 +84,9 @@ pub fn look(bytes: &[u8]) -> Look<'_> {
 }
 
 #[cfg(test)]
+#[path = "../hello_test.rs"]
+mod hello_tests;
+
+#[cfg(test)]
 #[path = "../first_test.rs"]
 mod tests;

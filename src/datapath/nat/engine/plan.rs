@@ -230,11 +230,13 @@ impl Plan {
         for (place, backend) in
             (self.services[number].backends.clone().into_iter()).zip(&service.backends)
         {
-            if backend.address.is_ipv4() != source.is_ipv4() {
+            let address = backend.address.tcp();
+            let Some(address) = address.filter(|it| it.is_ipv4() == source.is_ipv4()) else {
                 continue;
-            }
+            };
             pool.push((place, self.array.len() as u32));
-            self.array.push(self.entry(source, flags, backend));
+            self.array
+                .push(self.entry(source, flags, backend.id, address));
         }
         let scheduler = match service.balance.scheduler {
             Scheduler::Random => names::Scheduler::Random,
@@ -277,14 +279,15 @@ impl Plan {
         &self,
         source: IpAddr,
         flags: u32,
-        backend: &crate::config::Backend,
+        id: BackendId,
+        address: SocketAddr,
     ) -> layout::Backend {
         layout::Backend {
-            address: backend.address.ip().into(),
+            address: address.ip().into(),
             source: source.into(),
-            port: backend.address.port().into(),
-            id: backend.id.0,
-            ifindex: self.device(source, backend.address.ip(), flags & SERVICE_DNAT != 0),
+            port: address.port().into(),
+            id: id.0,
+            ifindex: self.device(source, address.ip(), flags & SERVICE_DNAT != 0),
             ..layout::Backend::default()
         }
     }

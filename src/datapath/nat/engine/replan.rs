@@ -122,10 +122,11 @@ impl Plan {
         let mut before: BTreeMap<usize, u32> = plan.pool.iter().copied().collect();
         let mut pool = Vec::new();
         for (place, backend) in places.iter().zip(&service.backends) {
-            if backend.address.is_ipv4() != source.is_ipv4() {
+            let address = backend.address.tcp();
+            let Some(address) = address.filter(|it| it.is_ipv4() == source.is_ipv4()) else {
                 continue;
-            }
-            let entry = self.entry(source, flags, backend);
+            };
+            let entry = self.entry(source, flags, backend.id, address);
             let same = |index: &&u32| self.array[**index as usize] == entry;
             if let Some(index) = before.get(place).filter(same).copied() {
                 before.remove(place);

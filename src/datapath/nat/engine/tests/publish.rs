@@ -155,7 +155,7 @@ fn each_family_has_its_backends_and_each_listener_its_way_out() {
     let both = config("round_robin", &[1, 1], |config| {
         config.services[0].listen.push(at("[2001:db8::100]:80"));
         config.services[0].listen.push(at("192.0.2.100:81"));
-        config.services[0].backends[1].address = at("[2001:db8::21]:8080");
+        config.services[0].backends[1].address = at("[2001:db8::21]:8080").into();
     });
     let mut host = Host::master(&both);
     let sizes = host.engine.sizes();
@@ -218,7 +218,7 @@ fn dnat_finds_the_device_of_a_backend() {
     assert_eq!(device(&wide), BACK);
     // It is behind a router on the only interface that there is for its family.
     let far = |config: &mut Config| {
-        config.services[0].backends[0].address = at("203.0.113.21:8080");
+        config.services[0].backends[0].address = at("203.0.113.21:8080").into();
         config.vips[1].interface = "front".into();
         config.vips[2].interface = "back".into();
     };

@@ -14,7 +14,7 @@ fn with(balance: &str, backends: &[(usize, u16)], moved: Option<usize>) -> NatCo
             let (n, weight) = backends.iter().find(|(n, _)| backend.id == id(*n)).unwrap();
             backend.weight = crate::model::Weight(*weight);
             if moved == Some(*n) {
-                backend.address = at("198.51.100.99:9000");
+                backend.address = at("198.51.100.99:9000").into();
             }
         }
     });
