@@ -7,9 +7,8 @@ mod log;
 mod reload;
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
-pub(super) use backend::{Add, BackendCommand, Ending, List, Weigh};
+pub(super) use backend::{Add, BackendArgs, BackendCommand, BackendName, Ending, List, Weigh};
 use clap::{Args, Parser, Subcommand};
 pub(super) use flows::Flows;
 pub(super) use log::{Log, LogFormat};
@@ -357,45 +356,6 @@ pub struct Failover {
     /// Which node.
     #[command(flatten)]
     pub control: Control,
-}
-
-/// Arguments of `drain` and `enable`.
-#[derive(Args, Debug)]
-pub struct BackendArgs {
-    /// The service and its backend.
-    #[arg(value_name = "SERVICE/BACKEND")]
-    pub backend: BackendName,
-
-    /// Which node.
-    #[command(flatten)]
-    pub control: Control,
-}
-
-/// `SERVICE/BACKEND`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct BackendName {
-    /// Name of the service.
-    pub service: String,
-    /// Name of the backend.
-    pub backend: String,
-}
-
-impl FromStr for BackendName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('/') {
-            Some((service, backend))
-                if !service.is_empty() && !backend.is_empty() && !backend.contains('/') =>
-            {
-                Ok(Self {
-                    service: service.into(),
-                    backend: backend.into(),
-                })
-            }
-            _ => Err("write the service, a slash and the backend, for example web/b1"),
-        }
-    }
 }
 
 /// Arguments of `lab`.

@@ -3,7 +3,7 @@
 //! Owns: a thread with its listeners and connections. Never: counts anything; it asks the node for the
 //! read model and writes that as text ([`crate::metrics`]).
 //!
-//! Invariants: however many ask, the node is asked once in [`FRESH`] at most, by one at a time;
+//! Invariants: however many ask, the node is asked once in 250 ms at most, by one at a time;
 //! connections, the size of a request and the time for all of it are bounded; one connection is one
 //! request. An address that is taken is tried again; it never keeps a node from its work.
 

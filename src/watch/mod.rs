@@ -3,7 +3,7 @@
 //! Owns: the sockets of `tandem watch`. Never: knows anything of nodes; it is a client like any other.
 //!
 //! Open loop: a new connection begins every [`Plan::every`], whatever became of the earlier ones, so an
-//! outage shows as it is. Connections at once are bounded by [`OUTSTANDING`].
+//! outage shows as it is. A thousand connections at once are the most.
 
 pub mod tally;
 mod target;

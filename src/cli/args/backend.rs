@@ -1,11 +1,12 @@
 //! The command line of `tandem backend`. No logic.
 
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{BackendArgs, BackendName, Control};
+use super::Control;
 
 /// What to do with backends.
 #[derive(Debug, Subcommand)]
@@ -175,6 +176,45 @@ mod tests {
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         for bad in ["30", "-1s", "soon"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}
+
+/// Arguments of `drain` and `enable`.
+#[derive(Args, Debug)]
+pub struct BackendArgs {
+    /// The service and its backend.
+    #[arg(value_name = "SERVICE/BACKEND")]
+    pub backend: BackendName,
+
+    /// Which node.
+    #[command(flatten)]
+    pub control: Control,
+}
+
+/// `SERVICE/BACKEND`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BackendName {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the backend.
+    pub backend: String,
+}
+
+impl FromStr for BackendName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((service, backend))
+                if !service.is_empty() && !backend.is_empty() && !backend.contains('/') =>
+            {
+                Ok(Self {
+                    service: service.into(),
+                    backend: backend.into(),
+                })
+            }
+            _ => Err("write the service, a slash and the backend, for example web/b1"),
         }
     }
 }

@@ -125,6 +125,11 @@ INLINE void renew(struct flow *f, const struct flow *back, const struct packet *
     answer(f, p, step);
 }
 
+/* Not over: a SYN that comes to a flow that is gets a flow of its own. */
+INLINE int is_speaking(__u32 state) {
+    return state == STATE_ESTABLISHED || state == STATE_CLOSING;
+}
+
 /* Moves the client's entry on. The other entry gets a copy of its state afterwards. */
 INLINE void follow(struct flow *f, const struct flow *back, const struct packet *p, int client,
                    struct step *step) {
@@ -136,7 +141,7 @@ INLINE void follow(struct flow *f, const struct flow *back, const struct packet 
         if (client || !(p->flags & TCP_ACK)) return;
         if (data < SYN_DATA)
             answer(f, p, step);
-        else if (f->state >= STATE_ESTABLISHED && p->ack == f->seq)
+        else if (is_speaking(f->state) && p->ack == f->seq)
             renew(f, back, p, step);
     } else {
         speak(f, back, p, client, step);

@@ -57,6 +57,11 @@ impl Both<'_> {
         self.front.state == state.number()
     }
 
+    /// Not over: a SYN that comes to a flow that is gets a flow of its own.
+    fn is_speaking(&self) -> bool {
+        self.is(State::Established) || self.is(State::Closing)
+    }
+
     /// Moves on.
     pub(super) fn follow(&mut self, packet: &Packet) -> Step {
         if packet.flags & RST != 0 {
@@ -75,7 +80,7 @@ impl Both<'_> {
             .wrapping_sub(1);
         if data < SYN_DATA {
             answer(self.front, packet)
-        } else if self.front.state >= State::Established.number() && packet.ack == self.front.seq {
+        } else if self.is_speaking() && packet.ack == self.front.seq {
             renew(self.front, self.back, packet)
         } else {
             Step::default()

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// More are a matter of patience: 2,000 of each found nothing else.
+/// More are a matter of patience: 12,000 of each found nothing else.
 const CASES: u32 = 24;
 
 /// Something that a client, a backend, the network or the node does.
@@ -169,4 +169,19 @@ proptest! {
     fn with_the_clients_addresses_kept(steps in proptest::collection::vec(step(), 1..120)) {
         play(&steps, |config| mode(config).forward = Forward::Dnat);
     }
+}
+
+/// A SYN-ACK to a flow that its client has reset begins nothing: the node has told that it ended.
+#[test]
+fn an_answer_after_the_end_begins_nothing() {
+    let steps = [
+        Step::Syn(2, 1_000),
+        Step::FromBackend(2, RST),
+        Step::FromClient(2, ACK),
+        Step::FromClient(2, RST | ACK),
+        Step::FromOldBackend(0, SYN | ACK),
+    ];
+    play(&steps, |config| {
+        mode(config).replication = Acknowledge::Sync;
+    });
 }
