@@ -4,6 +4,7 @@
 
 mod affinity;
 mod backend;
+mod docs;
 mod flows;
 mod init;
 

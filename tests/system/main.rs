@@ -20,6 +20,7 @@ mod metrics;
 mod million;
 mod mistakes;
 mod packets;
+mod pages;
 mod pair;
 mod plumbing;
 mod programs;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         balance::tests(),
         roster::tests(),
         reload::tests(),
+        pages::tests(),
         traffic::tests(),
         drain::tests(),
         garbage::tests(),

@@ -32,7 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 /// The lab's service by weight, without its third backend.
-fn two() -> String {
+pub(crate) fn two() -> String {
     let whole = default_config().replace("round_robin", "weighted_round_robin");
     let (rest, _) = whole
         .split_once("\n[[service.backend]]\nname = \"b3\"")

@@ -20,11 +20,8 @@ listen web
 KEEPALIVED = """global_defs {
   vrrp_version 3
 }
-vrrp_script haproxy {
-  script "/usr/bin/pgrep haproxy"
-  interval 1
-  fall 1
-  rise 1
+vrrp_track_process haproxy {
+  process haproxy
 }
 vrrp_instance pair {
   interface eth1
@@ -36,7 +33,7 @@ vrrp_instance pair {
   virtual_ipaddress {
     VIP/24
   }
-  track_script {
+  track_process {
     haproxy
   }
 }
