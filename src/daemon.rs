@@ -12,6 +12,7 @@
 //!  │   dead-man timer, watchdog                   │      tandem-control   control socket, checks, sources
 //!  │                                              │      tandem-metrics   /metrics, /healthz
 //!  │                                              │      tandem-notify    the program of `[notify]`
+//!  │                                              │      tandem-reload    files: read again, pushed, keys
 //!  └──────────────────────────────────────────────┘
 //! ```
 //!
@@ -21,8 +22,10 @@
 //! up the peer.
 
 mod fatal;
+mod files;
 mod kernel_mode;
 mod pace;
+mod pair;
 mod reload;
 mod state;
 mod supervisor;
@@ -48,7 +51,7 @@ use crate::net::clock::{self, Clock};
 use crate::net::guard::{self, DeadMan};
 use crate::net::heartbeat::Heartbeats;
 use crate::net::kernel::Kernel;
-use crate::net::key;
+use crate::net::key::{self, Keyring};
 use crate::net::session::{Session, Settings};
 use crate::node::io::Input;
 use crate::node::{Identity, Node};
@@ -128,7 +131,7 @@ impl fmt::Debug for LogLevel {
 pub fn run(options: &Options) -> Result<(), Fatal> {
     let config = Arc::new(read_config(&options.config)?);
     let me = find_node(&config, options.node.as_deref())?;
-    let secret = key::load(&config.cluster.key_file)?;
+    let ring = key::load(&config.cluster.key_file)?;
     for what in guard::prepare().shortfalls {
         tracing::warn!("{what}");
     }
@@ -136,7 +139,7 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
         .enable_all()
         .build()
         .map_err(system("start the turn loop's runtime"))?;
-    runtime.block_on(start(&config, me, &secret, options))
+    runtime.block_on(start(&config, me, &ring, options))
 }
 
 /// Reads and checks a configuration file.
@@ -145,12 +148,20 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
 ///
 /// It cannot be read, or it has mistakes.
 pub fn read_config(path: &Path) -> Result<Config, Fatal> {
-    let text = std::fs::read_to_string(path).map_err(|source| Fatal::ConfigFile {
+    check_config(path, &read_text(path)?)
+}
+
+fn read_text(path: &Path) -> Result<String, Fatal> {
+    std::fs::read_to_string(path).map_err(|source| Fatal::ConfigFile {
         path: path.to_owned(),
         source,
-    })?;
-    Config::parse(&text)
-        .map_err(|errors| Fatal::Config(errors.render(&path.display().to_string(), &text, false)))
+    })
+}
+
+/// Checks the text of this file.
+fn check_config(path: &Path, text: &str) -> Result<Config, Fatal> {
+    Config::parse(text)
+        .map_err(|errors| Fatal::Config(errors.render(&path.display().to_string(), text, false)))
 }
 
 /// The node that this host is: the one of this name, or else of the host's own.
@@ -180,7 +191,7 @@ pub fn find_node(config: &Config, name: Option<&str>) -> Result<NodeId, Fatal> {
 async fn start(
     config: &Arc<Config>,
     me: NodeId,
-    secret: &Secret,
+    ring: &Keyring,
     options: &Options,
 ) -> Result<(), Fatal> {
     let clock = Clock::start();
@@ -194,7 +205,8 @@ async fn start(
     let started = kernel_mode::start(config, me, &options.pins, seed, nat_reports)?;
     let file = (**config).clone();
     let config = &started.config;
-    let stick_key = stick_key(secret, &config.cluster.name);
+    let (secret, name) = (&ring.first, &config.cluster.name);
+    let stick_key = ring.affinity.unwrap_or_else(|| stick_key(secret, name));
     let proxy = Proxy::start(&kernel_mode::proxied(config), me, events, seed, stick_key)?;
     let rejected = Arc::new(AtomicU64::new(0));
     let (asks, requests) = mpsc::channel(QUEUE);
@@ -211,8 +223,10 @@ async fn start(
         start_control(options, asks.clone(), Arc::clone(&rejected), prober, find)?;
     // Its tasks have senders of their own.
     drop(tell_found);
-    let knock = Knock::new(secret, &config.cluster.name, me.peer());
-    let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>(), knock);
+    let second = ring.second.as_ref().map(|(_, second)| second);
+    let last = second.unwrap_or(secret);
+    let knocks = [secret, last].map(|secret| Knock::new(secret, name, me.peer()));
+    let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>(), knocks);
     let (session_events, session_arrivals) = mpsc::channel(SESSION_EVENTS);
     let hello = Hello {
         protocol: PROTOCOL,
@@ -234,6 +248,8 @@ async fn start(
         },
         session_events,
     );
+    let secrets: Vec<Secret> = [secret].into_iter().chain(second).cloned().collect();
+    session.rekey(&secrets);
 
     if let Err(what) = guard::real_time(PRIORITY) {
         tracing::warn!("{what}");
@@ -246,6 +262,7 @@ async fn start(
         started_unix_ms: clock.started_unix_ms(),
     };
     let mut node = Node::new(Arc::clone(config), identity, secret, seed, clock.now());
+    node.rekey(&secrets);
     let mut fallback = BTreeSet::new();
     if let Some(fell_back) = &started.fallback {
         fallback.clone_from(&fell_back.services);
@@ -258,10 +275,10 @@ async fn start(
     }
     node.handle(Input::Recall(said), clock.now());
     let keeper = Keeper::start(&options.state).map_err(system("start the state's thread"))?;
-    let (tell_fresh, fresh) = mpsc::channel(1);
+    let (tell_wishes, wishes) = mpsc::channel(1);
     let path = options.config.clone();
     let fell_back = started.fallback.is_some();
-    let reloader = Reloader::start(path, file, fell_back, tell_fresh)
+    let reloader = Reloader::start(path, me, file, fell_back, tell_wishes)
         .map_err(system("start the thread that reloads"))?;
     relay(&mut node, &started, &kernel, clock.now());
     for text in proxy.notes() {
@@ -301,12 +318,12 @@ async fn start(
         datagrams,
         flows,
         found,
-        fresh,
         kernel_reports,
         nat,
         probes,
         requests,
         session: session_arrivals,
+        wishes,
     };
     turn_loop.run(arrivals).await;
     tracing::info!("stopped");

@@ -4,6 +4,7 @@ pub(super) mod affinity;
 mod backend;
 mod flows;
 mod log;
+mod pair;
 mod reload;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ pub(super) use backend::{Add, BackendArgs, BackendCommand, BackendName, Ending, 
 use clap::{Args, Parser, Subcommand};
 pub(super) use flows::Flows;
 pub(super) use log::{Log, LogFormat};
+pub(super) use pair::{ConfigCommand, KeyCommand};
 pub(super) use reload::Reload;
 
 use self::affinity::Affinity;
@@ -148,10 +150,21 @@ Example:
     )]
     Backend(BackendCommand),
 
+    /// Bring this node's configuration to both nodes, while they run.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  tandem config push --dry-run\n  tandem config push"
+    )]
+    Config(ConfigCommand),
+
+    /// Change the cluster key of both nodes, while they run.
+    #[command(subcommand, after_help = "Example:\n  tandem key rotate")]
+    Key(KeyCommand),
+
     /// Read the configuration again, while the node runs: all of it, or nothing.
     #[command(after_help = "\
 Connections go on. What needs a restart is said, and then nothing is changed. The
-other node has its own file: reload it there, too.
+other node has its own file: reload it there, too, or use `tandem config push`.
 
 Exit codes: 1 something needs a restart, 64 the file has mistakes.
 

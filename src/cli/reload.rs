@@ -31,7 +31,7 @@ pub(super) fn reload(args: &Reload) -> Result<(), Failure> {
 }
 
 /// The changes by section, and what became of them.
-fn text(reloaded: &Reloaded) -> String {
+pub(super) fn text(reloaded: &Reloaded) -> String {
     let mut text = String::new();
     let mut section = "";
     for change in &reloaded.changes {

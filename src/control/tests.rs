@@ -19,7 +19,7 @@ use super::socket::CLIENTS;
 use super::*;
 use crate::model::FlowId;
 use crate::status::Status;
-use crate::wire::admin::{Change, FlowCursor, FlowQuery, MAX_LINE, Reloaded};
+use crate::wire::admin::{Change, FlowCursor, FlowQuery, MAX_LINE, Pushed, Reloaded};
 use crate::wire::replication::AdminState;
 
 /// Longer than any of these should ever take.
@@ -117,6 +117,12 @@ fn answer(request: &Request) -> Response {
                 dry_run: *dry_run,
                 ..Reloaded::default()
             },
+        },
+        Request::Push { .. } => Response::Pushed {
+            pushed: Pushed::default(),
+        },
+        Request::Rotate => Response::Done {
+            message: "rotated".into(),
         },
         Request::Log { level } => Response::Done {
             message: level.clone(),

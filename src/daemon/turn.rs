@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::LogLevel;
 use super::kernel_mode::{self, KernelMode};
 use super::pace::Pace;
-use super::reload::{Fresh, Reloader};
+use super::reload::{Fresh, Rekey, Reloader, Wish};
 use super::state::Keeper;
 use super::supervisor::Supervisor;
 use crate::balance::Found;
@@ -75,23 +75,23 @@ pub(super) struct Arrivals {
     pub datagrams: mpsc::Receiver<Arrival>,
     pub flows: mpsc::Receiver<Vec<FlowEvent>>,
     pub found: mpsc::Receiver<Found>,
-    pub fresh: mpsc::Receiver<Fresh>,
     pub kernel_reports: mpsc::Receiver<KernelReport>,
     pub nat: mpsc::Receiver<NatReport>,
     pub probes: mpsc::Receiver<ProbeResult>,
     pub requests: mpsc::Receiver<Asked>,
     pub session: mpsc::Receiver<SessionEvent>,
+    pub wishes: mpsc::Receiver<Wish>,
 }
 
 /// What woke the loop.
 enum Woken {
     Asked(Asked),
     Deadline,
-    Fresh(Fresh),
     Input(Input),
     Reload,
     /// The kernel mode's thread has caught up.
     Room,
+    Wish(Wish),
 }
 
 pub(super) struct TurnLoop {
@@ -161,10 +161,20 @@ impl TurnLoop {
                     }
                     self.node.handle_timeout(now);
                 }
-                Woken::Input(input) => self.node.handle(input, now),
+                Woken::Input(input) => {
+                    match &input {
+                        Input::SessionUp(_) => self.adapters.reloader.session(true),
+                        Input::SessionClosed { .. } => self.adapters.reloader.session(false),
+                        _ => {}
+                    }
+                    self.node.handle(input, now);
+                }
                 Woken::Room => {}
-                Woken::Fresh(fresh) => stopped |= self.renew(fresh, now),
-                Woken::Reload => self.adapters.reloader.ask(false, None),
+                Woken::Wish(Wish::Fresh(fresh)) => stopped |= self.renew(fresh, now),
+                Woken::Wish(Wish::Note(text)) => self.node.handle(Input::Note { text }, now),
+                Woken::Wish(Wish::Parcel(parcel)) => self.node.handle(Input::Parcel(parcel), now),
+                Woken::Wish(Wish::Rekey(rekey)) => self.rekey(rekey),
+                Woken::Reload => self.adapters.reloader.signal(),
             }
             stopped |= self.apply();
             while let Some(input) = self.echoes.pop_front() {
@@ -229,7 +239,7 @@ impl TurnLoop {
             Some(events) = arrivals.flows.recv() => Woken::Input(Input::Flows(events)),
             Some(result) = arrivals.probes.recv() => Woken::Input(Input::Probe(result)),
             Some(asked) = arrivals.requests.recv() => Woken::Asked(asked),
-            Some(fresh) = arrivals.fresh.recv() => Woken::Fresh(fresh),
+            Some(wish) = arrivals.wishes.recv() => Woken::Wish(wish),
             Some(found) = arrivals.found.recv() => Woken::Input(Input::Found(found)),
             _ = self.signals.stop.recv() => Woken::Input(Input::Stop),
             _ = self.signals.interrupt.recv() => Woken::Input(Input::Stop),
@@ -253,6 +263,15 @@ impl TurnLoop {
         stopped
     }
 
+    /// Between two heartbeats: what is sealed, let in and opened changes in one turn.
+    fn rekey(&mut self, rekey: Rekey) {
+        self.adapters.heartbeats.rekey(rekey.knocks);
+        self.adapters.session.rekey(&rekey.secrets);
+        self.node.rekey(&rekey.secrets);
+        // The thread waits for it.
+        let _ = rekey.done.send(());
+    }
+
     fn set_level(&self, level: &str) -> Response {
         match self.adapters.log.set(level) {
             Ok(()) => {
@@ -265,25 +284,23 @@ impl TurnLoop {
     }
 
     fn ask(&mut self, asked: Asked, now: Mono) {
-        let request = match asked.request {
-            Request::Reload { dry_run } => {
-                self.adapters.reloader.ask(dry_run, Some(asked.reply));
-                return;
-            }
-            Request::Log { level } => {
-                // Whoever asked may have gone.
-                let _ = asked.reply.send(self.set_level(&level));
-                return;
-            }
-            request => request,
+        let Asked { request, reply } = asked;
+        let reply = match self.adapters.reloader.ask(&request, reply) {
+            Ok(()) => return,
+            Err(reply) => reply,
         };
+        if let Request::Log { level } = &request {
+            // Whoever asked may have gone.
+            let _ = reply.send(self.set_level(level));
+            return;
+        }
         if self.tickets.len() >= MAX_TICKETS {
             self.outputs_dropped += 1;
             return;
         }
         self.next_ticket += 1;
         let ticket = self.next_ticket;
-        self.tickets.insert(ticket, asked.reply);
+        self.tickets.insert(ticket, reply);
         self.node.handle(Input::Admin { ticket, request }, now);
     }
 
@@ -321,6 +338,7 @@ impl TurnLoop {
                         mode.command(command);
                     }
                 }
+                Output::Parcel(parcel) => adapters.reloader.hear(parcel),
                 Output::Probe(request) => adapters.prober.probe(request),
                 Output::ResetBackend { backend } => adapters.proxy.reset_backend(backend),
                 Output::PublishRoutes { eligible, weights } => {

@@ -14,6 +14,7 @@ use crate::model::{BackendId, Epoch, PathId};
 use crate::status::Event;
 use crate::vip::kernel::{KernelCommand, KernelReport};
 use crate::wire::admin::{Request, Response};
+use crate::wire::parcel::Parcel;
 use crate::wire::replication::{Frame, Hello, Item};
 
 /// Something happened.
@@ -50,6 +51,8 @@ pub enum Input {
         /// One sentence.
         text: String,
     },
+    /// For the peer's daemon, by the session; where there is none, or no room, it is dropped.
+    Parcel(Parcel),
     /// The peer's kernel says that nobody listens on its heartbeat port (ICMP port unreachable,
     /// `ECONNREFUSED` on the connected socket). Not authenticated.
     PortClosed {
@@ -116,6 +119,8 @@ pub enum Output {
     Kernel(KernelCommand),
     /// To the kernel mode's data path. `Lead` and `Yield` are also what grants and takes its lease.
     Nat(NatCommand),
+    /// From the peer's daemon.
+    Parcel(Parcel),
     /// Probe a backend.
     Probe(ProbeRequest),
     /// Let new connections go to these backends only. Latest wins.

@@ -198,6 +198,7 @@ impl Node {
             Input::Kernel(report) => self.handle_kernel(&report, now),
             Input::Nat(report) => self.handle_nat(report, now),
             Input::Note { text } => self.note(text, now),
+            Input::Parcel(parcel) => self.pass_on(parcel),
             Input::PortClosed { .. } => {
                 self.relay.refused(now);
                 self.election.port_closed(now);

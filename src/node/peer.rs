@@ -9,6 +9,7 @@ use crate::model::{PathId, Secret};
 use crate::time::Mono;
 use crate::wire::codec;
 use crate::wire::heartbeat::Heartbeat;
+use crate::wire::parcel::Parcel;
 use crate::wire::replication::{Frame, Hello, PROTOCOL};
 use crate::wire::seal::{OpenError, Opened, Opener, Sealer};
 
@@ -44,6 +45,14 @@ impl PeerLink {
         (!datagram.is_empty()).then_some(datagram)
     }
 
+    /// Seals with the first of these keys, and opens with any.
+    pub(super) fn rekey(&mut self, secrets: &[Secret]) {
+        if let Some(first) = secrets.first() {
+            self.sealer.rekey(first);
+            self.opener.rekey(secrets);
+        }
+    }
+
     pub(super) const fn session(&self) -> Option<&Hello> {
         self.session.as_ref()
     }
@@ -70,6 +79,18 @@ impl PeerLink {
 }
 
 impl Node {
+    /// The cluster key is the first of these from now on, and the peer's may be any. Not an input: keys
+    /// are in no account of a run.
+    pub fn rekey(&mut self, secrets: &[Secret]) {
+        self.link.rekey(secrets);
+    }
+
+    pub(super) fn pass_on(&mut self, parcel: Parcel) {
+        if self.link.may_send() {
+            self.send_frame(Frame::Parcel(parcel));
+        }
+    }
+
     pub(super) fn handle_datagram(&mut self, path: PathId, bytes: &[u8], now: Mono) {
         let opened = match self.link.opener.open(bytes) {
             Ok(opened) => opened,
@@ -196,6 +217,10 @@ impl Node {
                     last,
                 },
             ) => self.hear_marks(config, marks, last),
+            (_, Frame::Parcel(parcel)) => {
+                self.outputs.push_back(Output::Parcel(parcel));
+                Ok(())
+            }
             (Replication::Source(source), Frame::Ack(position)) => source
                 .handle_ack(position, now)
                 .map_err(|fault| fault.to_string()),

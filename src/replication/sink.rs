@@ -120,6 +120,7 @@ impl Sink {
             Frame::HandoverRequest(_) => Err(PeerFault::Unexpected("HandoverRequest")),
             Frame::Inherited(_) => Err(PeerFault::Unexpected("Inherited")),
             Frame::Marks { .. } => Err(PeerFault::Unexpected("Marks")),
+            Frame::Parcel(_) => Err(PeerFault::Unexpected("Parcel")),
             Frame::Said(_) => Err(PeerFault::Unexpected("Said")),
             Frame::Handover { .. } => Err(PeerFault::Unexpected("Handover")),
         };

@@ -48,11 +48,18 @@ pub enum Request {
         /// What shall hold.
         state: AdminState,
     },
+    /// Give the configuration's file to the peer, and go by it on both nodes. Answer: `Pushed`.
+    Push {
+        /// Change nothing; tell only whether both could.
+        dry_run: bool,
+    },
     /// Read the configuration's file again. Answer: `Reloaded`.
     Reload {
         /// Change nothing; tell only what would be different.
         dry_run: bool,
     },
+    /// Another cluster key, on both nodes. Answer: `Done`.
+    Rotate,
     /// Change who is behind a service, at run time; on the master. Answer: `Done`.
     Roster {
         /// Name of the service.
@@ -136,6 +143,11 @@ pub enum Response {
         /// Where to go on; none: that was all.
         next: Option<FlowCursor>,
     },
+    /// What became of a push.
+    Pushed {
+        /// All of it.
+        pushed: Pushed,
+    },
     /// What became of a reload.
     Reloaded {
         /// All of it.
@@ -155,6 +167,17 @@ pub enum Response {
         /// All of it.
         status: Box<Status>,
     },
+}
+
+/// What became of a push: both nodes go by the file, or none.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Pushed {
+    /// On this node.
+    pub here: Reloaded,
+    /// The peer has it.
+    pub taken: bool,
+    /// Why the peer could not take it.
+    pub fault: Option<String>,
 }
 
 /// What became of a reload: all of it is done, or nothing.

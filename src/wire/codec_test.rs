@@ -9,6 +9,7 @@ use crate::model::{
     BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, PathId, Priority, Role, ServiceId,
 };
 use crate::wire::heartbeat::Echo;
+use crate::wire::parcel::Parcel;
 use crate::wire::replication::{
     AdminState, FlowRecord, HandoverCause, HealthRecord, Hello, Item, MAX_BATCH, NatKey, NatRecord,
     Position, StickKey, StickRecord,
@@ -185,6 +186,14 @@ fn golden() -> Vec<(Frame, &'static str)> {
                 last: true,
             },
             "0600020b0701016101620801",
+        ),
+        (
+            Frame::Parcel(Parcel::Piece {
+                job: 7,
+                bytes: vec![1, 2],
+                last: true,
+            }),
+            "0600020c000702010201",
         ),
         (
             Frame::Inherited(vec![Item::NatClose { key: nat_key() }]),

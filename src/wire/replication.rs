@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::config::Mark;
 use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, ServiceId};
 
+use super::parcel::Parcel;
 use super::statement::Statement;
 pub use crate::model::AdminState;
 
@@ -89,6 +90,8 @@ pub enum Frame {
         /// These were the last.
         last: bool,
     },
+    /// From daemon to daemon.
+    Parcel(Parcel),
 }
 
 /// Who speaks.

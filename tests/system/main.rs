@@ -11,6 +11,7 @@ mod crowd;
 mod discover;
 mod doctor;
 mod drain;
+mod files;
 mod garbage;
 mod greeter;
 mod http;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         balance::tests(),
         roster::tests(),
         reload::tests(),
+        files::tests(),
         pages::tests(),
         traffic::tests(),
         drain::tests(),

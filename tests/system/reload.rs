@@ -17,7 +17,7 @@ use super::{Test, test};
 
 /// For what takes a moment.
 const SOON: Duration = Duration::from_secs(5);
-/// How often, over both nodes.
+/// How often, over both nodes, unless the environment says so (`TANDEM_RELOADS`).
 const TIMES: usize = 200;
 /// What the heap may have grown between the 50th reload and the last, of both nodes: its arenas
 /// fill with holes at first.
@@ -110,6 +110,8 @@ fn variant(plain: &str, n: usize, rng: &mut fastrand::Rng) -> (String, i32) {
 }
 
 async fn many() -> Result<(), LabError> {
+    let asked = std::env::var("TANDEM_RELOADS").ok();
+    let times = asked.map_or(TIMES, |text| text.parse().expect("a number"));
     let mut lab = Lab::up(&with(default_config())).await?;
     lab.settled().await?;
     let plain = text(&lab);
@@ -124,7 +126,7 @@ async fn many() -> Result<(), LabError> {
     let load = lab.load();
     let mut rng = fastrand::Rng::with_seed(7);
     let mut early = [0; 2];
-    for n in 1..=TIMES {
+    for n in 1..=times {
         let (text, code) = variant(&base, n, &mut rng);
         write(&lab, &own(text.clone()));
         for node in NodeId::BOTH {
@@ -136,7 +138,7 @@ async fn many() -> Result<(), LabError> {
             assert_eq!(exit, Some(code), "{n}: {told:#?}\n{text}");
             assert_eq!(told.applied, code == 0, "{told:#?}");
         }
-        if n == TIMES / 4 {
+        if n == times / 4 {
             for node in NodeId::BOTH {
                 early[node.index()] = resident_kib(&mut lab, node);
             }
@@ -147,9 +149,9 @@ async fn many() -> Result<(), LabError> {
         reload(&mut lab, node, &[]).await;
         let (was, is) = (early[node.index()], resident_kib(&mut lab, node));
         eprintln!(
-            "{}: {was} KiB after {}, {is} KiB after {TIMES}",
+            "{}: {was} KiB after {}, {is} KiB after {times}",
             lab.node(node).name(),
-            TIMES / 4
+            times / 4
         );
         assert!(is <= was + GROWTH_KIB, "it grows: {was} KiB, {is} KiB");
     }
