@@ -64,7 +64,7 @@ impl Beside {
         }
         fs::rename(&here, &self.path)?;
         self.here = None;
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        let directory = self.path.parent().unwrap_or_else(|| Path::new("/"));
         File::open(directory)?.sync_all()
     }
 }

@@ -47,7 +47,7 @@ impl Thread {
     fn begin(&mut self) -> Result<(u64, u64), String> {
         let session = self.session.load(Ordering::Acquire);
         // Odd while there is one.
-        if session % 2 == 0 {
+        if session.is_multiple_of(2) {
             return Err("there is no session with the peer; nothing was changed".into());
         }
         Ok((u64::from_le_bytes(clock::entropy()), session))

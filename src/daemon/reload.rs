@@ -174,7 +174,7 @@ impl Reloader {
     /// A session stands, or has ended.
     pub(super) fn session(&self, stands: bool) {
         let now = self.session.load(Ordering::Acquire);
-        let next = now + 1 + u64::from((now % 2 == 1) == stands);
+        let next = now + 1 + u64::from(now.is_multiple_of(2) != stands);
         self.session.store(next, Ordering::Release);
     }
 

@@ -313,17 +313,16 @@ async fn power() -> Result<(), LabError> {
         let keys = NodeId::BOTH.map(|node| text(&mut lab, node, "key"));
         let half = |key: &String| key.contains("next ") || key.contains("old ");
         assert!(keys.iter().any(half), "it was in the middle: {keys:?}");
+        // Whatever was left half done is ended.
+        let (code, words) = said(&mut lab, NodeId::First, &["key", "rotate"]).await;
+        assert_eq!(code, Some(0), "{words}");
+        let keys = NodeId::BOTH.map(|node| text(&mut lab, node, "key"));
+        assert_eq!(keys[0], keys[1]);
+        assert!(
+            !keys[0].contains("old") && !keys[0].contains("next"),
+            "{keys:?}"
+        );
     }
-    // Whatever was left half done is ended.
-    let (code, words) = said(&mut lab, NodeId::First, &["key", "rotate"]).await;
-    assert_eq!(code, Some(0), "{words}");
-    let keys = NodeId::BOTH.map(|node| text(&mut lab, node, "key"));
-    assert_eq!(keys[0], keys[1]);
-    assert!(
-        !keys[0].contains("old") && !keys[0].contains("next"),
-        "{keys:?}"
-    );
-
     // A reload, and what is left of it.
     for n in 0..3_u16 {
         let master = lab.settled().await?;

@@ -118,7 +118,7 @@ fn another_key_cluster_or_sender_does_not_open() {
         (&mut other_sender, NodeId::Second),
     ] {
         let mut datagram = datagram.clone();
-        datagram[KNOCK_AT].copy_from_slice(&opener.knock.0);
+        datagram[KNOCK_AT].copy_from_slice(&opener.secrets[0].0.0);
         datagram[SENDER_AT] = sender.index() as u8;
         assert_eq!(opener.open(&datagram), Err(OpenError::Forged));
         assert!(opener.candidate.is_none());
@@ -146,7 +146,7 @@ fn a_nodes_own_datagram_sent_back_does_not_open_under_either_name() {
     assert_eq!(opener().open(&datagram), Err(OpenError::Foreign));
     datagram[SENDER_AT] = 0;
     assert_eq!(opener().open(&datagram), Err(OpenError::Forged));
-    datagram[KNOCK_AT].copy_from_slice(&opener().knock.0);
+    datagram[KNOCK_AT].copy_from_slice(&opener().secrets[0].0.0);
     assert_eq!(opener().open(&datagram), Err(OpenError::Forged));
 }
 
@@ -351,7 +351,7 @@ proptest! {
         let mut opener = opener();
         if dressed && bytes.len() > SENDER_AT {
             bytes[..4].copy_from_slice(&MAGIC);
-            bytes[KNOCK_AT].copy_from_slice(&opener.knock.0);
+            bytes[KNOCK_AT].copy_from_slice(&opener.secrets[0].0.0);
             bytes[SENDER_AT] = 0;
         }
         prop_assert!(opener.open(&bytes).is_err());
