@@ -1,12 +1,15 @@
 //! The log of `tandem run`: to standard error, one event a line, as text or as JSON.
 //!
 //! Its level can be changed while the node runs (`tandem log`). No flood of events becomes a flood of
-//! lines: above [`PER_SECOND`] lines a second they are left out, and how many is said.
+//! lines: above [`PER_SECOND`] lines a second they are left out, and how many is said. journald is told
+//! how much each line matters, and puts the time to it by itself.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::sys::stat::fstat;
+use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -18,6 +21,8 @@ use crate::net::clock;
 
 /// What is logged; a directive list of `tracing-subscriber`.
 const VARIABLE: &str = "TANDEM_LOG";
+/// Where journald listens, as systemd says.
+const JOURNAL: &str = "JOURNAL_STREAM";
 /// Lines in one second at most; connections have a limit of their own (`datapath::proxy::log`).
 const PER_SECOND: u32 = 10_000;
 
@@ -33,12 +38,15 @@ pub(super) fn start(format: LogFormat) -> Result<LogLevel, String> {
         .map_err(|error| format!("{VARIABLE}={error}, for example {VARIABLE}=debug"))?;
     let (filter, handle) = reload::Layer::new(filter);
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let journal = to_journal();
+    let limited = Limited {
+        rate: Arc::default(),
+        journal,
+    };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(Limited::default())
+        .with_writer(limited)
         .with_target(false);
-    // journald stamps each line itself.
-    let stamped = std::env::var_os("JOURNAL_STREAM").is_some();
-    let layer = match (format, stamped) {
+    let layer = match (format, journal) {
         (LogFormat::Json, _) => lines.json().flatten_event(true).with_ansi(false).boxed(),
         (LogFormat::Text, true) => lines.compact().with_ansi(color).without_time().boxed(),
         (LogFormat::Text, false) => lines.compact().with_ansi(color).boxed(),
@@ -58,9 +66,59 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(text).map_err(|error| format!("{text}: {error}; write a level"))
 }
 
+/// Says why the node ends, beside the log, which may not have been started.
+pub(super) fn complain(message: &str) {
+    if to_journal() {
+        // Nobody is left to tell if this cannot be written.
+        let _ = io::stderr().write_all(&prioritized(
+            Level::ERROR,
+            format!("{message}\n").as_bytes(),
+        ));
+    } else {
+        super::complain(message);
+    }
+}
+
+/// Whether standard error leads to journald (`$JOURNAL_STREAM` in systemd.exec(5)).
+fn to_journal() -> bool {
+    let stream = std::env::var(JOURNAL).ok();
+    let here = fstat(io::stderr()).ok().map(|it| (it.st_dev, it.st_ino));
+    is_stream(stream.as_deref(), here)
+}
+
+/// Whether this is what the variable names: a device and an inode. Who has redirected the error output
+/// of a program that systemd started has the variable too.
+fn is_stream(variable: Option<&str>, here: Option<(u64, u64)>) -> bool {
+    let named = variable.and_then(|text| text.split_once(':'));
+    let named = named.and_then(|(device, inode)| device.parse().ok().zip(inode.parse().ok()));
+    named.is_some() && named == here
+}
+
+/// The text with its priority before each line, as journald reads it (sd-daemon(3)).
+fn prioritized(level: Level, text: &[u8]) -> Vec<u8> {
+    let prefix = match level {
+        Level::ERROR => b"<3>",
+        Level::WARN => b"<4>",
+        Level::INFO => b"<6>",
+        Level::DEBUG | Level::TRACE => b"<7>",
+    };
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    lines.flat_map(|line| [prefix, line].concat()).collect()
+}
+
 /// Standard error, so many lines a second.
 #[derive(Clone, Debug, Default)]
-struct Limited(Arc<Mutex<Rate>>);
+struct Limited {
+    rate: Arc<Mutex<Rate>>,
+    journal: bool,
+}
+
+/// The same for one event.
+#[derive(Debug)]
+struct Line {
+    to: Limited,
+    level: Level,
+}
 
 /// Lines of the present second.
 #[derive(Debug, Default)]
@@ -86,30 +144,46 @@ impl Rate {
     }
 }
 
-impl<'a> MakeWriter<'a> for Limited {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
+impl Limited {
+    fn marked(&self, level: Level, line: &[u8]) -> Vec<u8> {
+        match self.journal {
+            true => prioritized(level, line),
+            false => line.to_vec(),
+        }
     }
 }
 
-impl Write for Limited {
-    /// A whole line.
+impl<'a> MakeWriter<'a> for Limited {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        let (to, level) = (self.clone(), Level::INFO);
+        Line { to, level }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Line {
+        let (to, level) = (self.clone(), *event.level());
+        Line { to, level }
+    }
+}
+
+impl Write for Line {
+    /// A whole event.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut rate = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rate = self.to.rate.lock().unwrap_or_else(PoisonError::into_inner);
         let (good, left_out) = rate.line(clock::monotonic());
         drop(rate);
         let mut out = io::stderr().lock();
         if left_out > 0 {
             let what = format!("{left_out} lines were left out: more than {PER_SECOND} a second");
-            match line.first() {
-                Some(b'{') => writeln!(out, "{{\"level\":\"WARN\",\"message\":\"{what}\"}}")?,
-                _ => writeln!(out, "WARN {what}")?,
-            }
+            let what = match line.first() {
+                Some(b'{') => format!("{{\"level\":\"WARN\",\"message\":\"{what}\"}}\n"),
+                _ => format!("WARN {what}\n"),
+            };
+            out.write_all(&self.to.marked(Level::WARN, what.as_bytes()))?;
         }
         if good {
-            out.write_all(line)?;
+            out.write_all(&self.to.marked(self.level, line))?;
         }
         Ok(line.len())
     }
@@ -142,5 +216,41 @@ mod tests {
             assert!(filter(good).is_ok(), "{good}");
         }
         assert!(filter("tandem=loud").is_err_and(|error| error.contains("write a level")));
+    }
+
+    #[test]
+    fn the_journal_is_where_its_variable_says() {
+        for (variable, here, is) in [
+            (Some("9:36214"), Some((9, 36214)), true),
+            (Some("9:36214"), Some((9, 36215)), false),
+            (Some("9:36214"), Some((8, 36214)), false),
+            (Some("9:36214"), None, false),
+            (None, Some((9, 36214)), false),
+            (Some("9"), Some((9, 0)), false),
+            (Some("9:x"), None, false),
+            (Some(""), None, false),
+        ] {
+            assert_eq!(is_stream(variable, here), is, "{variable:?} {here:?}");
+        }
+    }
+
+    #[test]
+    fn each_line_has_the_priority_of_its_event() {
+        for (level, text, marked) in [
+            (Level::ERROR, "x\n", "<3>x\n"),
+            (Level::WARN, "x\n", "<4>x\n"),
+            (Level::INFO, "x\n\ny\n", "<6>x\n<6>\n<6>y\n"),
+            (Level::DEBUG, "x", "<7>x"),
+            (Level::TRACE, "", ""),
+        ] {
+            let bytes = prioritized(level, text.as_bytes());
+            assert_eq!(String::from_utf8(bytes).unwrap(), marked, "{text:?}");
+        }
+        let to = |journal| Limited {
+            journal,
+            ..Limited::default()
+        };
+        assert_eq!(to(false).marked(Level::ERROR, b"x\n"), b"x\n");
+        assert_eq!(to(true).marked(Level::ERROR, b"x\n"), b"<3>x\n");
     }
 }

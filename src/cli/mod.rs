@@ -143,7 +143,7 @@ fn node(args: args::Run) -> ExitCode {
     let log = match logging::start(args.log_format) {
         Ok(log) => log,
         Err(message) => {
-            complain(&message);
+            logging::complain(&message);
             return Exit::Usage.into();
         }
     };
@@ -158,7 +158,7 @@ fn node(args: args::Run) -> ExitCode {
     match daemon::run(&options) {
         Ok(()) => Exit::Fine.into(),
         Err(fatal) => {
-            complain(&fatal.to_string());
+            logging::complain(&fatal.to_string());
             ExitCode::from(fatal.exit_code())
         }
     }

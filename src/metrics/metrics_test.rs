@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::model::Role;
 use crate::status::{
-    BackendStatus, Cause, Event, NatStatus, PathStatus, RelayStatus, ServiceStatus, SourceStatus,
-    StickStatus, Transitions, VipStatus, What,
+    BackendStatus, Cause, Counters, Event, NatStatus, PathStatus, RelayStatus, ServiceStatus,
+    SourceStatus, StickStatus, Transitions, VipStatus, What,
 };
 
 /// Something of everything.
@@ -86,6 +86,10 @@ fn full() -> Status {
             ..ServiceStatus::default()
         }],
         relay: RelayStatus::default(),
+        counters: Counters {
+            log_dropped: 4,
+            ..Counters::default()
+        },
         nat: Some(NatStatus {
             lease_margin_us: Some(190_000),
             states: [("open".to_owned(), 3)].into(),
@@ -123,6 +127,7 @@ fn the_text_says_what_the_status_says() {
         "tandem_backend_connect_seconds_bucket{le=\"10.0\",service=\"web\",backend=\"b\\\"1\\\\\"} 1",
         "tandem_backend_connect_seconds_bucket{le=\"+Inf\",service=\"web\",backend=\"b\\\"1\\\\\"} 2",
         "tandem_takeover_seconds_bucket{le=\"+Inf\"} 0",
+        "tandem_connection_log_dropped_total 4.0",
         "tandem_kernel_lease_margin_seconds 0.19",
         "tandem_kernel_program_total{what=\"forwarded\"} 9.0",
         "# TYPE tandem_backend_bytes counter",

@@ -74,6 +74,9 @@ pub(super) const METRICS: &[Metric] = &[
         |s, out| out.one(s.counters.outputs_dropped as f64)),
     metric(Counter, "control_rejected", None, &[], "Bad requests on the control socket.",
         |s, out| out.one(s.counters.control_rejected as f64)),
+    metric(Counter, "connection_log_dropped", None, &[],
+        "Lines of the log of connections that were dropped, because it could not keep up.",
+        |s, out| out.one(s.counters.log_dropped as f64)),
     // The peer.
     metric(Gauge, "peer_alive", None, &[], "1: the peer was heard within the timeout.",
         |s, out| out.flag([], s.peer.alive)),

@@ -7,6 +7,7 @@ mod backend;
 mod docs;
 mod flows;
 mod init;
+mod journal;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -34,6 +34,7 @@ mod silence;
 mod sockets;
 mod survive;
 mod switch;
+mod telling;
 mod tools;
 mod traffic;
 
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         mistakes::tests(),
         survive::tests(),
         million::tests(),
+        telling::tests(),
     ];
     let plain = plain.into_iter().flatten().map(|test| (test, &[][..]));
     let kernel = kernel::tests()

@@ -26,7 +26,10 @@ const LEAST: u32 = 128;
 /// New connections of so many nanoseconds may wait at the end of a process that hung.
 const HUNG: u64 = 500_000_000;
 const SECOND: u64 = 1_000_000_000;
-/// The second time of asking: the peer may have died only after this node took over.
+/// The second time of asking: a backend that remembers an older connection was told to forget it at the
+/// first (`bpf/nat.bpf.c`, `forget`).
+const NEXT: u64 = 20_000_000;
+/// The third: the peer may have died only after this node took over.
 const AGAIN: u64 = 200_000_000;
 /// How often a peer that may be dead is asked, and for how many: most of it is in vain, and both hosts
 /// have connections to serve.
@@ -63,7 +66,8 @@ impl Rounds {
     fn begin(&mut self, now: u64) {
         self.asking = false;
         self.set(HUNG, now);
-        self.times.push_back((now + AGAIN, 0));
+        self.times
+            .extend([NEXT, AGAIN].map(|after| (now + after, 0)));
     }
 
     /// The peer may be dead, or is known to live.

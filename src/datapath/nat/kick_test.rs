@@ -23,10 +23,10 @@ fn rounds(rounds: &mut Rounds, from: u64, until: u64) -> Vec<u64> {
 }
 
 #[test]
-fn a_new_master_asks_twice() {
+fn a_new_master_asks_three_times() {
     let mut book = Rounds::default();
     book.begin(5 * MS);
-    assert_eq!(rounds(&mut book, 0, 1_000), [5, 205]);
+    assert_eq!(rounds(&mut book, 0, 1_000), [5, 25, 205]);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_takeover_ends_the_asking_and_not_the_other_way_round() {
     book.ask(true, 0);
     book.begin(10 * MS);
     book.ask(false, 11 * MS);
-    assert_eq!(rounds(&mut book, 12, 1_000), [12, 210]);
+    assert_eq!(rounds(&mut book, 12, 1_000), [12, 30, 210]);
 }
 
 #[test]

@@ -264,6 +264,24 @@ INLINE void replace(const struct packet *p, struct flow *f) {
     map_delete(&flows, &p->key);
 }
 
+/* Makes a SYN the RST that a client sends whose backend remembers an older connection of this port, and
+ * says so by an ACK (RFC 9293, section 3.10.7.3). The ACK is still here. 0: there is none. */
+INLINE __u32 forget(struct __sk_buff *ctx, const struct packet *p, const struct flow *f) {
+    struct flow_key other = opposite(f, p->key.family);
+    struct flow *back = map_lookup(&flows, &other);
+    __u32 at = p->l4 + 12, check = p->l4 + CHECK_OFFSET, number;
+    __be16 from, to;
+    if (!back || f->state != STATE_OPENING) return 0;
+    number = back->ack;
+    /* Else it is of this connection, and another node saw the backend's answer. */
+    if (!number || number - f->client_isn - 1 < SYN_DATA) return 0;
+    if (GET(ctx, at, &from)) return 0;
+    to = (from & ~BE16(0xff)) | BE16(TCP_RST);
+    if (l4_csum_replace(ctx, check, from, to, 2) || PUT(ctx, at, &to)) return 0;
+    back->ack = 0;
+    return number;
+}
+
 /* The peer asks for the SYN of the n-th youngest handshake that waits for the process that died here,
  * or hangs: its backend repeats the answer, which nobody holds back any more. The
  * number is the packet's sequence number; its other numbers are zero. */
@@ -277,7 +295,8 @@ APART int kick(struct __sk_buff *ctx, const struct packet *p) {
     struct flow *f = key ? map_lookup(&flows, key) : 0;
     if (!f || key->family != p->key.family || f->state >= STATE_ESTABLISHED)
         return drop(DROP_LOOP);
-    __be32 from = BE32(p->seq), to = BE32(f->client_isn);
+    __u32 old = forget(ctx, p, f);
+    __be32 from = BE32(p->seq), to = BE32(old ?: f->client_isn);
     if (l4_csum_replace(ctx, check, from, to, 4) || PUT(ctx, p->l4 + 4, &to))
         return drop(DROP_WRITE);
     count(COUNT_KICKED);

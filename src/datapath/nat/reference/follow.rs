@@ -10,7 +10,7 @@ use super::packet::{ACK, FIN, Packet, RST, SYN};
 const FINS: u8 = MARK_CLIENT_FIN | MARK_BACKEND_FIN;
 
 /// More than fits in a SYN.
-const SYN_DATA: u32 = 65_536;
+pub(super) const SYN_DATA: u32 = 65_536;
 /// Most that an end sends without an answer, as far as is believed.
 const FLIGHT: u32 = 1 << 22;
 

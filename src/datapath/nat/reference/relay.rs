@@ -2,6 +2,7 @@
 
 use super::super::layout::{Endpoint, Flow, FlowKey, Neighbour, OWNED_VIP, Stale, V4};
 use super::super::names::{Counter, State};
+use super::follow::SYN_DATA;
 use super::packet::Packet;
 use super::{Arrival, Reference, Verdict, translate};
 
@@ -204,10 +205,21 @@ impl Reference {
         };
         self.count(Counter::Kicked);
         let mut frame = frame.to_vec();
-        translate::sequence(&mut frame, packet, flow.client_isn);
+        match self.forget(&flow, packet.key.family) {
+            Some(number) => translate::into_reset(&mut frame, packet, number),
+            None => translate::sequence(&mut frame, packet, flow.client_isn),
+        }
         translate::tcp(&mut frame, packet, &flow);
         *self.counters.entry(Counter::BytesToBackend).or_default() +=
             (packet.end - super::L3) as u64;
         self.send(&flow, arrival, Counter::ToBackend, frame)
+    }
+
+    /// What the backend acknowledges that remembers an older connection of this port.
+    fn forget(&mut self, flow: &Flow, family: u32) -> Option<u32> {
+        let back = self.flows.get_mut(&flow.opposite(family))?;
+        let sent = back.ack.wrapping_sub(flow.client_isn).wrapping_sub(1);
+        let old = flow.state == State::Opening.number() && back.ack != 0 && sent >= SYN_DATA;
+        old.then(|| std::mem::take(&mut back.ack))
     }
 }

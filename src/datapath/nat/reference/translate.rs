@@ -2,7 +2,7 @@
 //! it, so a sum that was wrong, or that of a pseudo header only, stays what it was.
 
 use super::super::layout::{Flow, V4};
-use super::packet::{L3, Packet, Quote, SYN};
+use super::packet::{L3, Packet, Quote, RST, SYN};
 
 const TCP_CHECK: usize = 16;
 /// TCP options that are looked at.
@@ -68,6 +68,19 @@ fn ip(frame: &mut [u8], packet: &Packet, flow: &Flow) -> Change {
 pub(super) fn sequence(frame: &mut [u8], packet: &Packet, number: u32) {
     let mut change = Change::default();
     put(frame, packet.l4 + 4, &number.to_be_bytes(), &mut change);
+    change.apply(frame, packet.l4 + TCP_CHECK);
+}
+
+/// A RST with this number, of a SYN.
+pub(super) fn into_reset(frame: &mut [u8], packet: &Packet, number: u32) {
+    sequence(frame, packet, number);
+    let mut change = Change::default();
+    put(
+        frame,
+        packet.l4 + 12,
+        &[frame[packet.l4 + 12], RST],
+        &mut change,
+    );
     change.apply(frame, packet.l4 + TCP_CHECK);
 }
 

@@ -410,3 +410,42 @@ fn a_process_that_has_not_turned_lately_holds_no_answer_back() {
     let verdict = world.process(&by(THERE, kick), &when(2_000));
     assert_eq!(verdict, Verdict::Drop(Counter::Loop));
 }
+
+/// A backend in TIME_WAIT acknowledges what it remembers. Nobody tells the client whose process hangs,
+/// and the backend repeats that to nobody for a while, so the peer's question makes it forget.
+#[test]
+fn a_backend_that_remembers_an_older_connection_is_made_to_forget_it() {
+    let mut world = node(SERVICE_SYNC | SERVICE_RETRY);
+    world.process(&by(STRANGER, syn(VIP, 1)), &arrival());
+    let front = *world
+        .flows
+        .values()
+        .find(|it| it.flags & FLOW_CLIENT != 0)
+        .unwrap();
+    let (backend, ours) = (front.opposite(V4).from(), front.opposite(V4).to());
+    let isn = front.client_isn;
+    let asked = |world: &mut Reference| {
+        let kick = frame(
+            at("192.0.2.102:0"),
+            at("192.0.2.101:0"),
+            sent(SYN, 0, 0),
+            &[],
+        );
+        let Verdict::Redirect { frame, .. } = world.process(&by(THERE, kick), &arrival()) else {
+            panic!("it goes to the backend");
+        };
+        assert_eq!(checked(&frame), (ours, backend));
+        let seq = u32::from_be_bytes(frame[38..42].try_into().unwrap());
+        (frame[47], seq)
+    };
+    let stale = |ack| by(STRANGER, frame(backend, ours, sent(ACK, 77, ack), &[]));
+    let old = isn.wrapping_sub(5_000);
+    let verdict = world.process(&stale(old), &arrival());
+    assert_eq!(verdict, Verdict::Drop(Counter::Held));
+    world.waits = 0;
+    assert_eq!(asked(&mut world), (RST, old));
+    assert_eq!(asked(&mut world), (SYN, isn), "and then the SYN");
+    // It speaks of this connection, whose answer another node saw.
+    world.process(&stale(isn.wrapping_add(38)), &arrival());
+    assert_eq!(asked(&mut world), (SYN, isn));
+}
