@@ -146,6 +146,10 @@ async fn push() -> Result<(), LabError> {
         "{words}"
     );
 
+    let now = standing(&mut lab).await;
+    assert_eq!(now[0].2, before[0].2, "the epoch is the same");
+    all_answered(&load.stop().await);
+
     // The peer has something that it cannot give up without a restart: what it says is told.
     let telling = format!(
         "{}\n[metrics]\nlisten = [\"127.0.0.1:9700\"]\n",
@@ -169,9 +173,6 @@ async fn push() -> Result<(), LabError> {
         "all or nothing"
     );
     assert_eq!(text(&mut lab, there, "toml"), telling);
-    let now = standing(&mut lab).await;
-    assert_eq!(now[0].2, before[0].2, "the epoch is the same");
-    drop(load.stop().await);
     Ok(())
 }
 
