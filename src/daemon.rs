@@ -12,6 +12,7 @@
 //!  │   dead-man timer, watchdog                   │      tandem-control   control socket, checks, sources
 //!  │                                              │      tandem-metrics   /metrics, /healthz
 //!  │                                              │      tandem-notify    the program of `[notify]`
+//!  │                                              │      tandem-reload    files: read again, pushed, keys
 //!  └──────────────────────────────────────────────┘
 //! ```
 //!
@@ -20,8 +21,12 @@
 //! `tandem-nat` drops nothing; while much waits in it nothing is taken from the session, which holds
 //! up the peer.
 
+mod fatal;
+mod files;
 mod kernel_mode;
 mod pace;
+mod pair;
+mod reload;
 mod state;
 mod supervisor;
 mod turn;
@@ -38,27 +43,29 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
 use crate::control::{self, Asked};
-use crate::datapath::{self, DatapathError, Proxy};
-use crate::dial::DialError;
+use crate::datapath::Proxy;
 use crate::exporter;
 use crate::finder::Finder;
 use crate::model::{NodeId, Secret};
 use crate::net::clock::{self, Clock};
 use crate::net::guard::{self, DeadMan};
 use crate::net::heartbeat::Heartbeats;
-use crate::net::kernel::{Kernel, KernelError};
-use crate::net::key;
+use crate::net::kernel::Kernel;
+use crate::net::key::{self, Keyring};
 use crate::net::session::{Session, Settings};
 use crate::node::io::Input;
 use crate::node::{Identity, Node};
 use crate::notify::{self, Notifier};
-use crate::probe::{PlanError, Plans, Prober};
+use crate::probe::{Plans, Prober};
 use crate::time::Mono;
 use crate::wire::admin::{Request, Response};
 use crate::wire::replication::{Hello, PROTOCOL};
 use crate::wire::seal::{Knock, stick_key};
 
+pub use fatal::Fatal;
+use fatal::system;
 use kernel_mode::Started;
+use reload::Reloader;
 use state::Keeper;
 use turn::{Adapters, Arrivals, TurnLoop};
 
@@ -116,96 +123,6 @@ impl fmt::Debug for LogLevel {
     }
 }
 
-/// Why the daemon cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Fatal {
-    /// A file that a health check needs.
-    #[error(transparent)]
-    Checks(#[from] PlanError),
-    /// The configuration, rendered with its places.
-    #[error("{0}")]
-    Config(String),
-    /// The configuration file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    ConfigFile {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The control socket.
-    #[error(transparent)]
-    Control(#[from] control::ControlError),
-    /// The data path.
-    #[error(transparent)]
-    Datapath(#[from] DatapathError),
-    /// The cluster key.
-    #[error(transparent)]
-    Key(#[from] key::KeyError),
-    /// The kernel.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// The kernel mode.
-    #[error(
-        "no kernel mode for {services}: {source}; `fallback = \"proxy\"` lets a service do without"
-    )]
-    KernelMode {
-        /// The services that cannot do without.
-        services: String,
-        /// Why.
-        source: Box<datapath::nat::NatError>,
-    },
-    /// The configuration has no node of this name.
-    #[error("no [[node]] is named {name:?}; there are {known}: name this node with --node")]
-    Nameless {
-        /// What was looked for.
-        name: String,
-        /// Those of the file.
-        known: String,
-    },
-    /// The operating system refused something that nothing works without.
-    #[error("cannot {what}: {source}")]
-    System {
-        /// What.
-        what: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
-}
-
-impl Fatal {
-    /// The process's exit code (sysexits.h).
-    pub const fn exit_code(&self) -> u8 {
-        match self {
-            Self::Checks(PlanError::File { .. })
-            | Self::Config(_)
-            | Self::ConfigFile { .. }
-            | Self::Key(_)
-            | Self::Nameless { .. } => 64,
-            Self::Kernel(
-                KernelError::NoNetAdmin(_)
-                | KernelError::NoNetRaw(_)
-                | KernelError::TunForbidden(_),
-            ) => 77,
-            Self::KernelMode { source, .. } => match **source {
-                datapath::nat::NatError::NotAllowed { .. } => 77,
-                _ => 70,
-            },
-            Self::Checks(PlanError::Dial(DialError::Forbidden { .. }))
-            | Self::Datapath(DatapathError::Dial(DialError::Forbidden { .. })) => 77,
-            Self::Checks(PlanError::Dial(_))
-            | Self::Control(_)
-            | Self::Datapath(_)
-            | Self::Kernel(_)
-            | Self::System { .. } => 70,
-        }
-    }
-}
-
-fn system(what: &'static str) -> impl Fn(std::io::Error) -> Fatal {
-    move |source| Fatal::System { what, source }
-}
-
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
@@ -214,7 +131,7 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> Fatal {
 pub fn run(options: &Options) -> Result<(), Fatal> {
     let config = Arc::new(read_config(&options.config)?);
     let me = find_node(&config, options.node.as_deref())?;
-    let secret = key::load(&config.cluster.key_file)?;
+    let ring = key::load(&config.cluster.key_file)?;
     for what in guard::prepare().shortfalls {
         tracing::warn!("{what}");
     }
@@ -222,7 +139,7 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
         .enable_all()
         .build()
         .map_err(system("start the turn loop's runtime"))?;
-    runtime.block_on(start(&config, me, &secret, options))
+    runtime.block_on(start(&config, me, &ring, options))
 }
 
 /// Reads and checks a configuration file.
@@ -231,12 +148,20 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
 ///
 /// It cannot be read, or it has mistakes.
 pub fn read_config(path: &Path) -> Result<Config, Fatal> {
-    let text = std::fs::read_to_string(path).map_err(|source| Fatal::ConfigFile {
+    check_config(path, &read_text(path)?)
+}
+
+fn read_text(path: &Path) -> Result<String, Fatal> {
+    std::fs::read_to_string(path).map_err(|source| Fatal::ConfigFile {
         path: path.to_owned(),
         source,
-    })?;
-    Config::parse(&text)
-        .map_err(|errors| Fatal::Config(errors.render(&path.display().to_string(), &text, false)))
+    })
+}
+
+/// Checks the text of this file.
+fn check_config(path: &Path, text: &str) -> Result<Config, Fatal> {
+    Config::parse(text)
+        .map_err(|errors| Fatal::Config(errors.render(&path.display().to_string(), text, false)))
 }
 
 /// The node that this host is: the one of this name, or else of the host's own.
@@ -266,7 +191,7 @@ pub fn find_node(config: &Config, name: Option<&str>) -> Result<NodeId, Fatal> {
 async fn start(
     config: &Arc<Config>,
     me: NodeId,
-    secret: &Secret,
+    ring: &Keyring,
     options: &Options,
 ) -> Result<(), Fatal> {
     let clock = Clock::start();
@@ -278,8 +203,10 @@ async fn start(
     let (events, flows) = mpsc::channel(FLOW_BATCHES);
     let (nat_reports, nat) = mpsc::channel(NAT_REPORTS);
     let started = kernel_mode::start(config, me, &options.pins, seed, nat_reports)?;
+    let file = (**config).clone();
     let config = &started.config;
-    let stick_key = stick_key(secret, &config.cluster.name);
+    let (secret, name) = (&ring.first, &config.cluster.name);
+    let stick_key = ring.affinity.unwrap_or_else(|| stick_key(secret, name));
     let proxy = Proxy::start(&kernel_mode::proxied(config), me, events, seed, stick_key)?;
     let rejected = Arc::new(AtomicU64::new(0));
     let (asks, requests) = mpsc::channel(QUEUE);
@@ -296,8 +223,10 @@ async fn start(
         start_control(options, asks.clone(), Arc::clone(&rejected), prober, find)?;
     // Its tasks have senders of their own.
     drop(tell_found);
-    let knock = Knock::new(secret, &config.cluster.name, me.peer());
-    let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>(), knock);
+    let second = ring.second.as_ref().map(|(_, second)| second);
+    let last = second.unwrap_or(secret);
+    let knocks = [secret, last].map(|secret| Knock::new(secret, name, me.peer()));
+    let (heartbeats, datagrams) = Heartbeats::open(&paths(config, me).collect::<Vec<_>>(), knocks);
     let (session_events, session_arrivals) = mpsc::channel(SESSION_EVENTS);
     let hello = Hello {
         protocol: PROTOCOL,
@@ -319,6 +248,8 @@ async fn start(
         },
         session_events,
     );
+    let secrets: Vec<Secret> = [secret].into_iter().chain(second).cloned().collect();
+    session.rekey(&secrets);
 
     if let Err(what) = guard::real_time(PRIORITY) {
         tracing::warn!("{what}");
@@ -331,6 +262,7 @@ async fn start(
         started_unix_ms: clock.started_unix_ms(),
     };
     let mut node = Node::new(Arc::clone(config), identity, secret, seed, clock.now());
+    node.rekey(&secrets);
     let mut fallback = BTreeSet::new();
     if let Some(fell_back) = &started.fallback {
         fallback.clone_from(&fell_back.services);
@@ -343,6 +275,11 @@ async fn start(
     }
     node.handle(Input::Recall(said), clock.now());
     let keeper = Keeper::start(&options.state).map_err(system("start the state's thread"))?;
+    let (tell_wishes, wishes) = mpsc::channel(1);
+    let path = options.config.clone();
+    let fell_back = started.fallback.is_some();
+    let reloader = Reloader::start(path, me, file, fell_back, tell_wishes)
+        .map_err(system("start the thread that reloads"))?;
     relay(&mut node, &started, &kernel, clock.now());
     for text in proxy.notes() {
         let text = text.clone();
@@ -372,6 +309,7 @@ async fn start(
             prober,
             proxy,
             rejected,
+            reloader,
             session,
         },
     )
@@ -385,6 +323,7 @@ async fn start(
         probes,
         requests,
         session: session_arrivals,
+        wishes,
     };
     turn_loop.run(arrivals).await;
     tracing::info!("stopped");

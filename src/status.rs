@@ -125,6 +125,9 @@ pub struct PeerStatus {
     pub last_heard_ms: Option<u64>,
     /// Its configuration has the same meaning; none before the first heartbeat.
     pub same_config: Option<bool>,
+    /// What differs, a line for each section, as far as it is known.
+    #[serde(default)]
+    pub differs: Vec<String>,
     /// Its relay works: it hands to this node what belongs here.
     #[serde(default)]
     pub relays: bool,

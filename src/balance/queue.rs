@@ -31,6 +31,11 @@ impl<T> Queue<T> {
         }
     }
 
+    /// For so many from now on; who waits already goes on waiting.
+    pub const fn resize(&mut self, size: usize) {
+        self.size = size;
+    }
+
     /// Takes the last place; the number is needed to leave. None: the queue is full.
     pub fn enter(&mut self, one: T) -> Option<u64> {
         if self.waiting.len() >= self.size {

@@ -150,6 +150,14 @@ impl StickTable {
         }
     }
 
+    /// All of them: the key, its backend, and the milliseconds since it was used.
+    pub fn entries(&self, now: Duration) -> impl Iterator<Item = (u64, BackendId, u64)> {
+        let now = millis(now);
+        let age = move |used: i64| now.saturating_sub(used).max(0) as u64;
+        let all = self.entries.iter();
+        all.map(move |(key, it)| (*key, it.backend, age(it.used)))
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.entries.len()

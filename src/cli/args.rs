@@ -2,15 +2,19 @@
 
 pub(super) mod affinity;
 mod backend;
+mod flows;
 mod log;
+mod pair;
+mod reload;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 pub(super) use backend::{Add, BackendArgs, BackendCommand, BackendName, Ending, List, Weigh};
 use clap::{Args, Parser, Subcommand};
-use ipnet::IpNet;
+pub(super) use flows::Flows;
 pub(super) use log::{Log, LogFormat};
+pub(super) use pair::{ConfigCommand, KeyCommand};
+pub(super) use reload::Reload;
 
 use self::affinity::Affinity;
 use super::setup_args::{Completions, Doctor, Init, Man};
@@ -146,6 +150,28 @@ Example:
     )]
     Backend(BackendCommand),
 
+    /// Bring this node's configuration to both nodes, while they run.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  tandem config push --dry-run\n  tandem config push"
+    )]
+    Config(ConfigCommand),
+
+    /// Change the cluster key of both nodes, while they run.
+    #[command(subcommand, after_help = "Example:\n  tandem key rotate")]
+    Key(KeyCommand),
+
+    /// Read the configuration again, while the node runs: all of it, or nothing.
+    #[command(after_help = "\
+Connections go on. What needs a restart is said, and then nothing is changed. The
+other node has its own file: reload it there, too, or use `tandem config push`.
+
+Exit codes: 1 something needs a restart, 64 the file has mistakes.
+
+Example:
+  tandem reload --dry-run
+  tandem reload --json | jq '.changes[] | select(.restart)'")]
+    Reload(Reload),
     /// Change what the node writes to its log, until it ends.
     #[command(after_help = "Example:\n  tandem log debug\n  tandem log info")]
     Log(Log),
@@ -323,50 +349,6 @@ pub struct Query {
     /// Which node.
     #[command(flatten)]
     pub control: Control,
-}
-
-/// Arguments of `flows`.
-#[derive(Args, Debug)]
-pub struct Flows {
-    /// Only those of this service.
-    #[arg(long, value_name = "NAME")]
-    pub service: Option<String>,
-
-    /// Only those of the backends with this name.
-    #[arg(long, value_name = "NAME")]
-    pub backend: Option<String>,
-
-    /// Only those whose client is in this network, or has this address.
-    #[arg(long, value_name = "NET", value_parser = network)]
-    pub client: Option<IpNet>,
-
-    /// Only those of this mode.
-    #[arg(long, value_name = "MODE", value_parser = ["kernel", "proxy"])]
-    pub mode: Option<String>,
-
-    /// At most so many. Default: all.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub limit: Option<u32>,
-
-    /// Only how many there are.
-    #[arg(long, conflicts_with = "limit")]
-    pub count: bool,
-
-    /// One JSON document instead of text.
-    #[arg(long)]
-    pub json: bool,
-
-    /// Which node.
-    #[command(flatten)]
-    pub control: Control,
-}
-
-/// An address is a network of one.
-fn network(text: &str) -> Result<IpNet, &'static str> {
-    let one = |address: IpAddr| IpNet::from(address);
-    text.parse()
-        .or_else(|_| text.parse().map(one))
-        .map_err(|_| "write an address or a network, for example 203.0.113.7 or 203.0.113.0/24")
 }
 
 /// Arguments of `failover`.

@@ -48,7 +48,7 @@ fn help_fits_80_columns() {
 
 #[test]
 fn an_address_is_a_network_of_one() {
-    let net = |text: &str| network(text).map(|net| net.to_string());
+    let net = |text: &str| flows::network(text).map(|net| net.to_string());
     assert_eq!(net("203.0.113.7"), Ok("203.0.113.7/32".into()));
     assert_eq!(net("2001:db8::7"), Ok("2001:db8::7/128".into()));
     assert_eq!(net("203.0.113.0/24"), Ok("203.0.113.0/24".into()));

@@ -85,6 +85,8 @@ pub(super) fn unexpected(response: &Response) -> Failure {
     let kind = match response {
         Response::Done { .. } => "done",
         Response::Error { .. } => "error",
+        Response::Pushed { .. } => "pushed",
+        Response::Reloaded { .. } => "reloaded",
         Response::Events { .. } => "events",
         Response::Flows { .. } => "flows",
         Response::Status { .. } => "status",
@@ -101,7 +103,7 @@ pub(super) fn say(message: &str) -> Result<(), Failure> {
     Ok(writeln!(anstream::stdout(), "{message}")?)
 }
 
-fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(super) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
     say(&to_json(value)?)
 }
 

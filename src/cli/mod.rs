@@ -15,7 +15,9 @@ mod failover;
 mod flows;
 mod init;
 mod logging;
+mod pair;
 mod release;
+mod reload;
 pub mod render;
 mod setup_args;
 mod shell;
@@ -114,6 +116,9 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
         Command::Enable(args) => ask::enable(&args),
         Command::Log(args) => ask::log(&args),
         Command::Cleanup(args) => cleanup::cleanup(&args),
+        Command::Config(command) => pair::config(&command),
+        Command::Key(command) => pair::key(&command),
+        Command::Reload(args) => reload::reload(&args),
         Command::Release(args) => release::release(&args),
         Command::Init(args) => init::init(&args),
         Command::Doctor(args) => match doctor::doctor(&args) {

@@ -1,7 +1,10 @@
 //! From the checked file to the configuration.
 
+use std::sync::Arc;
+
 use std::time::Duration;
 
+use super::difference::marks;
 use super::file;
 use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
@@ -35,8 +38,10 @@ pub(super) fn build(file: file::File) -> Result<Config, Reported> {
         vips: all(file.vips, vip)?,
         services: all(file.services, service)?,
         hash: ConfigHash(0),
+        marks: Arc::default(),
     };
     config.hash = fingerprint(&config);
+    config.marks = marks(&config).into();
     Ok(config)
 }
 

@@ -38,6 +38,7 @@ fn write_config(text: &mut String, config: &Config) {
         vips,
         services,
         hash: _,
+        marks: _,
         // Who is told of a node is each host's own affair.
         metrics: _,
         notify: _,

@@ -12,6 +12,7 @@ mod affinity;
 mod balance;
 mod build;
 mod check;
+mod difference;
 mod discover;
 mod error;
 mod file;
@@ -19,6 +20,7 @@ mod hash;
 mod health;
 mod kernel;
 mod limits;
+mod listing;
 mod pattern;
 mod presets;
 mod proxied;
@@ -39,12 +41,14 @@ mod values;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{ConfigHash, NodeId, PathId, Priority, Vip};
 
 pub use affinity::{Affinity, StickBy, StickFallback, StickHow};
 pub use balance::Balance;
+pub use difference::{Change, MAX_MARKS, Mark, differing};
 pub use discover::{Discover, Dns, Family, Origin};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use health::{
@@ -87,6 +91,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// Fingerprint of the meaning of the file (not of its comments or spacing).
     pub hash: ConfigHash,
+    /// The same of each setting, to name what two nodes differ in.
+    pub marks: Arc<[Mark]>,
 }
 
 /// What the pair is, and how its nodes reach and trust each other.

@@ -19,7 +19,7 @@ use super::socket::CLIENTS;
 use super::*;
 use crate::model::FlowId;
 use crate::status::Status;
-use crate::wire::admin::{Change, FlowCursor, FlowQuery, MAX_LINE};
+use crate::wire::admin::{Change, FlowCursor, FlowQuery, MAX_LINE, Pushed, Reloaded};
 use crate::wire::replication::AdminState;
 
 /// Longer than any of these should ever take.
@@ -112,6 +112,18 @@ fn answer(request: &Request) -> Response {
             flows: vec![],
             next: query.after,
         },
+        Request::Reload { dry_run } => Response::Reloaded {
+            reloaded: Reloaded {
+                dry_run: *dry_run,
+                ..Reloaded::default()
+            },
+        },
+        Request::Push { .. } => Response::Pushed {
+            pushed: Pushed::default(),
+        },
+        Request::Rotate => Response::Done {
+            message: "rotated".into(),
+        },
         Request::Log { level } => Response::Done {
             message: level.clone(),
         },
@@ -177,6 +189,7 @@ async fn each_request_comes_back_answered() {
         Request::Status,
         Request::Events,
         Request::Failover,
+        Request::Reload { dry_run: true },
         flows,
         drain,
         add,

@@ -191,11 +191,16 @@ fn without(config: &Config, error: NatError) -> Result<Arc<Config>, Fatal> {
             source: Box::new(error),
         });
     }
+    Ok(Arc::new(all_proxied(config)))
+}
+
+/// The same configuration with every service proxied.
+pub(super) fn all_proxied(config: &Config) -> Config {
     let mut config = config.clone();
     for service in &mut config.services {
         service.kernel = None;
     }
-    Ok(Arc::new(config))
+    config
 }
 
 /// The services that are proxied.

@@ -85,6 +85,19 @@ impl Supervisor {
     }
 }
 
+/// The configuration is read again (sd_notify(3)).
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "no clock for the service manager"),
+    }
+}
+
+/// That is over, however it went.
+pub(super) fn reloaded() {
+    notify(&[NotifyState::Ready]);
+}
+
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "the service manager does not listen");

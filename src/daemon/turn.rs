@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::LogLevel;
 use super::kernel_mode::{self, KernelMode};
 use super::pace::Pace;
+use super::reload::{Fresh, Rekey, Reloader, Wish};
 use super::state::Keeper;
 use super::supervisor::Supervisor;
 use crate::balance::Found;
@@ -65,6 +66,7 @@ pub(super) struct Adapters {
     pub proxy: Proxy,
     /// Bad requests, counted by the control socket.
     pub rejected: Arc<AtomicU64>,
+    pub reloader: Reloader,
     pub session: Session,
 }
 
@@ -78,6 +80,7 @@ pub(super) struct Arrivals {
     pub probes: mpsc::Receiver<ProbeResult>,
     pub requests: mpsc::Receiver<Asked>,
     pub session: mpsc::Receiver<SessionEvent>,
+    pub wishes: mpsc::Receiver<Wish>,
 }
 
 /// What woke the loop.
@@ -88,6 +91,7 @@ enum Woken {
     Reload,
     /// The kernel mode's thread has caught up.
     Room,
+    Wish(Wish),
 }
 
 pub(super) struct TurnLoop {
@@ -148,6 +152,7 @@ impl TurnLoop {
                 woken,
                 Woken::Input(Input::Nat(_) | Input::SessionFrame(_) | Input::SessionSent { .. })
             );
+            let mut stopped = false;
             match woken {
                 Woken::Asked(asked) => self.ask(asked, now),
                 Woken::Deadline => {
@@ -156,13 +161,22 @@ impl TurnLoop {
                     }
                     self.node.handle_timeout(now);
                 }
-                Woken::Input(input) => self.node.handle(input, now),
-                Woken::Room => {}
-                Woken::Reload => {
-                    tracing::warn!("SIGHUP is ignored: restart tandem to load a new configuration");
+                Woken::Input(input) => {
+                    match &input {
+                        Input::SessionUp(_) => self.adapters.reloader.session(true),
+                        Input::SessionClosed { .. } => self.adapters.reloader.session(false),
+                        _ => {}
+                    }
+                    self.node.handle(input, now);
                 }
+                Woken::Room => {}
+                Woken::Wish(Wish::Fresh(fresh)) => stopped |= self.renew(fresh, now),
+                Woken::Wish(Wish::Note(text)) => self.node.handle(Input::Note { text }, now),
+                Woken::Wish(Wish::Parcel(parcel)) => self.node.handle(Input::Parcel(parcel), now),
+                Woken::Wish(Wish::Rekey(rekey)) => self.rekey(rekey),
+                Woken::Reload => self.adapters.reloader.signal(),
             }
-            let mut stopped = self.apply();
+            stopped |= self.apply();
             while let Some(input) = self.echoes.pop_front() {
                 self.node.handle(input, now);
                 stopped |= self.apply();
@@ -225,6 +239,7 @@ impl TurnLoop {
             Some(events) = arrivals.flows.recv() => Woken::Input(Input::Flows(events)),
             Some(result) = arrivals.probes.recv() => Woken::Input(Input::Probe(result)),
             Some(asked) = arrivals.requests.recv() => Woken::Asked(asked),
+            Some(wish) = arrivals.wishes.recv() => Woken::Wish(wish),
             Some(found) = arrivals.found.recv() => Woken::Input(Input::Found(found)),
             _ = self.signals.stop.recv() => Woken::Input(Input::Stop),
             _ = self.signals.interrupt.recv() => Woken::Input(Input::Stop),
@@ -234,18 +249,49 @@ impl TurnLoop {
         }
     }
 
+    /// Another configuration holds from now on. True when the node has stopped.
+    fn renew(&mut self, fresh: Fresh, now: Mono) -> bool {
+        let text = fresh.note;
+        self.adapters.prober.replan(&fresh.plans);
+        self.node.handle(Input::Configure(fresh.config), now);
+        self.node.handle(Input::Note { text }, now);
+        let stopped = self.apply();
+        // Files that checks name may be others although no setting is.
+        self.adapters.prober.configure(self.node.config());
+        // The thread waits for it.
+        let _ = fresh.done.send(());
+        stopped
+    }
+
+    /// Between two heartbeats: what is sealed, let in and opened changes in one turn.
+    fn rekey(&mut self, rekey: Rekey) {
+        self.adapters.heartbeats.rekey(rekey.knocks);
+        self.adapters.session.rekey(&rekey.secrets);
+        self.node.rekey(&rekey.secrets);
+        // The thread waits for it.
+        let _ = rekey.done.send(());
+    }
+
+    fn set_level(&self, level: &str) -> Response {
+        match self.adapters.log.set(level) {
+            Ok(()) => {
+                let message = format!("the log's level is {level} until the node ends");
+                tracing::warn!("{message}");
+                Response::Done { message }
+            }
+            Err(message) => Response::Error { message },
+        }
+    }
+
     fn ask(&mut self, asked: Asked, now: Mono) {
-        if let Request::Log { level } = &asked.request {
-            let response = match self.adapters.log.set(level) {
-                Ok(()) => {
-                    tracing::warn!("the log's level is {level} until the node ends");
-                    let message = format!("the log's level is {level} until the node ends");
-                    Response::Done { message }
-                }
-                Err(message) => Response::Error { message },
-            };
+        let Asked { request, reply } = asked;
+        let reply = match self.adapters.reloader.ask(&request, reply) {
+            Ok(()) => return,
+            Err(reply) => reply,
+        };
+        if let Request::Log { level } = &request {
             // Whoever asked may have gone.
-            let _ = asked.reply.send(response);
+            let _ = reply.send(self.set_level(level));
             return;
         }
         if self.tickets.len() >= MAX_TICKETS {
@@ -254,8 +300,7 @@ impl TurnLoop {
         }
         self.next_ticket += 1;
         let ticket = self.next_ticket;
-        self.tickets.insert(ticket, asked.reply);
-        let request = asked.request;
+        self.tickets.insert(ticket, reply);
         self.node.handle(Input::Admin { ticket, request }, now);
     }
 
@@ -293,6 +338,7 @@ impl TurnLoop {
                         mode.command(command);
                     }
                 }
+                Output::Parcel(parcel) => adapters.reloader.hear(parcel),
                 Output::Probe(request) => adapters.prober.probe(request),
                 Output::ResetBackend { backend } => adapters.proxy.reset_backend(backend),
                 Output::PublishRoutes { eligible, weights } => {

@@ -242,6 +242,11 @@ impl Election {
         self.false_alarms
     }
 
+    /// Heartbeats tell this configuration from now on.
+    pub const fn tell_config(&mut self, hash: crate::model::ConfigHash) {
+        self.config_hash = hash;
+    }
+
     /// Whether a handover has been offered and not yet taken.
     pub const fn handing_over(&self) -> bool {
         self.offer.is_some()

@@ -61,7 +61,8 @@ impl HealthBook {
     }
 
     /// The configuration is another one. A backend that is checked as before, at the same place, keeps
-    /// its verdict, whatever its weight is now; any other one begins as its check's `start` says. Those
+    /// its verdict, whatever its weight is now; so does one that is checked otherwise, until it has been.
+    /// Any other one begins as its check's `start` says. Those
     /// that `leave` have no verdict any more: they are not up.
     pub fn reconfigure(
         &mut self,
@@ -80,7 +81,13 @@ impl HealthBook {
         for (id, (service, backend)) in wanted {
             let known = former.get(&id).filter(|_| self.entries.contains_key(&id));
             if !known.is_some_and(|known| checked_alike(*known, (service, backend))) {
+                let same = known.filter(|(_, it)| it.address == backend.address);
+                let old = same.and_then(|(was, _)| Some((*was, self.entries.get(&id)?.clone())));
                 self.begin(service, backend, now);
+                if let (Some((was, old)), Some(entry)) = (old, self.entries.get_mut(&id)) {
+                    entry.succeed(&old, was.agent == service.agent);
+                    self.settle(id, now);
+                }
             } else if let Some(entry) = self.entries.get_mut(&id) {
                 entry.weigh(backend.weight.0);
             }

@@ -1,5 +1,6 @@
 //! What is known of one backend, and what evidence does to it.
 
+mod succeed;
 use std::fmt::Write as _;
 use std::time::Duration;
 

@@ -24,8 +24,9 @@ const AT_KNOCK: u32 = AT_MAGIC + 4;
 const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
 
 /// Classic BPF (socket(7), `SO_ATTACH_FILTER`; Linux's networking/filter.rst). A datagram that is
-/// too short for a load is dropped.
-pub(super) fn filter(knock: Knock) -> [SockFilter; 10] {
+/// too short for a load is dropped. There are two knocks while a key takes another's place; else they
+/// are the same one.
+pub(super) fn filter(knocks: [Knock; 2]) -> [SockFilter; 14] {
     let load = |at| {
         SockFilter::new(
             (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16,
@@ -39,14 +40,22 @@ pub(super) fn filter(knock: Knock) -> [SockFilter; 10] {
         SockFilter::new((libc::BPF_JMP | test | libc::BPF_K) as u16, so, not, value)
     };
     let accept = |bytes| SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, bytes);
-    let [a, b, c, d, e, f, g, h] = knock.0;
+    let words = |knock: Knock| {
+        let [a, b, c, d, e, f, g, h] = knock.0;
+        [[a, b, c, d], [e, f, g, h]].map(u32::from_be_bytes)
+    };
+    let [first, second] = knocks.map(words);
     [
         load(AT_MAGIC),
-        jump(libc::BPF_JEQ, 0, 7, u32::from_be_bytes(MAGIC)),
+        jump(libc::BPF_JEQ, 0, 11, u32::from_be_bytes(MAGIC)),
         load(AT_KNOCK),
-        jump(libc::BPF_JEQ, 0, 2, u32::from_be_bytes([a, b, c, d])),
+        jump(libc::BPF_JEQ, 0, 2, first[0]),
         load(AT_KNOCK + 4),
-        jump(libc::BPF_JEQ, 2, 0, u32::from_be_bytes([e, f, g, h])),
+        jump(libc::BPF_JEQ, 6, 0, first[1]),
+        load(AT_KNOCK),
+        jump(libc::BPF_JEQ, 0, 2, second[0]),
+        load(AT_KNOCK + 4),
+        jump(libc::BPF_JEQ, 2, 0, second[1]),
         load(RANDOM),
         jump(libc::BPF_JSET, 1, 0, STRANGERS - 1),
         accept(u32::MAX),

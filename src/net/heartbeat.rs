@@ -19,7 +19,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -78,25 +78,28 @@ pub struct Heartbeats {
     overflows: Arc<AtomicU64>,
     /// Ends the receivers when dropped.
     _receivers: JoinSet<()>,
+    knocks: Arc<Mutex<[Knock; 2]>>,
 }
 
 impl Heartbeats {
-    /// Opens a socket for each `(path, local, remote)`, for heartbeats that begin with `knock`.
+    /// Opens a socket for each `(path, local, remote)`, for heartbeats that begin with one of
+    /// `knocks`.
     ///
     /// An address that is not there yet (at boot) is tried again every second in the background;
     /// the log says so once. Must be called within a tokio runtime.
     pub fn open(
         paths: &[(PathId, SocketAddr, SocketAddr)],
-        knock: Knock,
+        knocks: [Knock; 2],
     ) -> (Self, mpsc::Receiver<Arrival>) {
         let (arrivals, receiver) = mpsc::channel(ARRIVALS);
         let overflows = Arc::new(AtomicU64::new(0));
+        let shared = Arc::new(Mutex::new(knocks));
         let mut sockets = BTreeMap::new();
         let mut receivers = JoinSet::new();
         for &(path, local, remote) in paths {
             let slot = Arc::new(OnceLock::new());
             // The first attempt happens here, so that a heartbeat can go out at once.
-            let first = connected(local, remote, knock);
+            let first = connected(local, remote, knocks);
             if let Err(error) = &first {
                 tracing::warn!(%local, %remote, %error, "heartbeat path cannot open yet; retrying");
             }
@@ -109,7 +112,7 @@ impl Heartbeats {
                 path,
                 local,
                 remote,
-                knock,
+                knocks: Arc::clone(&shared),
                 arrivals: arrivals.clone(),
                 overflows: Arc::clone(&overflows),
             };
@@ -119,8 +122,18 @@ impl Heartbeats {
             sockets,
             overflows,
             _receivers: receivers,
+            knocks: shared,
         };
         (heartbeats, receiver)
+    }
+
+    /// Heartbeats begin with one of these from now on. None is lost that begins as before and now.
+    pub fn rekey(&self, knocks: [Knock; 2]) {
+        *lock(&self.knocks) = knocks;
+        for socket in self.sockets.values().filter_map(|slot| slot.get()) {
+            // As at the start: without a filter it goes, too.
+            let _ = SockRef::from(socket).attach_filter(&door::filter(knocks));
+        }
     }
 
     /// Sends a datagram, now or not at all.
@@ -168,7 +181,7 @@ struct Link {
     path: PathId,
     local: SocketAddr,
     remote: SocketAddr,
-    knock: Knock,
+    knocks: Arc<Mutex<[Knock; 2]>>,
     arrivals: mpsc::Sender<Arrival>,
     overflows: Arc<AtomicU64>,
 }
@@ -209,7 +222,9 @@ impl Link {
                 return socket;
             }
             tokio::time::sleep(REOPEN).await;
-            if let Ok(socket) = connected(self.local, self.remote, self.knock) {
+            // Held, so that no other knocks come between.
+            let knocks = lock(&self.knocks);
+            if let Ok(socket) = connected(self.local, self.remote, *knocks) {
                 tracing::info!(local = %self.local, remote = %self.remote, "heartbeat path is open");
                 // Only this task sets it.
                 let _ = slot.set(socket);
@@ -218,7 +233,11 @@ impl Link {
     }
 }
 
-fn connected(local: SocketAddr, remote: SocketAddr, knock: Knock) -> io::Result<UdpSocket> {
+fn lock(knocks: &Mutex<[Knock; 2]>) -> MutexGuard<'_, [Knock; 2]> {
+    knocks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn connected(local: SocketAddr, remote: SocketAddr, knocks: [Knock; 2]) -> io::Result<UdpSocket> {
     // socket2 opens with close-on-exec.
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
@@ -230,7 +249,7 @@ fn connected(local: SocketAddr, remote: SocketAddr, knock: Knock) -> io::Result<
     };
     let _ = socket.set_priority(QUEUE_PRIORITY);
     // Without it, garbage costs a system call and a turn each, no more.
-    let _ = socket.attach_filter(&door::filter(knock));
+    let _ = socket.attach_filter(&door::filter(knocks));
     socket.bind(&local.into())?;
     socket.connect(&remote.into())?;
     let high = move_high(OwnedFd::from(socket), CloseOrder::First);

@@ -4,7 +4,7 @@ use super::*;
 
 const PATH: PathId = PathId(3);
 /// What the peer's heartbeats begin with, after the magic.
-const US: Knock = Knock(*b"it is us");
+const US: [Knock; 2] = [Knock(*b"it is us"); 2];
 
 /// Heartbeats on 127.0.0.1 towards a plain socket on 127.0.0.2 that is connected back.
 fn pair() -> (Heartbeats, mpsc::Receiver<Arrival>, StdUdpSocket) {
@@ -121,6 +121,35 @@ async fn few_of_those_with_another_knock_come_in_and_everyone_with_the_right_one
         beats.unread(),
         sent - u64::from(strangers.iter().sum::<u32>())
     );
+}
+
+#[tokio::test]
+async fn another_knock_is_let_in_from_the_moment_that_it_is_said() {
+    let (beats, mut arrivals, peer) = pair();
+    let heartbeat = |knock: &[u8; 8], n: u8| [b"TDM2", &knock[..], &[n]].concat();
+    let (old, new) = (b"it is us", b"it is we");
+    let steps = [
+        ([*old, *new], old),
+        ([*new, *old], old),
+        ([*new, *old], new),
+        ([*new; 2], new),
+    ];
+    for (n, (knocks, knock)) in (0..).zip(steps) {
+        beats.rekey(knocks.map(Knock));
+        for _ in 0..100 {
+            peer.send(&heartbeat(knock, n)).unwrap();
+            let Arrival::Datagram { bytes, .. } = next(&mut arrivals).await else {
+                panic!("a datagram");
+            };
+            assert_eq!(bytes, heartbeat(knock, n));
+        }
+    }
+    assert_eq!(beats.unread(), 0);
+    // What is not let in any more is a stranger's.
+    for _ in 0..320 {
+        peer.send(&heartbeat(old, 9)).unwrap();
+    }
+    assert!(beats.unread() > 200);
 }
 
 #[tokio::test]

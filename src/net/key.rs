@@ -1,7 +1,10 @@
-//! The key file: one line of 64 hexadecimal digits that both nodes share.
+//! The key file: a line of 64 hexadecimal digits that both nodes share; more lines while it is being
+//! replaced, and after (`keyring`).
 //!
 //! Owns: who may own the file, who may read it, what it looks like. Never: leaves a copy of the
 //! key in memory that is not wiped.
+
+mod keyring;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,11 +12,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
-use super::clock::entropy;
 use crate::config::{ConfigError, Place};
-use crate::model::Secret;
+
+pub use keyring::{Keyring, Turn, fresh};
 
 /// Longest key file, in bytes.
 pub const MAX_FILE: usize = 4 * 1024;
@@ -52,8 +55,8 @@ pub enum KeyFault {
     /// It is longer than [`MAX_FILE`].
     #[error("is longer than {MAX_FILE} bytes")]
     TooLong,
-    /// It does not hold one key.
-    #[error("does not hold exactly one line of {DIGITS} hexadecimal digits")]
+    /// It does not hold a key, or something else besides.
+    #[error("does not hold a line of {DIGITS} hexadecimal digits, and what may follow it")]
     Content,
     /// A new key would replace one that may be in use.
     #[error("exists already")]
@@ -96,13 +99,13 @@ impl KeyError {
     }
 }
 
-/// Reads the cluster key.
+/// Reads the cluster's keys.
 ///
 /// # Errors
 ///
 /// The file is not there, is no regular file, does not belong to root or to the effective user,
 /// gives others any access, or does not hold a key.
-pub fn load(path: &Path) -> Result<Secret, KeyError> {
+pub fn load(path: &Path) -> Result<Keyring, KeyError> {
     read(path).map_err(|fault| error(path, fault))
 }
 
@@ -122,7 +125,7 @@ fn error(path: &Path, fault: KeyFault) -> KeyError {
     }
 }
 
-fn read(path: &Path) -> Result<Secret, KeyFault> {
+fn read(path: &Path) -> Result<Keyring, KeyFault> {
     // Without O_NONBLOCK, opening a pipe waits for somebody to write to it (open(2)).
     let mut file = OpenOptions::new()
         .read(true)
@@ -151,7 +154,7 @@ fn read(path: &Path) -> Result<Secret, KeyFault> {
         }
     }
     match buffer.get(..length) {
-        Some(content) if length <= MAX_FILE => parse(content).ok_or(KeyFault::Content),
+        Some(content) if length <= MAX_FILE => Keyring::parse(content).ok_or(KeyFault::Content),
         _ => Err(KeyFault::TooLong),
     }
 }
@@ -164,26 +167,6 @@ fn trusted(owner: u32) -> bool {
     owner == 0
         || owner == me.as_raw()
         || (me.is_root() && daemon().is_some_and(|user| user.uid.as_raw() == owner))
-}
-
-/// The key of the only line that is neither empty nor a comment.
-fn parse(content: &[u8]) -> Option<Secret> {
-    let mut lines = content
-        .split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .filter(|line| !line.is_empty() && !line.starts_with(b"#"));
-    let (line, None) = (lines.next()?, lines.next()) else {
-        return None;
-    };
-    if line.len() != DIGITS {
-        return None;
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let mut secret = Secret([0; DIGITS / 2]);
-    for (byte, pair) in secret.0.iter_mut().zip(line.chunks_exact(2)) {
-        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-    }
-    Some(secret)
 }
 
 fn write(path: &Path) -> Result<(), KeyFault> {
@@ -205,19 +188,14 @@ fn write(path: &Path) -> Result<(), KeyFault> {
 
 /// Writes a new key, so that it is still there after a loss of power.
 fn fill(file: &mut File, path: &Path) -> io::Result<()> {
-    let mut secret: [u8; DIGITS / 2] = entropy();
-    let mut digits = Zeroizing::new([0; DIGITS + 1]);
-    let (pairs, _) = digits.as_chunks_mut();
-    for ([high, low], byte) in pairs.iter_mut().zip(secret) {
-        *high = b"0123456789abcdef"[usize::from(byte >> 4)];
-        *low = b"0123456789abcdef"[usize::from(byte & 15)];
-    }
-    secret.zeroize();
-    digits[DIGITS] = b'\n';
+    let ring = Keyring {
+        first: fresh(),
+        second: None,
+        affinity: None,
+    };
     // The umask may have taken bits away.
     file.set_permissions(fs::Permissions::from_mode(MODE))?;
-    file.write_all(b"# Tandem's cluster key: the same on both nodes, secret to everyone else.\n")?;
-    file.write_all(&*digits)?;
+    file.write_all(ring.text().as_bytes())?;
     file.sync_all()?;
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -249,8 +227,8 @@ mod tests {
         generate(&other).unwrap();
         assert_eq!(fs::metadata(&one).unwrap().mode() & 0o7777, 0o600);
         let (one, other) = (load(&one).unwrap(), load(&other).unwrap());
-        assert_ne!(one.0, other.0);
-        assert_ne!(one.0, [0; 32]);
+        assert_ne!(one.first.0, other.first.0);
+        assert_ne!(one.first.0, [0; 32]);
     }
 
     #[test]
@@ -276,7 +254,8 @@ mod tests {
         ];
         for content in good {
             let directory = directory();
-            let secret = load(&file(&directory, &content, 0o400)).expect(&content);
+            let ring = load(&file(&directory, &content, 0o400)).expect(&content);
+            let secret = ring.first.clone();
             assert_eq!(secret.0[..3], [0x01, 0x23, 0x45]);
             assert_eq!(secret.0[8..11], [0xab, 0xcd, 0xef]);
             assert_eq!(secret.0[31], 0xff);

@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -113,6 +114,9 @@ pub enum SessionEvent {
 #[derive(Debug)]
 pub struct Session {
     shared: Arc<Shared>,
+    cluster: String,
+    hello: Hello,
+    keys: AllKeys,
     /// Ends the tasks when dropped.
     _tasks: JoinSet<()>,
 }
@@ -125,11 +129,26 @@ impl Session {
     pub fn start(settings: Settings, events: mpsc::Sender<SessionEvent>) -> Self {
         let shared = Arc::<Shared>::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(keep(settings, Arc::clone(&shared), events));
+        let (cluster, hello) = (settings.cluster.clone(), settings.hello.clone());
+        let keys = Keys::new(&settings.secret, &cluster, hello.clone());
+        let keys = Arc::new(ArcSwap::from_pointee(vec![keys]));
+        let source = Source::new(settings, Arc::clone(&keys), &shared);
+        tasks.spawn(keep(source, Arc::clone(&shared), events));
         Self {
             shared,
+            cluster,
+            hello,
+            keys,
             _tasks: tasks,
         }
+    }
+
+    /// Handshakes from now on are made with the first of these keys, and taken with any. The session
+    /// that stands goes on: its keys are its own.
+    pub fn rekey(&self, secrets: &[Secret]) {
+        let keys = |secret| Keys::new(secret, &self.cluster, self.hello.clone());
+        self.keys
+            .store(Arc::new(secrets.iter().map(keys).collect()));
     }
 
     /// Puts a frame in the session's queue. Never waits; false: there is no session, or
@@ -168,6 +187,9 @@ impl Session {
         (read(&load.sent), read(&load.received))
     }
 }
+
+/// The first one is dialled with. There are two while a key takes another's place.
+type AllKeys = Arc<ArcSwap<Vec<Keys>>>;
 
 /// Between the handle and the tasks.
 #[derive(Debug, Default)]
@@ -288,8 +310,7 @@ enum Source {
 }
 
 impl Source {
-    fn new(settings: Settings, shared: &Arc<Shared>) -> Self {
-        let keys = Keys::new(&settings.secret, &settings.cluster, settings.hello);
+    fn new(settings: Settings, keys: AllKeys, shared: &Arc<Shared>) -> Self {
         match settings.me {
             NodeId::First => Self::Dial(Dialler::new(settings.paths, keys, Arc::clone(shared))),
             NodeId::Second => {
@@ -315,8 +336,7 @@ impl Source {
     }
 }
 
-async fn keep(settings: Settings, shared: Arc<Shared>, events: mpsc::Sender<SessionEvent>) {
-    let mut source = Source::new(settings, &shared);
+async fn keep(mut source: Source, shared: Arc<Shared>, events: mpsc::Sender<SessionEvent>) {
     let mut newer = None;
     loop {
         let mut session = match newer.take() {

@@ -48,6 +48,10 @@ impl Node {
                 };
                 self.change(&service, &backend, change, now).map(done)
             }
+            // It has no file.
+            Request::Push { .. } | Request::Reload { .. } | Request::Rotate => {
+                Err("this node cannot read a file".into())
+            }
             Request::Roster {
                 service,
                 backend,

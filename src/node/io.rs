@@ -14,6 +14,7 @@ use crate::model::{BackendId, Epoch, PathId};
 use crate::status::Event;
 use crate::vip::kernel::{KernelCommand, KernelReport};
 use crate::wire::admin::{Request, Response};
+use crate::wire::parcel::Parcel;
 use crate::wire::replication::{Frame, Hello, Item};
 
 /// Something happened.
@@ -26,8 +27,7 @@ pub enum Input {
         /// What.
         request: Request,
     },
-    /// The file's configuration is another one. Services, and all but their backends, must be as they
-    /// were.
+    /// The file's configuration is another one, in nothing that needs a restart (`Config::difference`).
     #[serde(skip)]
     Configure(Arc<Config>),
     /// A datagram came on the heartbeat port, from the peer's address. Still sealed.
@@ -51,6 +51,8 @@ pub enum Input {
         /// One sentence.
         text: String,
     },
+    /// For the peer's daemon, by the session; where there is none, or no room, it is dropped.
+    Parcel(Parcel),
     /// The peer's kernel says that nobody listens on its heartbeat port (ICMP port unreachable,
     /// `ECONNREFUSED` on the connected socket). Not authenticated.
     PortClosed {
@@ -94,8 +96,7 @@ pub enum Output {
         /// Why, for the log.
         reason: String,
     },
-    /// The backends are those of this configuration; services and settings are as before. Routes for
-    /// them are published in the same turn.
+    /// This configuration holds. Routes for its backends are published in the same turn.
     #[serde(skip)]
     Configure(Arc<Config>),
     /// Send a datagram. When the socket is full it is dropped and counted.
@@ -118,6 +119,8 @@ pub enum Output {
     Kernel(KernelCommand),
     /// To the kernel mode's data path. `Lead` and `Yield` are also what grants and takes its lease.
     Nat(NatCommand),
+    /// From the peer's daemon.
+    Parcel(Parcel),
     /// Probe a backend.
     Probe(ProbeRequest),
     /// Let new connections go to these backends only. Latest wins.

@@ -12,6 +12,7 @@
 
 mod admin;
 mod backends;
+mod compare;
 mod drain;
 mod flows;
 pub mod io;
@@ -42,6 +43,7 @@ use crate::vip::kernel::KernelReport;
 use crate::vip::{Notice, VipKeeper};
 use crate::wire::replication::{Frame, HandoverCause, Item, Position};
 
+use compare::CompareBook;
 use drain::DrainBook;
 use io::{Input, Output};
 use journal::Journal;
@@ -122,6 +124,7 @@ pub struct Node {
     links: Links,
     relay: RelayBook,
     roster: RosterBook,
+    compare: CompareBook,
     sticks: StickBook,
     /// A handover that is to be offered once the log is written to the stream.
     handover: Option<HandoverCause>,
@@ -162,6 +165,7 @@ impl Node {
             links: Links::default(),
             relay: RelayBook::default(),
             roster: RosterBook::new(&config),
+            compare: CompareBook::default(),
             sticks: StickBook::default(),
             handover: None,
             decided_at: None,
@@ -194,6 +198,7 @@ impl Node {
             Input::Kernel(report) => self.handle_kernel(&report, now),
             Input::Nat(report) => self.handle_nat(report, now),
             Input::Note { text } => self.note(text, now),
+            Input::Parcel(parcel) => self.pass_on(parcel),
             Input::PortClosed { .. } => {
                 self.relay.refused(now);
                 self.election.port_closed(now);
@@ -328,6 +333,7 @@ impl Node {
             self.run_nat(now);
             self.run_sticks(now);
             self.run_roster(now);
+            self.run_compare();
             self.run_relay(now);
             self.publish();
             if !moved {

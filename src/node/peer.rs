@@ -9,6 +9,7 @@ use crate::model::{PathId, Secret};
 use crate::time::Mono;
 use crate::wire::codec;
 use crate::wire::heartbeat::Heartbeat;
+use crate::wire::parcel::Parcel;
 use crate::wire::replication::{Frame, Hello, PROTOCOL};
 use crate::wire::seal::{OpenError, Opened, Opener, Sealer};
 
@@ -44,12 +45,28 @@ impl PeerLink {
         (!datagram.is_empty()).then_some(datagram)
     }
 
+    /// Seals with the first of these keys, and opens with any.
+    pub(super) fn rekey(&mut self, secrets: &[Secret]) {
+        if let Some(first) = secrets.first() {
+            self.sealer.rekey(first);
+            self.opener.rekey(secrets);
+        }
+    }
+
     pub(super) const fn session(&self) -> Option<&Hello> {
         self.session.as_ref()
     }
 
     pub(super) const fn may_send(&self) -> bool {
         self.session.is_some() && self.room > 0
+    }
+
+    /// Frames that the session takes now.
+    pub(super) const fn room(&self) -> u32 {
+        match self.session {
+            Some(_) => self.room,
+            None => 0,
+        }
     }
 
     pub(super) const fn sent_frame(&mut self) {
@@ -62,6 +79,18 @@ impl PeerLink {
 }
 
 impl Node {
+    /// The cluster key is the first of these from now on, and the peer's may be any. Not an input: keys
+    /// are in no account of a run.
+    pub fn rekey(&mut self, secrets: &[Secret]) {
+        self.link.rekey(secrets);
+    }
+
+    pub(super) fn pass_on(&mut self, parcel: Parcel) {
+        if self.link.may_send() {
+            self.send_frame(Frame::Parcel(parcel));
+        }
+    }
+
     pub(super) fn handle_datagram(&mut self, path: PathId, bytes: &[u8], now: Mono) {
         let opened = match self.link.opener.open(bytes) {
             Ok(opened) => opened,
@@ -125,13 +154,17 @@ impl Node {
             return;
         }
         self.counters.sessions += 1;
-        if hello.config_hash != self.config.hash {
+        // Its heartbeats know of reloads, its `Hello` does not.
+        let theirs = self.election.peer().map(|peer| peer.config_hash);
+        let theirs = theirs.unwrap_or(hello.config_hash);
+        if theirs != self.config.hash {
             let text = format!(
-                "the peer runs another configuration ({}, ours is {}): copy the file",
-                hello.config_hash, self.config.hash
+                "the peer runs another configuration ({theirs}, ours is {}): copy the file",
+                self.config.hash
             );
             self.note(text, now);
         }
+        self.compare.begin();
         self.link.session = Some(hello);
         self.link.room = SESSION_QUEUE;
         self.detach();
@@ -176,6 +209,18 @@ impl Node {
         }
         let verdict = match (&mut self.replication, frame) {
             (_, Frame::Hello(_)) => Err("a second Hello".to_owned()),
+            (
+                _,
+                Frame::Marks {
+                    config,
+                    marks,
+                    last,
+                },
+            ) => self.hear_marks(config, marks, last),
+            (_, Frame::Parcel(parcel)) => {
+                self.outputs.push_back(Output::Parcel(parcel));
+                Ok(())
+            }
             (Replication::Source(source), Frame::Ack(position)) => source
                 .handle_ack(position, now)
                 .map_err(|fault| fault.to_string()),

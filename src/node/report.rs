@@ -86,6 +86,7 @@ fn peer(node: &Node, now: Mono) -> PeerStatus {
         hears_us: node.election.hears_each_other(now),
         last_heard_ms: Some(now.since(peer.last_heard).as_millis() as u64),
         same_config: Some(peer.config_hash == node.config.hash),
+        differs: node.differs(),
         relays: peer.relays,
         drain: node.relay.status(node.config.proxy.drain_timeout, now),
     }

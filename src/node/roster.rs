@@ -57,6 +57,8 @@ pub(super) struct RosterBook {
 #[derive(Clone, Debug)]
 pub(super) struct Leaving {
     backend: Backend,
+    /// The name of its pool, which the next configuration may have elsewhere, or not at all.
+    pool: String,
     service: ServiceId,
     since: Mono,
     origin: Origin,
@@ -139,10 +141,12 @@ impl RosterBook {
 }
 
 impl Node {
-    /// The file is another one. Its services, and all but their backends, must be as they were.
+    /// The file is another one: only in what can change while a node runs (`Config::difference`).
     pub(super) fn configure(&mut self, file: Arc<Config>, now: Mono) {
+        self.election.tell_config(file.hash);
         self.roster.file = file;
         self.reconfigure(now);
+        self.compare();
     }
 
     /// A source found this.
@@ -255,6 +259,7 @@ impl Node {
                     let origin = book.origin(id).clone();
                     let leaving = Leaving {
                         backend: backend.clone(),
+                        pool: service.pool_name(backend.pool).to_owned(),
                         service: service.id,
                         since: now,
                         origin,
@@ -271,7 +276,13 @@ impl Node {
         }
         for service in &mut config.services {
             let here = book.leaving.values().filter(|it| it.service == service.id);
-            service.backends.extend(here.map(|it| it.backend.clone()));
+            let pools = &service.proxied.pools;
+            let backends = here.map(|it| Backend {
+                pool: (pools.iter().position(|pool| pool.name == it.pool)).map(|at| at as u16),
+                ..it.backend.clone()
+            });
+            let backends: Vec<_> = backends.collect();
+            service.backends.extend(backends);
         }
         book.origins = origins;
         let fresh: Vec<String> = trouble.difference(&book.trouble).cloned().collect();

@@ -76,6 +76,11 @@ impl Prober {
         }
     }
 
+    /// Pools are checked as these plans have it, once backends are told. Never blocks.
+    pub fn replan(&self, plans: &Plans) {
+        self.plans.adopt(plans);
+    }
+
     /// The backends are these from now on; how their pools are checked stays. Never blocks.
     pub fn configure(&self, config: &Config) {
         self.plans.assign(config);

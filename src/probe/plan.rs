@@ -46,13 +46,16 @@ pub(super) enum Kind {
     Tls(TlsPlan),
 }
 
+/// Of each service, its own and its pools.
+type Pools = BTreeMap<(ServiceId, Option<u16>), Arc<Plan>>;
+
 /// How the backends of a configuration are checked; those of one pool alike. Clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct Plans(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    pools: BTreeMap<(ServiceId, Option<u16>), Arc<Plan>>,
+    pools: ArcSwap<Pools>,
     cases: ArcSwap<BTreeMap<BackendId, Arc<Case>>>,
 }
 
@@ -92,19 +95,25 @@ impl Plans {
             }
         }
         let plans = Self(Arc::new(Shared {
-            pools,
+            pools: ArcSwap::from_pointee(pools),
             cases: ArcSwap::default(),
         }));
         plans.assign(config);
         Ok(plans)
     }
 
+    /// Pools are checked as these plans have it, once backends are assigned. Reads no files.
+    pub fn adopt(&self, other: &Self) {
+        self.0.pools.store(other.0.pools.load_full());
+    }
+
     /// The backends are these from now on; how their pools are checked stays. Reads no files.
     pub fn assign(&self, config: &Config) {
+        let pools = self.0.pools.load();
         let mut cases = BTreeMap::new();
         for service in &config.services {
             for backend in &service.backends {
-                let Some(plan) = self.0.pools.get(&(service.id, backend.pool)) else {
+                let Some(plan) = pools.get(&(service.id, backend.pool)) else {
                     continue;
                 };
                 let health = service.health_of(backend);

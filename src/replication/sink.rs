@@ -119,6 +119,8 @@ impl Sink {
             Frame::Hello(_) => Err(PeerFault::Unexpected("Hello")),
             Frame::HandoverRequest(_) => Err(PeerFault::Unexpected("HandoverRequest")),
             Frame::Inherited(_) => Err(PeerFault::Unexpected("Inherited")),
+            Frame::Marks { .. } => Err(PeerFault::Unexpected("Marks")),
+            Frame::Parcel(_) => Err(PeerFault::Unexpected("Parcel")),
             Frame::Said(_) => Err(PeerFault::Unexpected("Said")),
             Frame::Handover { .. } => Err(PeerFault::Unexpected("Handover")),
         };

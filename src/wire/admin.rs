@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::config;
 use crate::model::FlowId;
 use crate::status::{Event, Mode, Status};
 use crate::wire::replication::{AdminState, NatKey};
@@ -47,6 +48,18 @@ pub enum Request {
         /// What shall hold.
         state: AdminState,
     },
+    /// Give the configuration's file to the peer, and go by it on both nodes. Answer: `Pushed`.
+    Push {
+        /// Change nothing; tell only whether both could.
+        dry_run: bool,
+    },
+    /// Read the configuration's file again. Answer: `Reloaded`.
+    Reload {
+        /// Change nothing; tell only what would be different.
+        dry_run: bool,
+    },
+    /// Another cluster key, on both nodes. Answer: `Done`.
+    Rotate,
     /// Change who is behind a service, at run time; on the master. Answer: `Done`.
     Roster {
         /// Name of the service.
@@ -130,6 +143,16 @@ pub enum Response {
         /// Where to go on; none: that was all.
         next: Option<FlowCursor>,
     },
+    /// What became of a push.
+    Pushed {
+        /// All of it.
+        pushed: Pushed,
+    },
+    /// What became of a reload.
+    Reloaded {
+        /// All of it.
+        reloaded: Reloaded,
+    },
     /// A page of remembered clients.
     Sticks {
         /// How many matched since the cursor of the question.
@@ -144,6 +167,36 @@ pub enum Response {
         /// All of it.
         status: Box<Status>,
     },
+}
+
+/// What became of a push: both nodes go by the file, or none.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Pushed {
+    /// On this node.
+    pub here: Reloaded,
+    /// The peer has it.
+    pub taken: bool,
+    /// Why the peer could not take it.
+    pub fault: Option<String>,
+}
+
+/// What became of a reload: all of it is done, or nothing.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reloaded {
+    /// The file holds now.
+    pub applied: bool,
+    /// It was only asked for.
+    pub dry_run: bool,
+    /// Some change needs a restart, so nothing was changed.
+    pub refused: bool,
+    /// Why the file cannot be used, with places in it; none: it can.
+    pub mistakes: Option<String>,
+    /// What is different in the file, or was; those that need a restart first.
+    pub changes: Vec<config::Change>,
+    /// Changes that are not in the list, since it is long.
+    pub more: u64,
+    /// Fingerprint of the configuration that holds.
+    pub hash: String,
 }
 
 /// Which connections; what is left out does not matter.

@@ -4,10 +4,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Mark;
 use crate::model::{
     BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, PathId, Priority, Role, ServiceId,
 };
 use crate::wire::heartbeat::Echo;
+use crate::wire::parcel::Parcel;
 use crate::wire::replication::{
     AdminState, FlowRecord, HandoverCause, HealthRecord, Hello, Item, MAX_BATCH, NatKey, NatRecord,
     Position, StickKey, StickRecord,
@@ -86,24 +88,24 @@ fn golden() -> Vec<(Frame, &'static str)> {
                 incarnation: Incarnation(0xabcd),
                 config_hash: ConfigHash(5),
             }),
-            "050002000101fbcdab05",
+            "060002000101fbcdab05",
         ),
-        (Frame::Ack(position), "0500020107fbfb00"),
+        (Frame::Ack(position), "0600020107fbfb00"),
         (
             Frame::HandoverRequest(HandoverCause::Operator),
-            "0500020200",
+            "0600020200",
         ),
         (
             Frame::Handover {
                 epoch: Epoch(8),
                 cause: HandoverCause::Stop,
             },
-            "050002030802",
+            "060002030802",
         ),
-        (Frame::ResyncRequest, "05000204"),
+        (Frame::ResyncRequest, "06000204"),
         (
             Frame::SnapshotBegin { position, items: 2 },
-            "0500020507fbfb0002",
+            "0600020507fbfb0002",
         ),
         (
             Frame::SnapshotChunk(vec![
@@ -152,9 +154,9 @@ fn golden() -> Vec<(Frame, &'static str)> {
                 },
                 Item::Unstick { key: stick_key() },
             ]),
-            "050002060800020301620902010001090a0b02090500c0000207fb409c00c000026450030400c0000264fb204e00c6336415fb901f0500060600c0000207fb409c00c00002645007080700c0000207fb409c00c0000264500801fd887766554433221102fb2c010901fd8877665544332211",
+            "060002060800020301620902010001090a0b02090500c0000207fb409c00c000026450030400c0000264fb204e00c6336415fb901f0500060600c0000207fb409c00c00002645007080700c0000207fb409c00c0000264500801fd887766554433221102fb2c010901fd8877665544332211",
         ),
-        (Frame::SnapshotEnd, "05000207"),
+        (Frame::SnapshotEnd, "06000207"),
         (
             Frame::Said(vec![Item::Said {
                 backend: BackendId(2),
@@ -171,11 +173,31 @@ fn golden() -> Vec<(Frame, &'static str)> {
                     })),
                 },
             }]),
-            "0500020a010002030163fb2c01000101017000c0000207fb409c050001",
+            "0600020a010002030163fb2c01000101017000c0000207fb409c050001",
+        ),
+        (
+            Frame::Marks {
+                config: ConfigHash(7),
+                marks: vec![Mark {
+                    section: "a".into(),
+                    key: "b".into(),
+                    hash: 8,
+                }],
+                last: true,
+            },
+            "0600020b0701016101620801",
+        ),
+        (
+            Frame::Parcel(Parcel::Piece {
+                job: 7,
+                bytes: vec![1, 2],
+                last: true,
+            }),
+            "0600020c000702010201",
         ),
         (
             Frame::Inherited(vec![Item::NatClose { key: nat_key() }]),
-            "05000209010700c0000207fb409c00c000026450",
+            "06000209010700c0000207fb409c00c000026450",
         ),
         (
             Frame::Update {
@@ -200,7 +222,7 @@ fn golden() -> Vec<(Frame, &'static str)> {
                     },
                 ],
             },
-            "0500020807fbfb0003030900c0000207fb409c0102fd00505c18a30100000304030a0120010db8000000000000000000000007fb409c0102fd00505c18a30100000304040201010203",
+            "0600020807fbfb0003030900c0000207fb409c0102fd00505c18a30100000304030a0120010db8000000000000000000000007fb409c0102fd00505c18a30100000304040201010203",
         ),
     ]
 }
@@ -210,7 +232,7 @@ fn the_bytes_of_a_heartbeat_are_these_until_the_protocol_version_rises() {
     let bytes = encode_heartbeat(&heartbeat());
     assert_eq!(
         hex(&bytes),
-        "05000101fb2c0102079600fc00e1f505fd887766554433221101fbcdab02010001fb2c0100fc00ca9a3b0105fc70110100"
+        "06000101fb2c0102079600fc00e1f505fd887766554433221101fbcdab02010001fb2c0100fc00ca9a3b0105fc70110100"
     );
     assert_eq!(decode_heartbeat(&bytes), Ok(heartbeat()));
 }
@@ -231,7 +253,7 @@ fn nat_key() -> NatKey {
 
 #[test]
 fn the_bytes_of_each_frame_are_these_until_the_protocol_version_rises() {
-    assert_eq!(PROTOCOL, 5);
+    assert_eq!(PROTOCOL, 6);
     let (found, expected): (Vec<_>, Vec<_>) = golden()
         .into_iter()
         .map(|(frame, bytes)| (hex(&encode_frame(&frame)), bytes.to_owned()))
@@ -300,12 +322,12 @@ fn the_greatest_batch_comes_back_and_one_item_more_is_refused() {
 #[test]
 fn a_claim_of_a_huge_list_is_refused_before_anything_is_allocated() {
     // Variant 6 (SnapshotChunk), then a length of 2^63 as bincode writes it.
-    let mut bytes = vec![5, 0, FRAME, 6, 253];
+    let mut bytes = vec![6, 0, FRAME, 6, 253];
     bytes.extend_from_slice(&(1_u64 << 63).to_le_bytes());
     assert_eq!(decode_frame(&bytes), Err(DecodeError::Items));
     // Within the batch, but the items are missing.
     assert_eq!(
-        decode_frame(&[5, 0, FRAME, 6, 200]),
+        decode_frame(&[6, 0, FRAME, 6, 200]),
         Err(DecodeError::Truncated)
     );
 }
@@ -322,8 +344,8 @@ fn each_mistake_has_its_name() {
         Err(DecodeError::Trailing { bytes: 1 })
     );
     let mut newer = good.clone();
-    newer[0] = 6;
-    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 6 }));
+    newer[0] = 7;
+    assert_eq!(decode_frame(&newer), Err(DecodeError::Version { found: 7 }));
     assert_eq!(
         decode_heartbeat(&good),
         Err(DecodeError::Kind { found: FRAME })

@@ -11,6 +11,7 @@ pub mod dns;
 pub mod first;
 pub mod grpc;
 pub mod heartbeat;
+pub mod parcel;
 pub mod proxy_header;
 pub mod replication;
 pub mod seal;

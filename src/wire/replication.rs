@@ -5,18 +5,21 @@
 //! the sink and acknowledges positions.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::config::Mark;
 use crate::model::{BackendId, ConfigHash, Epoch, FlowId, Incarnation, NodeId, ServiceId};
 
+use super::parcel::Parcel;
 use super::statement::Statement;
 pub use crate::model::AdminState;
 
 /// Version of everything on the wire between nodes; raised on any change of shape.
-pub const PROTOCOL: u16 = 5;
+pub const PROTOCOL: u16 = 6;
 /// Items in one `Update` or `SnapshotChunk` at most.
 pub const MAX_BATCH: usize = 512;
 /// What the decoder says of a list with more than [`MAX_BATCH`] items.
@@ -77,6 +80,18 @@ pub enum Frame {
     /// knows an earlier word about: after a split, or a restart from what the disk had. The source takes
     /// what is later than its own into its log.
     Said(#[serde(deserialize_with = "at_most_a_batch")] Vec<Item>),
+    /// Fingerprints of the sender's settings, since the configurations differ.
+    Marks {
+        /// The sender's configuration.
+        config: ConfigHash,
+        /// Some of them.
+        #[serde(deserialize_with = "at_most_a_batch")]
+        marks: Vec<Mark>,
+        /// These were the last.
+        last: bool,
+    },
+    /// From daemon to daemon.
+    Parcel(Parcel),
 }
 
 /// Who speaks.
@@ -277,11 +292,15 @@ pub struct HealthRecord {
 }
 
 /// Reads a list of items and refuses one that is too long before it makes room for it.
-fn at_most_a_batch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Item>, D::Error> {
-    struct Batch;
+fn at_most_a_batch<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct Batch<T>(PhantomData<T>);
 
-    impl<'de> Visitor<'de> for Batch {
-        type Value = Vec<Item>;
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Batch<T> {
+        type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "at most {MAX_BATCH} items")
@@ -303,5 +322,5 @@ fn at_most_a_batch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Ite
         }
     }
 
-    deserializer.deserialize_seq(Batch)
+    deserializer.deserialize_seq(Batch(PhantomData))
 }

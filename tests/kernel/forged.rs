@@ -11,11 +11,11 @@ use tandem::datapath::nat::engine::Packet;
 use tandem::datapath::nat::inject::Injector;
 use tandem::datapath::nat::layout::SERVICE_REJECT;
 use tandem::datapath::nat::tables::Told;
-use tandem::datapath::nat::{Cause, Counter, EventKind, Hook, State};
+use tandem::datapath::nat::{Cause, Counter, EventKind, State};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::frames::{ACK, FIN, RST, SYN, Tcp};
-use crate::rig::{Rig, exchange, kinds};
+use crate::rig::{Rig, best_hook, exchange, kinds};
 use crate::traffic::{SHORT, expect, only};
 
 type Outcome = Result<(), String>;
@@ -99,7 +99,7 @@ async fn forge(rig: &Rig, flags: &[u8]) -> Outcome {
 
 /// A silent connection's flow stays as it is, whatever is forged.
 pub(crate) async fn ends_nothing(six: bool) -> Outcome {
-    let mut rig = Rig::build(&SHORT, 1, six, SERVICE_REJECT, Hook::Tcx).await?;
+    let mut rig = Rig::build(&SHORT, 1, six, SERVICE_REJECT, best_hook()).await?;
     let (stream, _) = connect(&rig).await?;
     let mut stream = talk(&rig, stream).await?;
     rig.until(EventKind::Established, 1).await?;
@@ -128,7 +128,7 @@ pub(crate) async fn ends_nothing(six: bool) -> Outcome {
 /// A client that has closed, as its server has, may begin anew at once.
 pub(crate) async fn used_again(six: bool) -> Outcome {
     const ROUNDS: usize = 5;
-    let mut rig = Rig::build(&SHORT, 1, six, SERVICE_REJECT, Hook::Tcx).await?;
+    let mut rig = Rig::build(&SHORT, 1, six, SERVICE_REJECT, best_hook()).await?;
     // The client's own kernel would keep the port for a minute.
     let free = rig
         .line
@@ -155,7 +155,7 @@ pub(crate) async fn used_again(six: bool) -> Outcome {
 /// A client that lost its connection without a word, as one whose host was started again, gets a
 /// new one from the same port: the old one's backend asks it first.
 pub(crate) async fn forgotten(six: bool) -> Outcome {
-    let mut rig = Rig::build(&SHORT, 1, six, SERVICE_REJECT, Hook::Tcx).await?;
+    let mut rig = Rig::build(&SHORT, 1, six, SERVICE_REJECT, best_hook()).await?;
     let (stream, _) = connect(&rig).await?;
     let stream = talk(&rig, stream).await?;
     let work = async move {

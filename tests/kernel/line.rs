@@ -7,9 +7,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::packet_route::rule::RuleAction;
+use rtnetlink::packet_route::tc::TcHandle;
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tandem::lab::Host;
 
@@ -171,6 +173,22 @@ impl Line {
             .execute()
             .await
             .map_err(failed("plug again"))
+    }
+
+    /// How many filters of ours a device of the node has.
+    pub(crate) async fn filters(&self, interface: &'static str) -> Result<usize, String> {
+        // As the program's filters are numbered.
+        let ours = TcHandle::from(0x007a_007a);
+        let index = self
+            .node()
+            .run(async { nix::net::if_::if_nametoindex(interface) });
+        let index = index.await.map_err(|errno| errno.to_string())?;
+        let netlink = self.node().netlink().clone();
+        let mut filters = netlink.traffic_filter(index.cast_signed());
+        let found = filters.get().ingress().execute();
+        let found: Vec<_> = found.try_collect().await.map_err(failed("read filters"))?;
+        let handles = found.iter().map(|filter| filter.header.handle);
+        Ok(handles.filter(|handle| *handle == ours).count())
     }
 
     /// Another address of the backend's, which nobody has a route to.

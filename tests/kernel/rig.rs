@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use tandem::datapath::nat::layout::{
     Backend, Endpoint, OWNED_NAT, OWNED_REJECT, OWNED_SOURCE, Owned, Service, Settings,
 };
@@ -29,6 +30,14 @@ const RANGE: Settings = Settings {
     own_first: 16_384,
     own_last: 40_959,
 };
+
+/// Where the program has its place by itself: by tcx, if this kernel has it.
+pub(crate) fn best_hook() -> Hook {
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Ok(_) => Hook::Tcx,
+        Err(_) => Hook::Clsact,
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Rig {

@@ -10,12 +10,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tandem::datapath::nat::layout::{Carried, Endpoint, SERVICE_RETRY, SERVICE_SYNC, Service};
 use tandem::datapath::nat::tables::Told;
-use tandem::datapath::nat::{Counter, EventKind, Hook, Nat, Scheduler, State};
+use tandem::datapath::nat::{Counter, EventKind, Nat, Scheduler, State};
 use tokio::time::Instant;
 
 use crate::frames::{ACK, RST, SYN, Tcp};
 use crate::limits::{load, service, vip};
-use crate::rig::{Rig, connect, exchange};
+use crate::rig::{Rig, best_hook, connect, exchange};
 use crate::traffic::{SHORT, expect, only};
 
 type Outcome = Result<(), String>;
@@ -145,7 +145,7 @@ fn translated(carried: &Carried) -> Result<Vec<u8>, String> {
 
 /// The client waits until user space sends what the backend answered, and then all is as ever.
 pub(crate) async fn waiting_answer() -> Outcome {
-    let mut rig = Rig::build(&SHORT, 1, false, SERVICE_SYNC, Hook::Tcx).await?;
+    let mut rig = Rig::build(&SHORT, 1, false, SERVICE_SYNC, best_hook()).await?;
     let connecting = rig.line.client().spawn(connect(rig.vip()));
     let first = carried(&rig.until(EventKind::Established, 1).await?)?;
     // The backend asks again after a second.

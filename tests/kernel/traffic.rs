@@ -10,7 +10,7 @@ use tandem::datapath::nat::{Cause, Counter, EventKind, Hook, State};
 use tokio::net::TcpStream;
 
 use crate::line::BACKENDS;
-use crate::rig::{DEAD_SERVICE, Rig, connect, exchange, kinds};
+use crate::rig::{DEAD_SERVICE, Rig, best_hook, connect, exchange, kinds};
 
 /// No routers: client, node, backend.
 pub(crate) const SHORT: [u32; 2] = [1_500; 2];
@@ -48,7 +48,7 @@ pub(crate) fn only(rig: &Rig, reasons: &[Counter]) -> Outcome {
 /// Every connection works, is told of three times, and the backends share them alike.
 pub(crate) async fn many_connections(six: bool) -> Outcome {
     const COUNT: usize = 600;
-    let mut rig = Rig::build(&SHORT, 1, six, SERVICE_REJECT, Hook::Tcx).await?;
+    let mut rig = Rig::build(&SHORT, 1, six, SERVICE_REJECT, best_hook()).await?;
     rig.exchanges(COUNT, 20, 200, 3_000).await?;
     let told = rig.until(EventKind::Closed, COUNT).await?;
     for kind in [EventKind::Opened, EventKind::Established, EventKind::Closed] {
@@ -88,7 +88,7 @@ pub(crate) async fn many_connections(six: bool) -> Outcome {
 /// Super-packets with unfinished checksums, both ways at once.
 pub(crate) async fn bulk(six: bool) -> Outcome {
     const BYTES: u64 = 48 << 20;
-    let mut rig = Rig::build(&SHORT, 1, six, 0, Hook::Tcx).await?;
+    let mut rig = Rig::build(&SHORT, 1, six, 0, best_hook()).await?;
     rig.exchanges(4, 4, BYTES, BYTES).await?;
     let told = rig.until(EventKind::Closed, 4).await?;
     for told in &told {
@@ -106,7 +106,7 @@ pub(crate) async fn bulk(six: bool) -> Outcome {
 
 /// A router among the backends says how large packets may be, and the client hears it.
 pub(crate) async fn narrow_backend_side(six: bool) -> Outcome {
-    let rig = Rig::build(&NARROW_BACK, 1, six, 0, Hook::Tcx).await?;
+    let rig = Rig::build(&NARROW_BACK, 1, six, 0, best_hook()).await?;
     rig.exchanges(2, 2, 4 << 20, 0).await?;
     expect("an error was translated", rig.count(Counter::Icmp)? > 0)?;
     only(&rig, &[])
@@ -114,7 +114,7 @@ pub(crate) async fn narrow_backend_side(six: bool) -> Outcome {
 
 /// A router among the clients says it, and the backend hears it.
 pub(crate) async fn narrow_client_side(six: bool) -> Outcome {
-    let rig = Rig::build(&NARROW_FRONT, 3, six, 0, Hook::Tcx).await?;
+    let rig = Rig::build(&NARROW_FRONT, 3, six, 0, best_hook()).await?;
     rig.exchanges(2, 2, 0, 4 << 20).await?;
     expect("an error was translated", rig.count(Counter::Icmp)? > 0)?;
     only(&rig, &[])
@@ -122,7 +122,7 @@ pub(crate) async fn narrow_client_side(six: bool) -> Outcome {
 
 /// A narrow link of the node itself: no router is there to tell, the segment size is lowered.
 pub(crate) async fn narrow_own_link(six: bool) -> Outcome {
-    let mut rig = Rig::build(&NARROW_OWN, 1, six, 0, Hook::Tcx).await?;
+    let mut rig = Rig::build(&NARROW_OWN, 1, six, 0, best_hook()).await?;
     rig.limit_segments(1_400)?;
     let vip = rig.vip();
     let segment = rig.line.client().run(async move {
@@ -151,7 +151,7 @@ pub(crate) async fn client_preserved_behind_a_router(six: bool) -> Outcome {
 }
 
 async fn preserved(mtus: &[u32], six: bool) -> Outcome {
-    let mut rig = Rig::build(mtus, 1, six, SERVICE_DNAT, Hook::Tcx).await?;
+    let mut rig = Rig::build(mtus, 1, six, SERVICE_DNAT, best_hook()).await?;
     rig.exchanges(40, 10, 1_000, 100_000).await?;
     rig.until(EventKind::Closed, 40).await?;
     let client = rig.line.client_ip(six);
@@ -198,7 +198,7 @@ pub(crate) async fn classic_hook() -> Outcome {
 
 /// While the lease has lapsed nothing passes, nobody is told, and afterwards all goes on.
 pub(crate) async fn lapsed_lease() -> Outcome {
-    let mut rig = Rig::build(&SHORT, 1, false, SERVICE_REJECT, Hook::Tcx).await?;
+    let mut rig = Rig::build(&SHORT, 1, false, SERVICE_REJECT, best_hook()).await?;
     let vip = rig.vip();
     let client = rig.line.client();
     let mut stream = client.run(connect(vip)).await?;
@@ -230,7 +230,7 @@ pub(crate) async fn lapsed_lease() -> Outcome {
 /// A backend's RST goes to the client; with retry it is held, and user space is told.
 pub(crate) async fn refusing_backend(retry: bool) -> Outcome {
     let flags = if retry { SERVICE_RETRY } else { 0 };
-    let mut rig = Rig::build(&SHORT, 1, false, flags, Hook::Tcx).await?;
+    let mut rig = Rig::build(&SHORT, 1, false, flags, best_hook()).await?;
     let vip = rig.line.vip(false, DEAD_SERVICE);
     let connecting = rig.line.client().spawn(TcpStream::connect(vip));
     let end = if retry {
@@ -258,7 +258,7 @@ pub(crate) async fn refusing_backend(retry: bool) -> Outcome {
 
 /// The backend's own connections to the service work like anybody's.
 pub(crate) async fn hairpin(six: bool) -> Outcome {
-    let mut rig = Rig::build(&SHORT, 1, six, 0, Hook::Tcx).await?;
+    let mut rig = Rig::build(&SHORT, 1, six, 0, best_hook()).await?;
     let vip = rig.vip();
     let work = rig.line.backend().run(async move {
         let mut stream = connect(vip).await?;
@@ -271,7 +271,7 @@ pub(crate) async fn hairpin(six: bool) -> Outcome {
 
 /// What matches no flow is told, so that user space can refuse it.
 pub(crate) async fn forgotten_flow() -> Outcome {
-    let mut rig = Rig::build(&SHORT, 1, false, SERVICE_REJECT, Hook::Tcx).await?;
+    let mut rig = Rig::build(&SHORT, 1, false, SERVICE_REJECT, best_hook()).await?;
     let vip = rig.vip();
     let mut stream = rig.line.client().run(connect(vip)).await?;
     let told = rig.told();

@@ -150,8 +150,13 @@ pub(crate) fn give(nat: &Nat, reference: &Reference) -> Result<(), NatError> {
 }
 
 /// Fills both. The flows must be empty. `series`: a number of services' ids that was not used
-/// before, so that nobody has opened flows of them yet.
-pub(crate) fn fill(nat: &mut Nat, lease: u64, series: u32) -> Result<Reference, NatError> {
+/// before, so that nobody has opened flows of them yet. `rates`: some sources have a limit.
+pub(crate) fn fill(
+    nat: &mut Nat,
+    lease: u64,
+    series: u32,
+    rates: bool,
+) -> Result<Reference, NatError> {
     nat.lease()?.renew(lease)?;
     let tables = &mut nat.tables;
     let settings = Settings {
@@ -190,6 +195,9 @@ pub(crate) fn fill(nat: &mut Nat, lease: u64, series: u32) -> Result<Reference, 
     for six in [false, true] {
         for (port, mut service) in services(six) {
             service.id += IDS * series;
+            if !rates {
+                service.source_rate = 0;
+            }
             let at = Endpoint::from(SocketAddr::new(vip(six), port));
             tables.set_service(at, service)?;
             reference.services.insert(at, service);

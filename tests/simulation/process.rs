@@ -256,7 +256,7 @@ impl World {
                 }
             }
             Output::Keep(items) => self.machines[machine].disk = items,
-            Output::Configure(_) => {}
+            Output::Configure(_) | Output::Parcel(_) => {}
             // The simulated proxy has no service that remembers clients.
             Output::Sticks(_) => {}
             Output::Stopped => {

@@ -11,6 +11,7 @@ mod crowd;
 mod discover;
 mod doctor;
 mod drain;
+mod files;
 mod garbage;
 mod greeter;
 mod http;
@@ -26,6 +27,7 @@ mod plumbing;
 mod programs;
 mod proxy_protocol;
 mod relay;
+mod reload;
 mod roster;
 mod sick;
 mod silence;
@@ -53,6 +55,8 @@ fn main() -> ExitCode {
         pair::tests(),
         balance::tests(),
         roster::tests(),
+        reload::tests(),
+        files::tests(),
         pages::tests(),
         traffic::tests(),
         drain::tests(),

@@ -18,7 +18,7 @@ use super::tools::{command, restart, serve, until, with};
 use super::{Test, test};
 
 /// For what Prometheus sees with its next scrapes.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// In which an alert would fire that should not.
 const QUIET: Duration = Duration::from_secs(5);
 /// Where the nodes serve their metrics.
@@ -113,7 +113,7 @@ impl Watcher {
         fs::write(dir.join("rules.yml"), lines.collect::<String>()).expect("a file is written");
         let targets = NodeId::BOTH.map(|id| format!("\"{}:{PORT}\"", node_addresses(id)[0]));
         let config = format!(
-            "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
+            "global: {{ scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms }}\n\
              rule_files: [rules.yml]\n\
              scrape_configs:\n  - job_name: tandem\n    static_configs: [{{ targets: [{}] }}]\n",
             targets.join(", ")

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use tandem::lab::{Lab, LabError, VIP4, VIP6, default_config, node_mac};
 use tandem::model::Role;
 use tandem::net::key;
-use tandem::status::{Cause, What};
+use tandem::status::{Cause, Status, What};
 use tokio::time::sleep;
 
 use super::http::get;
@@ -131,6 +131,11 @@ async fn another_configuration() -> Result<(), LabError> {
         let text = ask(&mut lab, node, &["status"]).await;
         let text = String::from_utf8_lossy(&text.stdout).into_owned();
         assert!(text.contains("configuration"), "{text}");
+        let named = |status: &Status| {
+            status.peer.differs == ["service web: backend b4.address, backend b4.weight"]
+        };
+        let what = "what differs";
+        shows(&mut lab, node, what, Duration::from_secs(5), named).await;
     }
     // It is a pair all the same: a drain of a backend that both know goes over, and so does the VIP.
     let drained = ask(&mut lab, master, &["drain", "web/b2"]).await;

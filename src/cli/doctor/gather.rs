@@ -200,7 +200,7 @@ fn paths(config: &Config, me: NodeId) -> Vec<PathFacts> {
     let port = config.cluster.port;
     let (mine, peers) = (config.node(me), config.node(me.peer()));
     let knock = key::load(&config.cluster.key_file).ok();
-    let knock = knock.map(|secret| Knock::new(&secret, &config.cluster.name, me.peer()));
+    let knock = knock.map(|ring| Knock::new(&ring.first, &config.cluster.name, me.peer()));
     let patience = (config.election.heartbeat * 2).max(Duration::from_secs(1));
     thread::scope(|scope| {
         let pairs = mine.addresses.iter().zip(&peers.addresses);

@@ -124,6 +124,7 @@ pub(super) fn master() -> Status {
             hears_us: true,
             last_heard_ms: Some(40),
             same_config: Some(true),
+            differs: Vec::new(),
             relays: true,
             drain: None,
         },

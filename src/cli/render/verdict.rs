@@ -178,9 +178,12 @@ fn link(status: &Status, say: &mut impl FnMut(Level, String)) {
         ));
     }
     if peer.same_config == Some(false) {
+        let differs = match peer.differs.as_slice() {
+            [] => String::new(),
+            differs => format!(" ({})", differs.join("; ")),
+        };
         warn(format!(
-            "{name} runs another configuration; install the same file on both, restart the backup \
-             first"
+            "{name} runs another configuration{differs}; install the same file on both, and `tandem reload`"
         ));
     }
     let sync = &status.replication;

@@ -173,8 +173,10 @@ fn lock(dir: &Path) -> Result<Option<File>, NatError> {
     Ok(there.then_some(file))
 }
 
+/// Its name; none if there is no such interface, for which nix gives an empty one.
 fn interface(index: u32) -> Option<String> {
-    if_indextoname(index).ok()?.into_string().ok()
+    let name = if_indextoname(index).ok()?.into_string().ok()?;
+    (!name.is_empty()).then_some(name)
 }
 
 impl Pins {
@@ -361,6 +363,12 @@ pub fn cleanup(dir: &Path) -> Result<Vec<String>, NatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_that_is_gone_has_no_name() {
+        assert_eq!(interface(1).as_deref(), Some("lo"));
+        assert_eq!(interface(u32::MAX), None);
+    }
 
     #[test]
     fn names_are_ours_or_not() {

@@ -16,7 +16,7 @@ use super::flows::Flow;
 use super::front::{First, Intro};
 use super::log::Phase;
 use super::queue::{Held, Place};
-use super::shared::{Shared, Tries};
+use super::shared::{Known, Shared, Tries};
 use super::worker::Worker;
 use crate::balance::flow::{FlowEvent, Unserved};
 use crate::balance::stick::Advice;
@@ -45,13 +45,12 @@ pub(super) enum Failed {
 /// a failed connect, and the next one gets it. Where all are full, the client may have to wait.
 pub(super) async fn connect(
     worker: &Worker,
-    service: usize,
+    (known, service): (&Known, usize),
     intro: &Intro,
     flow: &Flow,
     (client, first): (&TcpStream, &First),
 ) -> Result<Connected, Failed> {
     let shared = &worker.shared;
-    let known = &shared.services[service];
     let place = Place {
         service,
         pool: intro.pool,
@@ -71,7 +70,9 @@ pub(super) async fn connect(
     loop {
         let (route, line) = (routes.pool(service, intro.pool), shared.line(place));
         // Who waits goes before who comes.
-        let others = line.is_some_and(|line| picks.none_tried() && !line.is_empty());
+        let others = line
+            .as_ref()
+            .is_some_and(|line| picks.none_tried() && !line.is_empty());
         let load = match others {
             true => None,
             false => choose(worker, route, &mut picks),

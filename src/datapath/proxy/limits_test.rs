@@ -429,5 +429,5 @@ fn a_full_log_drops_and_counts() {
     }
     rig.refused(Unserved::AllFailed, 5);
     assert_eq!(records.try_iter().count(), 2);
-    assert_eq!(rig.proxy.shared.log.as_ref().unwrap().dropped(), 3);
+    assert_eq!(rig.proxy.shared.log.load_full().unwrap().dropped(), 3);
 }

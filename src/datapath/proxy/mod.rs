@@ -11,6 +11,7 @@
 //! backends are full), `pump` (both directions), `direction` (copy or splice). `sticky` is the memory
 //! of clients. `report` carries the news up.
 
+mod arrange;
 mod connect;
 mod direction;
 mod flows;
@@ -64,6 +65,8 @@ pub struct Proxy {
     addresses: Vec<(ServiceId, SocketAddr)>,
     sticks: Sender<Vec<Stick>>,
     notes: Vec<String>,
+    /// With services and pools in their places.
+    arranged: Config,
 }
 
 impl Proxy {
@@ -126,11 +129,11 @@ impl Proxy {
             config,
             routes,
             log,
-            dialers,
+            &dialers,
             seeds.u64(..),
             stick_key,
         ));
-        let mut adopted = Some(adopted).filter(|_| shared.sticky().next().is_some());
+        let mut adopted = Some(adopted);
         let mut proxy = Self {
             shared,
             controls: Vec::new(),
@@ -138,6 +141,7 @@ impl Proxy {
             addresses,
             sticks,
             notes: listen::shortfalls(config),
+            arranged: config.clone(),
         };
         for (index, listeners) in (0..workers).zip(listeners) {
             let report = Report::new(index, events.clone());
@@ -187,10 +191,13 @@ impl Proxy {
         self.shared.advance_lines();
     }
 
-    /// The backends are these from now on; services, their listeners and their settings stay. A backend
-    /// that keeps its name and address keeps its connections' counts; the connections of one that is
-    /// gone go on. Who is eligible says the next [`Proxy::publish`]: nobody new is before. Never waits.
-    pub fn configure(&self, config: &Config) {
+    /// Services are these from now on, with their listeners as they were. A backend that keeps its name
+    /// and address keeps its connections' counts; the connections of one that is gone go on. Other
+    /// settings hold for connections that come. Who is eligible says the next [`Proxy::publish`]:
+    /// nobody new is before. Never waits.
+    pub fn configure(&mut self, config: &Config) {
+        self.arranged = arrange::arrange(&self.arranged, config);
+        let config = &self.arranged;
         let old = self.shared.routes.load();
         let backends = config.services.iter().flat_map(|service| &service.backends);
         let there: BTreeSet<_> = backends.map(|it| (it.id, &it.address)).collect();
@@ -199,8 +206,14 @@ impl Proxy {
         let eligible = stay.map(|target| target.id).collect();
         let routes = old.reconfigure(config, &eligible);
         self.shared.routes.store(Arc::new(routes));
-        if let Some(log) = &self.shared.log {
-            log.rename(config);
+        self.shared.configure(config);
+        self.shared.advance_lines();
+        match &*self.shared.log.load() {
+            Some(log) => log.rename(config),
+            None => match Log::start(config) {
+                Ok(log) => self.shared.log.store(log.map(Arc::new)),
+                Err(error) => tracing::error!(%error, "no log of connections"),
+            },
         }
     }
 
@@ -228,7 +241,8 @@ impl Proxy {
     /// The memory of clients, of those services that have one.
     pub fn sticks(&self) -> Vec<(ServiceId, StickStatus)> {
         let all = self.shared.sticky();
-        all.filter_map(|it| Some((it.service(), it.status()?)))
+        all.iter()
+            .filter_map(|it| Some((it.service(), it.status()?)))
             .collect()
     }
 
@@ -273,7 +287,7 @@ impl Proxy {
 
     /// Lines of the log of connections that were dropped, since the start.
     pub fn log_dropped(&self) -> u64 {
-        self.shared.log.as_ref().map_or(0, Log::dropped)
+        self.shared.log.load().as_ref().map_or(0, |it| it.dropped())
     }
 
     /// What services do without on this host, for an operator.
@@ -292,10 +306,9 @@ impl Proxy {
 
     /// Of each service: clients that wait for a backend now, and retries so far.
     pub fn waits(&self) -> Vec<(ServiceId, (u64, u64))> {
-        let services = self.shared.services.iter();
         let retried = |it: &shared::Known| it.retried.load(Ordering::Relaxed);
         let waits = |it: &shared::Known| (it.id, (it.queued(), retried(it)));
-        services.map(waits).collect()
+        self.shared.services().iter().map(|it| waits(it)).collect()
     }
 
     /// Where the services listen, in the order of the configuration; with the port that the kernel

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ use crate::config::Limits;
 /// Those who wait for one pool.
 #[derive(Debug)]
 pub(super) struct Line {
-    timeout: Duration,
+    /// In milliseconds.
+    timeout: AtomicU64,
     inner: Mutex<Inner>,
     /// How many wait.
     waiting: AtomicUsize,
@@ -110,13 +111,20 @@ impl Line {
     /// None: nobody waits.
     pub(super) fn of(limits: &Limits) -> Option<Self> {
         (limits.queue_size > 0).then(|| Self {
-            timeout: limits.queue_timeout,
+            timeout: AtomicU64::new(limits.queue_timeout.as_millis() as u64),
             inner: Mutex::new(Inner {
                 queue: Queue::new(limits.queue_size as usize),
                 rng: fastrand::Rng::with_seed(limits.queue_size.into()),
             }),
             waiting: AtomicUsize::new(0),
         })
+    }
+
+    /// These are the limits for those who come from now on.
+    pub(super) fn set(&self, limits: &Limits) {
+        let timeout = limits.queue_timeout.as_millis() as u64;
+        self.timeout.store(timeout, Ordering::Relaxed);
+        self.lock().queue.resize(limits.queue_size as usize);
     }
 
     /// Nobody waits.
@@ -194,7 +202,8 @@ impl Line {
         flow: &Flow,
         (client, first): (&TcpStream, &First),
     ) -> Result<Turn, Failed> {
-        let deadline = Instant::now() + self.timeout;
+        let timeout = Duration::from_millis(self.timeout.load(Ordering::Relaxed));
+        let deadline = Instant::now() + timeout;
         let (sender, receiver) = oneshot::channel();
         let number = {
             let mut inner = self.lock();

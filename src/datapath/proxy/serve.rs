@@ -51,8 +51,13 @@ pub(super) async fn serve(guest: Guest, mut client: TcpStream) {
     flow.up.set(backend.sent as u64);
     worker.tell(|report| report.opened(flow));
     let up = Direction::new(first.bytes, backend.sent, first.ended);
-    let tap = Tap::new(worker, guest.service(), backend.load.target().id);
-    let watch = Watch::new(&backend.load, &worker.shared, guest.service(), backend.took);
+    let tap = Tap::new(
+        worker,
+        guest.known().sticky.as_ref(),
+        backend.load.target().id,
+    );
+    let limit = guest.known().connect_timeout;
+    let watch = Watch::new(&backend.load, &worker.shared, limit, backend.took);
     let stream = &mut backend.stream;
     let ending = pump::run(&mut client, stream, up, tap, flow, watch, &worker.buffers).await;
     if !ending.reset {
@@ -71,8 +76,7 @@ struct Diary<'a> {
 
 impl<'a> Diary<'a> {
     fn new(guest: &'a Guest) -> Self {
-        let known = &guest.worker.shared.services[guest.service()];
-        let began = known.log.is_some().then(Instant::now);
+        let began = guest.known().log.is_some().then(Instant::now);
         Self { guest, began }
     }
 
@@ -88,7 +92,7 @@ impl<'a> Diary<'a> {
         }
         let Guest { worker, flow, .. } = self.guest;
         let total = self.now();
-        worker.log(self.guest.service(), why, || {
+        worker.log(self.guest.known(), why, || {
             let opened = flow.opened.get();
             Record {
                 service: flow.service,
@@ -111,8 +115,8 @@ async fn reach(guest: &Guest, client: &TcpStream) -> Result<(Connected, First), 
     let Guest { worker, flow, .. } = guest;
     // Reset by the client before it said anything.
     let mut first = first_bytes(worker, client).map_err(|_| Failed::Cut)?;
-    let service = guest.service();
-    let intro = match &worker.shared.services[service].front {
+    let (known, service) = (guest.known(), guest.service());
+    let intro = match &known.front {
         None => Intro::default(),
         Some(front) => match Box::pin(front.receive(worker, flow, client, &mut first)).await {
             Ok(intro) => intro,
@@ -121,7 +125,7 @@ async fn reach(guest: &Guest, client: &TcpStream) -> Result<(Connected, First), 
             Err(Stop::Gone) => return Err(Failed::Cut),
         },
     };
-    let connected = connect(worker, service, &intro, flow, (client, &first)).await?;
+    let connected = connect(worker, (known, service), &intro, flow, (client, &first)).await?;
     Ok((connected, first))
 }
 

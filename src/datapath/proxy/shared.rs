@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use super::log::{Log, Wanted};
 use super::queue::{Line, Place};
 use super::sticky::Sticky;
 use crate::balance::{RetryBudget, Routes};
-use crate::config::{Config, Logged, Service};
+use crate::config::{Config, Limits, Logged, Service};
 use crate::dial::Dialer;
 use crate::model::{BackendId, ServiceId};
 
@@ -23,15 +23,21 @@ use crate::model::{BackendId, ServiceId};
 pub(super) struct Shared {
     start: Instant,
     pub(super) routes: ArcSwap<Routes>,
-    /// In the order of the configuration.
-    pub(super) services: Vec<Known>,
-    pub(super) log: Option<Log>,
+    /// In their places (`arrange`). Never newer than the routes: what they know is in those, too.
+    services: ArcSwap<Vec<Arc<Known>>>,
+    pub(super) log: ArcSwapOption<Log>,
     seats: Seats,
+    seed: u64,
+    key: [u8; 16],
 }
 
-/// What a worker knows of a service.
+/// What a worker knows of a service. A connection keeps what was known when it came.
 #[derive(Debug)]
 pub(super) struct Known {
+    /// What it was made of, without its backends.
+    settings: Service,
+    /// Where it is (`arrange`).
+    place: usize,
     pub(super) id: ServiceId,
     pub(super) connect_timeout: Duration,
     pub(super) idle_timeout: Duration,
@@ -43,14 +49,16 @@ pub(super) struct Known {
     /// Makes the backends' sockets.
     pub(super) dialer: Dialer,
     /// Times that another backend was tried.
-    pub(super) retried: AtomicU64,
+    pub(super) retried: Arc<AtomicU64>,
     /// What is written to the log; none: nothing.
     pub(super) log: Option<Wanted>,
     /// One for each pool, the own one first; empty: nobody waits.
-    lines: Box<[Line]>,
+    lines: Box<[Arc<Line>]>,
+    /// Whoever asks for it: `gate`, or `front`.
+    entrance: Option<Arc<Gate>>,
     /// How it knows its clients again; none: it does not.
     pub(super) sticky: Option<Arc<Sticky>>,
-    seats: Seats,
+    seats: Arc<Seats>,
 }
 
 /// How often backends are tried.
@@ -60,21 +68,67 @@ pub(super) struct Tries {
     pub(super) retries: Option<u16>,
     /// For all of them.
     pub(super) deadline: Option<Duration>,
-    pub(super) budget: Option<RetryBudget>,
+    pub(super) budget: Option<Arc<RetryBudget>>,
 }
 
 impl Known {
-    fn of(service: &Service, dialer: Dialer, seed: u64, key: [u8; 16]) -> Self {
+    /// What was there before goes on where it means the same: counts, rates, those who wait, clients
+    /// that are remembered.
+    fn of(
+        (place, service): (usize, &Service),
+        former: Option<&Arc<Self>>,
+        dialer: Option<&Dialer>,
+        shared: &Shared,
+    ) -> Arc<Self> {
+        let settings = Service {
+            backends: Vec::new(),
+            ..service.clone()
+        };
+        if let Some(former) = former.filter(|it| it.settings == settings) {
+            return Arc::clone(former);
+        }
         let limits = &service.proxied.limits;
-        let gate = Gate::of(limits, seed).map(Arc::new);
+        let old = former.map(|it| &it.settings.proxied.limits);
+        let same = |old: &&Limits| {
+            let asked = |it: &Limits| (it.allow.clone(), it.deny.clone(), it.source_rate);
+            asked(old) == asked(limits)
+        };
+        let entrance = match former.filter(|_| old.as_ref().is_some_and(same)) {
+            Some(former) => former.entrance.clone(),
+            None => Gate::of(limits, shared.seed).map(Arc::new),
+        };
+        let gate = entrance.clone();
+        let spends = old.is_some_and(|old| old.retry_budget == limits.retry_budget);
+        let budget = match former.filter(|_| spends) {
+            Some(former) => former.tries.budget.clone(),
+            None => limits.retry_budget.map(|it| Arc::new(RetryBudget::new(it))),
+        };
+        let seats = former.map_or_else(Arc::default, |it| Arc::clone(&it.seats));
+        seats
+            .limit
+            .store(service.max_connections, Ordering::Relaxed);
+        let retried = former.map_or_else(Arc::default, |it| Arc::clone(&it.retried));
+        // They are made at the start, as the listeners are.
+        let dialer = dialer.or_else(|| former.map(|it| &it.dialer));
+        let dialer = dialer.cloned().unwrap_or_default();
         // Where headers tell who the client is, they must be read first.
         let (now, later) = match service.proxied.accept_proxy.is_empty() {
             true => (gate, None),
             false => (None, gate),
         };
         let pools = 0..=service.proxied.pools.len();
-        let sticky = Sticky::of(service, key);
-        Self {
+        let line = |place: usize| match former.and_then(|it| it.lines.get(place)) {
+            Some(line) => {
+                line.set(limits);
+                Some(Arc::clone(line))
+            }
+            None => Line::of(limits).map(Arc::new),
+        };
+        let sticky = former.and_then(|it| it.sticky.as_ref());
+        let sticky = Sticky::of(service, shared.key, sticky, shared.now());
+        Arc::new(Self {
+            settings,
+            place,
             gate: now,
             dialer,
             log: (limits.log != Logged::Off).then_some(Wanted {
@@ -84,17 +138,18 @@ impl Known {
             tries: Tries {
                 retries: limits.retries,
                 deadline: limits.connect_deadline,
-                budget: limits.retry_budget.map(RetryBudget::new),
+                budget,
             },
-            retried: AtomicU64::new(0),
-            lines: pools.filter_map(|_| Line::of(limits)).collect(),
+            lines: pools.filter_map(line).collect(),
+            entrance,
+            retried,
             id: service.id,
             connect_timeout: service.connect_timeout,
             idle_timeout: service.idle_timeout,
             front: Front::of(service, later, sticky.clone()),
             sticky,
-            seats: Seats::new(service.max_connections),
-        }
+            seats,
+        })
     }
 }
 
@@ -110,30 +165,66 @@ impl Shared {
         config: &Config,
         routes: Routes,
         log: Option<Log>,
-        dialers: Vec<Dialer>,
+        dialers: &[Dialer],
         seed: u64,
         key: [u8; 16],
     ) -> Self {
-        let known = |(service, dialer)| Known::of(service, dialer, seed, key);
-        let services = config.services.iter().zip(dialers);
-        Self {
+        let shared = Self {
             start: Instant::now(),
             routes: ArcSwap::from_pointee(routes),
-            log,
-            services: services.map(known).collect(),
-            seats: Seats::new(config.proxy.max_connections),
-        }
+            log: ArcSwapOption::from_pointee(log),
+            services: ArcSwap::default(),
+            seats: Seats::default(),
+            seed,
+            key,
+        };
+        shared.renew(config, dialers);
+        shared
+    }
+
+    /// Services are as this configuration says, for connections that come from now on. Its routes are
+    /// there already.
+    pub(super) fn configure(&self, config: &Config) {
+        self.renew(config, &[]);
+    }
+
+    fn renew(&self, config: &Config, dialers: &[Dialer]) {
+        let former = self.services.load();
+        let known = |(place, service)| {
+            let (former, dialer) = (former.get(place), dialers.get(place));
+            Known::of((place, service), former, dialer, self)
+        };
+        let services: Vec<_> = config.services.iter().enumerate().map(known).collect();
+        self.seats
+            .limit
+            .store(config.proxy.max_connections, Ordering::Relaxed);
+        self.services.store(Arc::new(services));
+    }
+
+    /// All of them, in their places.
+    pub(super) fn services(&self) -> Arc<Vec<Arc<Known>>> {
+        self.services.load_full()
+    }
+
+    /// What is known of the service in this place.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub(super) fn known(&self, place: usize) -> Arc<Known> {
+        Arc::clone(&self.services.load()[place])
     }
 
     /// Where clients of a pool wait; none: nowhere.
-    pub(super) fn line(&self, place: Place) -> Option<&Line> {
+    pub(super) fn line(&self, place: Place) -> Option<Arc<Line>> {
         let pool = place.pool.map_or(0, |pool| usize::from(pool) + 1);
-        self.services[place.service].lines.get(pool)
+        let services = self.services.load();
+        services[place.service].lines.get(pool).cloned()
     }
 
     /// There may be places on backends that were not there before.
     pub(super) fn advance_lines(&self) {
-        for (service, known) in self.services.iter().enumerate() {
+        for (service, known) in self.services.load().iter().enumerate() {
             for (n, line) in known.lines.iter().enumerate() {
                 let pool = n.checked_sub(1).map(|pool| pool as u16);
                 line.advance(self, Place { service, pool });
@@ -142,8 +233,9 @@ impl Shared {
     }
 
     /// Of the services that know their clients again.
-    pub(super) fn sticky(&self) -> impl Iterator<Item = &Sticky> {
-        self.services.iter().filter_map(|it| it.sticky.as_deref())
+    pub(super) fn sticky(&self) -> Vec<Arc<Sticky>> {
+        let services = self.services.load();
+        services.iter().filter_map(|it| it.sticky.clone()).collect()
     }
 
     /// Time since the start.
@@ -153,22 +245,16 @@ impl Shared {
 }
 
 /// A limit and how much of it is used.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Seats {
-    limit: u32,
+    limit: AtomicU32,
     taken: AtomicU32,
 }
 
 impl Seats {
-    const fn new(limit: u32) -> Self {
-        Self {
-            limit,
-            taken: AtomicU32::new(0),
-        }
-    }
-
     fn take(&self) -> bool {
-        let taken = self.taken.fetch_add(1, Ordering::Relaxed) < self.limit;
+        let limit = self.limit.load(Ordering::Relaxed);
+        let taken = self.taken.fetch_add(1, Ordering::Relaxed) < limit;
         if !taken {
             self.leave();
         }
@@ -184,34 +270,39 @@ impl Seats {
 #[derive(Debug)]
 pub(super) struct Seat {
     shared: Arc<Shared>,
-    service: usize,
+    known: Arc<Known>,
 }
 
 impl Seat {
     /// `None` when a limit is reached.
-    pub(super) fn take(shared: &Arc<Shared>, service: usize) -> Option<Self> {
+    pub(super) fn take(shared: &Arc<Shared>, known: Arc<Known>) -> Option<Self> {
         if !shared.seats.take() {
             return None;
         }
-        if !shared.services[service].seats.take() {
+        if !known.seats.take() {
             shared.seats.leave();
             return None;
         }
         Some(Self {
             shared: Arc::clone(shared),
-            service,
+            known,
         })
     }
 
-    /// The place of the service in the configuration.
-    pub(super) const fn service(&self) -> usize {
-        self.service
+    /// The service, as it was when the connection came.
+    pub(super) fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// The place of the service (`arrange`).
+    pub(super) fn service(&self) -> usize {
+        self.known.place
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.shared.services[self.service].seats.leave();
+        self.known.seats.leave();
         self.shared.seats.leave();
     }
 }

@@ -28,7 +28,7 @@ use crate::wire::replication::StickKey;
 /// Parts of a large table.
 const SHARDS: usize = 16;
 /// A smaller table has one part, so that it forgets in the exact order.
-const LARGE: usize = 4_096;
+const LARGE: u32 = 4_096;
 /// Expired entries of one part that are let go of at once.
 const EXPIRE: usize = 64;
 
@@ -40,7 +40,9 @@ pub(super) struct Sticky {
     ech: Ech,
     hasher: Hasher,
     /// None: the scheduler makes a backend of the key.
-    memory: Option<Memory>,
+    memory: Option<Arc<Memory>>,
+    /// What becomes of clients whose backend does not serve.
+    fallback: StickFallback,
     /// Bytes of a reply that are looked at.
     limit: usize,
 }
@@ -48,7 +50,8 @@ pub(super) struct Sticky {
 #[derive(Debug)]
 struct Memory {
     shards: Box<[Mutex<StickTable>]>,
-    fallback: StickFallback,
+    size: u32,
+    ttl: Duration,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -79,16 +82,30 @@ impl Choice {
 }
 
 impl Sticky {
-    /// None: the service has no affinity. Both nodes have the same `key`.
-    pub(super) fn of(service: &Service, key: [u8; 16]) -> Option<Arc<Self>> {
+    /// None: the service has no affinity. Both nodes have the same `key`. Clients that `former` knows
+    /// are known as long as they are recognised by the same.
+    pub(super) fn of(
+        service: &Service,
+        key: [u8; 16],
+        former: Option<&Arc<Self>>,
+        now: Duration,
+    ) -> Option<Arc<Self>> {
         let affinity = service.proxied.affinity.as_ref()?;
-        let memory = match affinity.how {
-            StickHow::Hash => None,
+        let former = former.filter(|it| it.by == affinity.by && it.ech == service.proxied.ech);
+        let known = former.and_then(|it| it.memory.as_ref());
+        let (memory, fallback) = match affinity.how {
+            StickHow::Hash => (None, StickFallback::Reassign),
             StickHow::Table {
                 size,
                 ttl,
                 fallback,
-            } => Some(Memory::new(size as usize, ttl, fallback)),
+            } => {
+                let memory = match known {
+                    Some(known) if (known.size, known.ttl) == (size, ttl) => Arc::clone(known),
+                    known => Arc::new(Memory::new(size, ttl, known.map(|it| &**it), now)),
+                };
+                (Some(memory), fallback)
+            }
         };
         Some(Arc::new(Self {
             service: service.id,
@@ -96,6 +113,7 @@ impl Sticky {
             ech: service.proxied.ech,
             hasher: Hasher::new(key, service.id),
             memory,
+            fallback,
             limit: service.proxied.inspect_bytes as usize,
         }))
     }
@@ -138,7 +156,7 @@ impl Sticky {
             };
         };
         let had = key.and_then(|key| memory.shard(key).find(key, now));
-        let advice = advise(had, route, memory.fallback);
+        let advice = advise(had, route, self.fallback);
         let hit = matches!(advice, Advice::First(_) | Advice::Only(_));
         let count = if hit { &memory.hits } else { &memory.misses };
         count.fetch_add(1, Ordering::Relaxed);
@@ -227,15 +245,26 @@ impl Sticky {
 }
 
 impl Memory {
-    fn new(size: usize, ttl: Duration, fallback: StickFallback) -> Self {
+    fn new(size: u32, ttl: Duration, former: Option<&Self>, now: Duration) -> Self {
         let count = if size < LARGE { 1 } else { SHARDS };
-        let table = || Mutex::new(StickTable::new(size.div_ceil(count), ttl));
-        Self {
+        let table = || Mutex::new(StickTable::new((size as usize).div_ceil(count), ttl));
+        let counted = |of: fn(&Self) -> &AtomicU64| {
+            let count = former.map_or(0, |it| of(it).load(Ordering::Relaxed));
+            AtomicU64::new(count)
+        };
+        let memory = Self {
             shards: (0..count).map(|_| table()).collect(),
-            fallback,
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
+            size,
+            ttl,
+            hits: counted(|it| &it.hits),
+            misses: counted(|it| &it.misses),
+        };
+        for shard in former.into_iter().flat_map(|it| &it.shards) {
+            for (key, backend, age) in lock(shard).entries(now) {
+                memory.shard(key).adopt(key, Some((backend, age)), now);
+            }
         }
+        memory
     }
 
     /// Keys are hashes, so that any bits will do.
@@ -275,10 +304,10 @@ impl Tap {
     /// None: replies tell nothing.
     pub(super) fn new(
         worker: &Rc<Worker>,
-        service: usize,
+        sticky: Option<&Arc<Sticky>>,
         backend: BackendId,
     ) -> Option<Box<Self>> {
-        let sticky = worker.shared.services[service].sticky.as_ref()?;
+        let sticky = sticky?;
         let learns = sticky.by.reads_reply() && sticky.memory.is_some();
         learns.then(|| {
             Box::new(Self {

@@ -25,11 +25,11 @@ pub(super) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// None if nobody wants to know.
+    /// None if nobody wants to know. `limit`: what counts for a failure.
     pub(super) fn new(
         load: &'a Load,
         shared: &'a Shared,
-        service: usize,
+        limit: Duration,
         connect: Duration,
     ) -> Option<Box<Self>> {
         let gauge = load.target().gauge()?;
@@ -38,7 +38,7 @@ impl<'a> Watch<'a> {
         Some(Box::new(Self {
             gauge,
             shared,
-            limit: shared.services[service].connect_timeout,
+            limit,
             connect,
             since: now,
             asked: false,

@@ -25,7 +25,7 @@ use super::flows::{Flow, Flows};
 use super::log::{Phase, Record, Why};
 use super::report::Report;
 use super::serve::serve;
-use super::shared::{Control, Seat, Shared};
+use super::shared::{Control, Known, Seat, Shared};
 use crate::balance::flow::{FlowEnd, FlowEvent, Unserved};
 use crate::balance::{Route, Stick};
 use crate::config::Logged;
@@ -148,7 +148,9 @@ impl Worker {
                     self.control.splices.store(splices, Ordering::Relaxed);
                     self.sweep(part, now);
                     if keeps {
-                        self.shared.sticky().for_each(|it| it.expire(now));
+                        self.shared.sticky().iter().for_each(|it| it.expire(now));
+                        // Whoever came while nobody could wait frees a place and tells nobody.
+                        self.shared.advance_lines();
                     }
                     part = (part + 1) % PARTS;
                 }
@@ -191,14 +193,15 @@ impl Worker {
     }
 
     fn welcome(self: &Rc<Self>, service: usize, client: TcpStream, address: SocketAddr) {
-        let known = &self.shared.services[service];
+        let known = self.shared.known(service);
         let gate = known.gate.as_ref();
         let judged = gate.map_or(Ok(()), |gate| gate.judge(address.ip(), self.shared.now()));
-        let seat = judged.and_then(|()| Seat::take(&self.shared, service).ok_or(Unserved::Limit));
+        let take = || Seat::take(&self.shared, Arc::clone(&known));
+        let seat = judged.and_then(|()| take().ok_or(Unserved::Limit));
         let seat = match seat {
             Ok(seat) => seat,
             Err(why) => {
-                self.log(service, Why::Unserved(why), || Record {
+                self.log(&known, Why::Unserved(why), || Record {
                     service: known.id,
                     client: address,
                     backend: None,
@@ -269,9 +272,9 @@ impl Worker {
     }
 
     /// Writes the end of a connection to the log, if its service wants that.
-    pub(super) fn log(&self, service: usize, why: Why, record: impl FnOnce() -> Record) {
-        let (Some(wanted), Some(log)) = (self.shared.services[service].log, &self.shared.log)
-        else {
+    pub(super) fn log(&self, known: &Known, why: Why, record: impl FnOnce() -> Record) {
+        let log = self.shared.log.load();
+        let (Some(wanted), Some(log)) = (known.log, &*log) else {
             return;
         };
         let fits = wanted.what == Logged::All || !why.is_good();
@@ -324,9 +327,9 @@ impl Worker {
     async fn adopt(self: Rc<Self>, mut sticks: Receiver<Vec<Stick>>) {
         while let Some(batch) = sticks.recv().await {
             let now = self.shared.now();
+            let all = self.shared.sticky();
             for stick in &batch {
-                let mut all = self.shared.sticky();
-                if let Some(sticky) = all.find(|it| it.service() == stick.key.service) {
+                if let Some(sticky) = all.iter().find(|it| it.service() == stick.key.service) {
                     sticky.adopt(stick, now);
                 }
             }
@@ -357,9 +360,14 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// The place of the service in the configuration.
-    pub(super) const fn service(&self) -> usize {
+    /// The place of the service (`arrange`).
+    pub(super) fn service(&self) -> usize {
         self.seat.service()
+    }
+
+    /// The service, as it was when the client came.
+    pub(super) fn known(&self) -> &Known {
+        self.seat.known()
     }
 }
 

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::noise::Keys;
 use super::stream::{self, Established};
-use super::{SessionError, Shared, tune};
+use super::{AllKeys, SessionError, Shared, tune};
 
 /// Time for one connect. A path that answers does so within a round trip or one retransmission.
 pub(super) const CONNECT_TIME: Duration = Duration::from_millis(500);
@@ -19,7 +18,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Dialler {
     paths: Vec<(SocketAddr, SocketAddr)>,
-    keys: Keys,
+    keys: AllKeys,
     shared: Arc<Shared>,
     /// Before the next round; none before the first of all.
     pause: Duration,
@@ -28,7 +27,7 @@ pub(super) struct Dialler {
 impl Dialler {
     pub(super) fn new(
         paths: Vec<(SocketAddr, SocketAddr)>,
-        keys: Keys,
+        keys: AllKeys,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
@@ -65,7 +64,8 @@ impl Dialler {
         let stream = tokio::time::timeout(CONNECT_TIME, connect)
             .await
             .map_err(|_elapsed| SessionError::ConnectTimeout)??;
-        stream::as_dialler(stream, remote, &self.keys).await
+        let keys = self.keys.load_full();
+        stream::as_dialler(stream, remote, &keys[0]).await
     }
 }
 

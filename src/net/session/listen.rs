@@ -12,9 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::noise::Keys;
 use super::stream::{self, Established};
-use super::{HANDSHAKES, SessionError, Shared, tune};
+use super::{AllKeys, HANDSHAKES, SessionError, Shared, tune};
 use crate::net::{CloseOrder, move_high};
 
 /// Time between attempts to listen on an address that is not there yet.
@@ -33,7 +32,7 @@ pub(super) struct Listener {
     handshakes: JoinSet<Outcome>,
     /// Those in progress, oldest first.
     running: VecDeque<AbortHandle>,
-    keys: Arc<Keys>,
+    keys: AllKeys,
     shared: Arc<Shared>,
     /// Ends the acceptors when dropped.
     _acceptors: JoinSet<()>,
@@ -43,7 +42,7 @@ impl Listener {
     /// Listens on the local address of every path, as soon as it is there.
     pub(super) fn open(
         paths: &[(SocketAddr, SocketAddr)],
-        keys: Keys,
+        keys: AllKeys,
         shared: Arc<Shared>,
     ) -> Self {
         let peer: BTreeSet<IpAddr> = paths.iter().map(|(_, remote)| remote.ip()).collect();
@@ -62,7 +61,7 @@ impl Listener {
             accepted: receiver,
             handshakes: JoinSet::new(),
             running: VecDeque::with_capacity(HANDSHAKES),
-            keys: Arc::new(keys),
+            keys,
             shared,
             _acceptors: acceptors,
         }
@@ -94,7 +93,7 @@ impl Listener {
             self.shared
                 .no_session(remote, &SessionError::HandshakePushedOut);
         }
-        let keys = Arc::clone(&self.keys);
+        let keys = self.keys.load_full();
         let handshake = async move {
             let session = stream::as_listener(stream, remote, &keys).await;
             session.map_err(|error| (remote, error))

@@ -197,12 +197,12 @@ pub(super) async fn as_dialler(
 pub(super) async fn as_listener(
     stream: TcpStream,
     remote: SocketAddr,
-    keys: &Keys,
+    all: &[Keys],
 ) -> Result<Established, SessionError> {
     within_time(async {
         let mut link = Handshake { stream };
-        let mut state = keys.listener();
-        noise::read(&mut state, &link.read_exactly().await?)?;
+        let first = link.read_exactly().await?;
+        let (keys, mut state) = answering(all, &first)?;
         link.write(&noise::write(&mut state)).await?;
         let mut cipher = Cipher::new(state, REKEY_EVERY);
         let hello = link.hear(&mut cipher, keys.hello.node).await?;
@@ -210,6 +210,22 @@ pub(super) async fn as_listener(
         link.established(hello, remote, cipher)
     })
     .await
+}
+
+/// With the keys that open the first message.
+fn answering<'a>(
+    all: &'a [Keys],
+    first: &[u8; HANDSHAKE_MESSAGE],
+) -> Result<(&'a Keys, snow::HandshakeState), SessionError> {
+    let mut error = SessionError::EndedEarly;
+    for keys in all {
+        let mut state = keys.listener();
+        match noise::read(&mut state, first) {
+            Ok(()) => return Ok((keys, state)),
+            Err(unopened) => error = unopened,
+        }
+    }
+    Err(error)
 }
 
 async fn within_time(

@@ -323,7 +323,7 @@ async fn a_receiver_that_does_not_take_stops_the_sender_and_loses_nothing() {
     let stream = TcpStream::from_std(stream).unwrap();
     let settings = place.settings(NodeId::Second);
     let keys = Keys::new(&settings.secret, &settings.cluster, settings.hello);
-    let mut second = stream::as_listener(stream, place.at(1), &keys)
+    let mut second = stream::as_listener(stream, place.at(1), std::slice::from_ref(&keys))
         .await
         .unwrap();
     assert_eq!(first.next().await, SessionEvent::Up(hello(NodeId::Second)));

@@ -54,10 +54,10 @@ pub enum OpenError {
 
 /// Opens the peer's heartbeats.
 pub struct Opener {
-    secret: Secret,
+    /// One, or two while a key takes another's place; the knock says which one it is.
+    secrets: Vec<(Knock, Secret)>,
     cluster: String,
     peer: NodeId,
-    knock: Knock,
     current: Option<Life>,
     candidate: Option<Life>,
     retired: Retired,
@@ -67,13 +67,26 @@ impl Opener {
     /// An opener for datagrams of this sender. It knows no life yet.
     pub fn new(secret: &Secret, cluster: &str, sender: NodeId) -> Self {
         Self {
-            secret: secret.clone(),
+            secrets: vec![(Knock::new(secret, cluster, sender), secret.clone())],
             cluster: cluster.to_owned(),
             peer: sender,
-            knock: Knock::new(secret, cluster, sender),
             current: None,
             candidate: None,
             retired: Retired::default(),
+        }
+    }
+
+    /// Opens what is sealed with one of these keys from now on. Lives stay what they are: a life counts
+    /// on with another key.
+    pub fn rekey(&mut self, secrets: &[Secret]) {
+        let knock = |secret| Knock::new(secret, &self.cluster, self.peer);
+        let known = secrets.iter().map(|secret| (knock(secret), secret.clone()));
+        self.secrets = known.collect();
+        for life in [&mut self.current, &mut self.candidate]
+            .into_iter()
+            .flatten()
+        {
+            life.keys = keys(&self.secrets, &self.cluster, self.peer, life.incarnation);
         }
     }
 
@@ -95,9 +108,10 @@ impl Opener {
         if usize::from(header.sender) != self.peer.index() {
             return Err(OpenError::Foreign);
         }
-        if header.knock != self.knock {
+        let which = |(knock, _): &(Knock, Secret)| *knock == header.knock;
+        let Some(which) = self.secrets.iter().position(which) else {
             return Err(OpenError::Forged);
-        }
+        };
         let Header {
             incarnation,
             counter,
@@ -105,7 +119,7 @@ impl Opener {
         } = header;
 
         if let Some(current) = named(&mut self.current, incarnation) {
-            let plain = decrypt(&current.key, counter, clear, sealed)?;
+            let plain = decrypt(&current.keys[which], counter, clear, sealed)?;
             return if current.window.accept(counter) {
                 Ok(Opened::Current { counter, plain })
             } else {
@@ -116,7 +130,7 @@ impl Opener {
             return Err(OpenError::Retired);
         }
         if let Some(candidate) = named(&mut self.candidate, incarnation) {
-            let plain = decrypt(&candidate.key, counter, clear, sealed)?;
+            let plain = decrypt(&candidate.keys[which], counter, clear, sealed)?;
             let newest = counter > candidate.window.highest();
             return if candidate.window.accept(counter) {
                 Ok(Opened::Candidate {
@@ -129,7 +143,8 @@ impl Opener {
                 Err(OpenError::Replayed)
             };
         }
-        let key = heartbeat_key(&self.secret, &self.cluster, self.peer, incarnation);
+        let (_, secret) = &self.secrets[which];
+        let key = heartbeat_key(secret, &self.cluster, self.peer, incarnation);
         let plain = decrypt(&key, counter, clear, sealed)?;
         let mut window = Window::new();
         if !window.accept(counter) {
@@ -137,7 +152,7 @@ impl Opener {
         }
         self.candidate = Some(Life {
             incarnation,
-            key,
+            keys: keys(&self.secrets, &self.cluster, self.peer, incarnation),
             window,
         });
         Ok(Opened::Candidate {
@@ -183,8 +198,19 @@ impl fmt::Debug for Opener {
 /// One life of the peer, as far as its datagrams are concerned.
 struct Life {
     incarnation: Incarnation,
-    key: LessSafeKey,
+    /// As the opener's keys.
+    keys: Vec<LessSafeKey>,
     window: Window,
+}
+
+fn keys(
+    secrets: &[(Knock, Secret)],
+    cluster: &str,
+    peer: NodeId,
+    life: Incarnation,
+) -> Vec<LessSafeKey> {
+    let key = |(_, secret): &(Knock, Secret)| heartbeat_key(secret, cluster, peer, life);
+    secrets.iter().map(key).collect()
 }
 
 fn named(slot: &mut Option<Life>, incarnation: Incarnation) -> Option<&mut Life> {

@@ -118,7 +118,7 @@ fn another_key_cluster_or_sender_does_not_open() {
         (&mut other_sender, NodeId::Second),
     ] {
         let mut datagram = datagram.clone();
-        datagram[KNOCK_AT].copy_from_slice(&opener.knock.0);
+        datagram[KNOCK_AT].copy_from_slice(&opener.secrets[0].0.0);
         datagram[SENDER_AT] = sender.index() as u8;
         assert_eq!(opener.open(&datagram), Err(OpenError::Forged));
         assert!(opener.candidate.is_none());
@@ -146,7 +146,7 @@ fn a_nodes_own_datagram_sent_back_does_not_open_under_either_name() {
     assert_eq!(opener().open(&datagram), Err(OpenError::Foreign));
     datagram[SENDER_AT] = 0;
     assert_eq!(opener().open(&datagram), Err(OpenError::Forged));
-    datagram[KNOCK_AT].copy_from_slice(&opener().knock.0);
+    datagram[KNOCK_AT].copy_from_slice(&opener().secrets[0].0.0);
     assert_eq!(opener().open(&datagram), Err(OpenError::Forged));
 }
 
@@ -351,9 +351,49 @@ proptest! {
         let mut opener = opener();
         if dressed && bytes.len() > SENDER_AT {
             bytes[..4].copy_from_slice(&MAGIC);
-            bytes[KNOCK_AT].copy_from_slice(&opener.knock.0);
+            bytes[KNOCK_AT].copy_from_slice(&opener.secrets[0].0.0);
             bytes[SENDER_AT] = 0;
         }
         prop_assert!(opener.open(&bytes).is_err());
     }
+}
+
+#[test]
+fn a_key_takes_anothers_place_and_no_datagram_is_lost() {
+    let keys = [7_u8, 8].map(|byte| Secret([byte; 32]));
+    let [old, new] = &keys;
+    let mut sealer = Sealer::new(old, "pair", NodeId::First, A);
+    let mut opener = Opener::new(old, "pair", NodeId::First);
+    let beat = |sealer: &mut Sealer, n: u8| sealer.seal(&[n]);
+    let first = beat(&mut sealer, 0);
+    opener.open(&first).unwrap();
+    opener.confirm(A);
+    let plain = |opened: Result<Opened, OpenError>| match opened {
+        Ok(Opened::Current { plain, counter }) => (plain[0], counter),
+        other => panic!("{other:?}"),
+    };
+    opener.rekey(&keys);
+    let late = beat(&mut sealer, 1);
+    sealer.rekey(new);
+    let fresh = beat(&mut sealer, 2);
+    assert_eq!(plain(opener.open(&fresh)), (2, 3), "the counter goes on");
+    assert_eq!(plain(opener.open(&late)), (1, 2), "the old key opens, too");
+    assert_eq!(opener.open(&late), Err(OpenError::Replayed), "but once");
+    opener.rekey(&[new.clone(), old.clone()]);
+    assert_eq!(
+        opener.open(&fresh),
+        Err(OpenError::Replayed),
+        "windows stay"
+    );
+    let more = beat(&mut sealer, 4);
+    assert_eq!(plain(opener.open(&more)).0, 4);
+    opener.rekey(std::slice::from_ref(new));
+    assert_eq!(opener.open(&first), Err(OpenError::Forged), "it is gone");
+    let more = beat(&mut sealer, 5);
+    assert_eq!(plain(opener.open(&more)).0, 5);
+    // Back to a key that it had: no number meets it twice.
+    sealer.rekey(old);
+    opener.rekey(std::slice::from_ref(old));
+    let last = beat(&mut sealer, 6);
+    assert_eq!(plain(opener.open(&last)), (6, 6));
 }

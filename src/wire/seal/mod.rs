@@ -12,7 +12,8 @@
 //! Each life of a node seals with a key of its own, `HKDF(salt = incarnation, ikm = cluster key,
 //! info = "tandem heartbeat v1" | cluster name | sender)`. The incarnation is 128 random bits, so
 //! no two lives share a key, and a counter that starts at 1 in each life can serve as the nonce.
-//! A counter that reached its end seals nothing more; it never wraps. The sender is bound into
+//! A counter that reached its end seals nothing more; it never wraps, and does not begin anew with
+//! another cluster key. The sender is bound into
 //! the key, so a node's own datagram, sent back to it, does not open.
 //!
 //! # Lives
@@ -79,6 +80,7 @@ pub const MAX_PLAIN: usize = MAX_DATAGRAM - HEADER - TAG;
 pub struct Sealer {
     key: LessSafeKey,
     knock: Knock,
+    cluster: String,
     sender: NodeId,
     incarnation: Incarnation,
     /// The next datagram's; `None` once all are used.
@@ -92,10 +94,18 @@ impl Sealer {
         Self {
             key: heartbeat_key(secret, cluster, sender, incarnation),
             knock: Knock::new(secret, cluster, sender),
+            cluster: cluster.to_owned(),
             sender,
             incarnation,
             counter: Some(1),
         }
+    }
+
+    /// Seals with what follows from this key from now on. The counter goes on, so that no key of this
+    /// life meets a number twice, also if it comes back.
+    pub fn rekey(&mut self, secret: &Secret) {
+        self.key = heartbeat_key(secret, &self.cluster, self.sender, self.incarnation);
+        self.knock = Knock::new(secret, &self.cluster, self.sender);
     }
 
     /// A datagram with this content.

@@ -9,7 +9,8 @@
 /* With a stack of its own: 512 bytes are all that one has. */
 #define APART static __attribute__((noinline))
 /* The same, and the verifier looks at it once, not once for each way that leads to it. Its pointers
- * may be anything to it, so it asks for each whether there is one. */
+ * may be anything to it, so it asks for each whether there is one, and kernels before 6.3 take
+ * nothing that they point to for a key of a map, nor for a value to write: it is copied first. */
 #define ONCE __attribute__((noinline))
 
 /* A map, described by types: the loader reads them from BTF. */
@@ -17,8 +18,9 @@
 #define TYPE(name, value) typeof(value) *name
 
 static void *(*const map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
-static long (*const map_update)(void *map, const void *key, const void *value,
-                                __u64 flags) = (void *)BPF_FUNC_map_update_elem;
+/* An int: kernels before 6.4 leave the upper half of a negative result empty. */
+static int (*const map_update)(void *map, const void *key, const void *value,
+                               __u64 flags) = (void *)BPF_FUNC_map_update_elem;
 static long (*const map_delete)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static __u64 (*const coarse_clock)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static __u32 (*const prandom)(void) = (void *)BPF_FUNC_get_prandom_u32;

@@ -128,7 +128,7 @@ INLINE __u32 allocate(struct flow *to, struct flow_key *back_key, struct flow *b
     for (int i = 0; i < TRIES; i++) {
         __u16 port = first + __sync_fetch_and_add(rounds, 1) % span;
         back_key->dport = BE16(port);
-        long failed = map_update(&flows, back_key, back, BPF_NOEXIST);
+        int failed = map_update(&flows, back_key, back, BPF_NOEXIST);
         if (!failed) {
             to->to_sport = back_key->dport;
             return 0;
@@ -181,7 +181,7 @@ APART __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct ser
     to->opened = now;
     to->seen = now;
     if (dnat && same(&to->to_src, &to->to_dst)) return DROP_HAIRPIN;
-    struct flow_key back_key = opposite(to, p->key.family);
+    struct flow_key key = opposite(to, p->key.family);
     *back = *to;
     back->to_src = p->key.dst;
     back->to_dst = p->key.src;
@@ -190,15 +190,17 @@ APART __u32 open(struct __sk_buff *ctx, const struct packet *p, const struct ser
     back->ifindex = ctx->ifindex;
     back->seq = 0;
     to->flags |= FLOW_CLIENT;
-    __u32 refused = allocate(to, &back_key, back, index);
+    __u32 refused = allocate(to, &key, back, index);
     if (refused) return refused;
-    long failed = map_update(&flows, &p->key, to, BPF_NOEXIST);
+    key = p->key;
+    int failed = map_update(&flows, &key, to, BPF_NOEXIST);
     if (failed) {
-        map_delete(&flows, &back_key);
+        key = opposite(to, p->key.family);
+        map_delete(&flows, &key);
         return failed == -17 ? DROP_RACE : DROP_TABLE_FULL;
     }
     count(COUNT_OPENED);
-    if (sync) note_opened(&p->key);
+    if (sync) note_opened(&key);
     carry(ctx, p, EVENT_OPENED, &p->key, to, 0);
     return 0;
 }
@@ -255,13 +257,14 @@ APART int forward(struct __sk_buff *ctx, const struct packet *p, struct flow *f,
 /* A new SYN on old ports, of a connection that is over or never was: it makes room. Told in any
  * case: there may be no room for the new flow, and then nobody else says that the old one is gone. */
 INLINE void replace(const struct packet *p, struct flow *f) {
-    struct flow_key other = opposite(f, p->key.family);
-    struct flow *back = map_lookup(&flows, &other);
+    struct flow_key key = opposite(f, p->key.family);
+    struct flow *back = map_lookup(&flows, &key);
     count(COUNT_REPLACED);
     f->state = STATE_CLOSED;
     tell(EVENT_CLOSED, CAUSE_REPLACED, &p->key, f, back);
-    map_delete(&flows, &other);
-    map_delete(&flows, &p->key);
+    map_delete(&flows, &key);
+    key = p->key;
+    map_delete(&flows, &key);
 }
 
 /* Makes a SYN the RST that a client sends whose backend remembers an older connection of this port, and
@@ -327,11 +330,17 @@ INLINE int known(struct __sk_buff *ctx, const struct packet *p, struct flow *f, 
     return 0;
 }
 
-ONCE int tcp(struct __sk_buff *ctx, const struct packet *p) {
+/* The flow that a packet belongs to. */
+APART struct flow *flow_of(const struct packet *p) {
+    struct flow_key key = p->key;
+    return map_lookup(&flows, &key);
+}
+
+/* `f`: the packet's flow, if there is one. */
+ONCE int tcp(struct __sk_buff *ctx, const struct packet *p, struct flow *f) {
     if (!p) return TC_ACT_SHOT;
     __u64 now = coarse_clock();
     struct stand s = {};
-    struct flow *f = map_lookup(&flows, &p->key);
     int syn = bare_syn(p->flags);
     if (f) {
         int gone = 0;
@@ -356,7 +365,7 @@ ONCE int tcp(struct __sk_buff *ctx, const struct packet *p) {
         if (p->hops < 2) return drop(DROP_HOPS);
         __u32 refused = open(ctx, p, service, &s);
         if (refused) return refuse(p, refused, reject && refused == DROP_NO_BACKEND);
-        f = map_lookup(&flows, &p->key);
+        f = flow_of(p);
         return f ? forward(ctx, p, f, &s) : drop(DROP_RACE);
     }
     __u32 zero = 0;
@@ -399,7 +408,7 @@ int tandem_nat(struct __sk_buff *ctx) {
     if (ctx->protocol == BE16(ETH_P_IPV6)) kind = read_ipv6(ctx, &p);
     switch (kind) {
     case KIND_TCP:
-        return tcp(ctx, &p);
+        return tcp(ctx, &p, map_lookup(&flows, &p.key));
     case KIND_ICMP:
         return icmp(ctx, &p);
     case KIND_FRAGMENT:
