@@ -58,6 +58,13 @@ class Rival:
         self.pair = pair
         self.machines = pair.machines
         self.watch = pair.watch
+        pair.units = self.units
+
+    def mend(self, name, machine):
+        self.pair.mend(name, machine)
+        if name in ("kill -9", "hang (SIGSTOP)"):
+            # Nobody else ends a process that stands still, nor starts it anew.
+            machine.ssh("systemctl kill -s KILL keepalived haproxy; sleep 1; systemctl restart keepalived haproxy")
 
     def settle(self, patience=240):
         end = time.monotonic() + patience
