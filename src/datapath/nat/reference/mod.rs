@@ -244,7 +244,9 @@ impl Reference {
         if stand.leave == Leave::Nothing {
             return Some(self.relay(frame, packet, arrival, stand));
         }
-        if stand.second && follow::is_of_next(packet, &flow) {
+        // Who may only forward let its SYN go to the peer, perhaps when even that was over.
+        let next = stand.second || stand.leave == Leave::Forward;
+        if next && follow::is_of_next(packet, &flow) {
             return Some(self.hand(frame, stand, Counter::Handed));
         }
         let client = flow.flags & FLOW_CLIENT != 0;

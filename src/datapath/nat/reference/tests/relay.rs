@@ -284,6 +284,19 @@ fn the_peer_has_a_new_connection_on_the_ports_of_one_that_is_over_here() {
     let last = frame(back.from(), back.to(), sent(ACK | FIN, 501, 3), &[]);
     world.process(&last, &arrival());
     assert_eq!(world.flows[&key].state, State::Closed.number());
+    // A process hangs until its lease is over: the SYN goes to the peer and leaves the old entry, by which
+    // the frozen node would forward what follows when the process is dead.
+    let mut hung = world.clone();
+    hung.lease = 500;
+    let new = by(
+        STRANGER,
+        frame(at(CLIENT), at(VIP), sent(SYN, 9_000, 0), &[]),
+    );
+    assert!(matches!(hung.process(&new, &arrival()), Verdict::Relay(_)));
+    hung.dead = true;
+    let next = frame(at(CLIENT), at(VIP), sent(ACK, 9_001, 1 << 31), &[]);
+    let verdict = hung.process(&by(STRANGER, next), &arrival());
+    assert!(matches!(verdict, Verdict::Relay(_)), "{verdict:?}");
     world.second = 2_000;
     // The old one's last word goes its way, as does what is not known to be another's.
     let says = |ack| by(STRANGER, frame(at(CLIENT), at(VIP), sent(ACK, 3, ack), &[]));
