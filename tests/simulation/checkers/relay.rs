@@ -4,13 +4,13 @@
 //! |---|---|
 //! | once | a packet is handed from one machine to the other once at most; back, by a master that has offered the mastership and may still forward |
 //! | decides | a connection begins, or is replaced, only where the node has turned as master within a lease, or, for what its peer handed over, as the standby of a master |
-//! | forwards | a packet goes on only there, or by the table of a process that was master when it died, for [`FROZEN`] and a lease at most, or that a new process inherits and does not know its role |
+//! | forwards | a packet goes on only there, or by the table of a process that was master when it died, for [`FROZEN`] and a lease at most, or hangs, for [`HUNG`] and a lease, or that a new process inherits and does not know its role |
 //! | one way | two machines that may forward never have different ways for one open connection; but for three heartbeats after both were masters, and [`SETTLE`] if one of them has died |
 //! | no reset | the same of a client's reset, whose connection a machine knows that may forward; a dead one counts only if its host is heard, which tells of the death |
 //! | owner | what the data path tells a node never makes it master |
 
 use tandem::datapath::nat::layout::FlowKey;
-use tandem::datapath::nat::reference::{FROZEN, Reference};
+use tandem::datapath::nat::reference::{FROZEN, HUNG, Reference};
 use tandem::datapath::nat::{self, Counter};
 use tandem::model::Role;
 
@@ -81,8 +81,8 @@ impl World {
         let stands = kept.stands;
         let leads = !stands.inherits && self.lately(stands.led, LENGTH + LATE);
         let accepts = hops > 0 && self.lately(stands.stood, LENGTH + LATE);
-        // A dead one may forget what its client has given up; that is its peer's then.
-        let allowed = if dead {
+        // A dead or hung one may forget what its client has given up; that is its peer's then.
+        let allowed = if dead || self.hangs(machine) && !leads && !accepts {
             decided.opened == 0
         } else {
             leads || accepts
@@ -100,10 +100,16 @@ impl World {
     pub fn has_the_right(&self, machine: usize, hops: u8) -> bool {
         let kept = &self.machines[machine].kept;
         let stands = kept.stands;
-        let frozen = FROZEN + FROZEN / 16;
+        let [frozen, hung] = [FROZEN, HUNG].map(|it| it + it / 16);
         self.lately(stands.led, LENGTH + LATE)
             || hops > 0 && self.lately(stands.stood, LENGTH + LATE)
             || kept.is_dead(self.now) && self.lately(stands.led, LENGTH + LATE + frozen)
+            || self.hangs(machine) && self.lately(stands.led, LENGTH + LATE + hung)
+    }
+
+    fn hangs(&self, machine: usize) -> bool {
+        let process = self.machines[machine].process.as_ref();
+        process.is_some_and(|process| process.paused_until.is_some())
     }
 
     /// Where a machine leads this client's open connection, if it may.

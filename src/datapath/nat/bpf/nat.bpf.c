@@ -317,8 +317,9 @@ INLINE int is_of_next(const struct packet *p, const struct flow *f) {
 INLINE int known(struct __sk_buff *ctx, const struct packet *p, struct flow *f, struct stand *s,
                  int *gone) {
     if (s->leave == MAY_NOTHING) return relay(ctx, p, s);
-    /* Who may only forward let its SYN go to the peer, perhaps when even that was over. */
-    int next = s->second || s->leave == MAY_FORWARD;
+    /* Who may only forward let its SYN go to the peer, perhaps when even that was over; and what comes
+     * from there may be of a flow that only the peer has. */
+    int next = s->second || s->from_peer || s->leave == MAY_FORWARD;
     if (next && is_of_next(p, f)) return hand(ctx, s, COUNT_HANDED);
     /* On the ports of a connection that goes on, its backend decides: it asks the client,
      * whose RST ends the flow if the client has forgotten it (RFC 5961, section 4.2). */

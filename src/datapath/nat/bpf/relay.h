@@ -12,6 +12,8 @@
 /* Flows of a process that is dead are forwarded for so long after its lease. Its peer knows them
  * too, and will use their ports again one day. */
 #define FROZEN 60000000000ULL
+/* Those of a process that hangs: it is dead, or has taken back what it may not do any more, long before. */
+#define HUNG 1000000000ULL
 #define REMINDER 1000000000ULL /* between two records of one stale neighbour */
 #define TCP_LISTEN 10
 #define CURRENT_NETNS (-1L)
@@ -79,16 +81,16 @@ INLINE void look(struct __sk_buff *ctx, __u64 now, struct stand *s) {
     }
     find_peer(ctx, s);
     if (!right) return;
-    if (!s->alive) {
-        int lately = holds || now - right->until < FROZEN;
-        if (right->until && lately) s->leave = MAY_FORWARD;
-    } else if (s->from_peer && now < right->accept) {
+    /* A process that turns takes a lease back before it ends. */
+    __u64 longer = s->alive ? HUNG : FROZEN;
+    int lately = holds || (right->until && now < right->until + longer);
+    if (s->alive && s->from_peer && now < right->accept) {
         s->leave = MAY_DECIDE;
         s->accepted = 1;
         count(COUNT_ACCEPTED);
-    } else if (holds) {
+    } else if (lately) {
         s->leave = MAY_FORWARD;
-        s->offered = right->frozen == FROZEN_OFFERED;
+        s->offered = s->alive && holds && right->frozen == FROZEN_OFFERED;
     }
 }
 

@@ -23,7 +23,7 @@ use super::tables::Told;
 pub(super) use alone::translated;
 pub use choose::hashed;
 use packet::{ACK, FIN, Kind, L3, Packet, RST, SYN};
-pub use relay::{FROZEN, RECENT};
+pub use relay::{FROZEN, HUNG, RECENT};
 use relay::{Leave, Stand};
 
 /// How a frame came.
@@ -244,8 +244,9 @@ impl Reference {
         if stand.leave == Leave::Nothing {
             return Some(self.relay(frame, packet, arrival, stand));
         }
-        // Who may only forward let its SYN go to the peer, perhaps when even that was over.
-        let next = stand.second || stand.leave == Leave::Forward;
+        // Who may only forward let its SYN go to the peer, perhaps when even that was over; and what comes
+        // from there may be of a flow that only the peer has.
+        let next = stand.second || stand.from_peer || stand.leave == Leave::Forward;
         if next && follow::is_of_next(packet, &flow) {
             return Some(self.hand(frame, stand, Counter::Handed));
         }

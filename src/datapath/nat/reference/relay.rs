@@ -8,6 +8,9 @@ use super::{Arrival, Reference, Verdict, translate};
 
 /// Flows of a process that is dead are forwarded for so long after its lease, nanoseconds.
 pub const FROZEN: u64 = 60_000_000_000;
+/// Those of a process that hangs: it is dead, or has taken back what it may not do any more, long
+/// before.
+pub const HUNG: u64 = 1_000_000_000;
 /// Handshakes that can be asked for again after a process died.
 pub const RECENT: usize = 1_024;
 /// Between two records of one stale neighbour.
@@ -24,7 +27,7 @@ pub(super) enum Leave {
 /// How this node stands to a packet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stand {
-    /// None: no peer is known on this link.
+    /// None: no peer is known on this link, or it does not matter.
     at: Option<Neighbour>,
     pub(super) leave: Leave,
     /// The process that leads the program.
@@ -78,20 +81,23 @@ impl Reference {
         };
         let now = arrival.now;
         let holds = now < self.lease;
-        if self.dead {
-            if self.lease != 0 && now < self.lease.saturating_add(FROZEN) {
-                stand.leave = Leave::Forward;
-            }
-        } else if holds && !self.frozen && !self.offered {
+        // A process that turns takes a lease back before it ends.
+        let longer = if self.dead { FROZEN } else { HUNG };
+        let lately = self.lease != 0 && now < self.lease.saturating_add(longer);
+        if !self.dead && holds && !self.frozen && !self.offered {
             stand.leave = Leave::Decide;
+            if stand.waits && now >= self.second {
+                // A master has nothing to do with its peer otherwise: it is not looked for.
+                (stand.at, stand.from_peer) = (None, false);
+            }
             stand.second = now < self.second && at.is_some() && !from_peer;
-        } else if from_peer && now < self.accept {
+        } else if !self.dead && from_peer && now < self.accept {
             stand.leave = Leave::Decide;
             stand.accepted = true;
             self.count(Counter::Accepted);
-        } else if holds {
+        } else if lately {
             stand.leave = Leave::Forward;
-            stand.offered = self.offered;
+            stand.offered = !self.dead && holds && self.offered;
         }
         stand
     }

@@ -222,12 +222,25 @@ fn a_process_that_never_led_leaves_nothing() {
 }
 
 #[test]
-fn a_process_that_hangs_forwards_until_its_lease_ends() {
+fn a_process_that_hangs_forwards_until_it_is_dead_and_decides_until_its_lease_ends() {
     let mut world = node(0);
     world.process(&by(STRANGER, syn(VIP, 1)), &arrival());
-    let verdict = world.process(&by(STRANGER, ack(VIP, 2)), &when(1_999));
+    let late = 2_000 + HUNG;
+    for now in [1_999, 2_000, late - 1] {
+        let verdict = world.process(&by(STRANGER, ack(VIP, 2)), &when(now));
+        assert!(matches!(verdict, Verdict::Redirect { .. }), "{now}");
+    }
+    let other = frame(at("203.0.113.1:40009"), at(VIP), sent(SYN, 7, 0), &[]);
+    let verdict = world.process(&by(STRANGER, other), &when(2_000));
+    assert!(matches!(verdict, Verdict::Relay(_)));
+    let verdict = world.process(&by(STRANGER, ack(VIP, 2)), &when(late));
+    assert!(matches!(verdict, Verdict::Relay(_)));
+    // One that turns has taken the lease back.
+    world.lease = late;
+    let verdict = world.process(&by(STRANGER, ack(VIP, 2)), &when(late + 1));
     assert!(matches!(verdict, Verdict::Redirect { .. }));
-    let verdict = world.process(&by(STRANGER, ack(VIP, 2)), &when(2_000));
+    world.lease = 0;
+    let verdict = world.process(&by(STRANGER, ack(VIP, 2)), &when(late + 1));
     assert!(matches!(verdict, Verdict::Relay(_)));
 }
 
@@ -295,8 +308,17 @@ fn the_peer_has_a_new_connection_on_the_ports_of_one_that_is_over_here() {
     assert!(matches!(hung.process(&new, &arrival()), Verdict::Relay(_)));
     hung.dead = true;
     let next = frame(at(CLIENT), at(VIP), sent(ACK, 9_001, 1 << 31), &[]);
-    let verdict = hung.process(&by(STRANGER, next), &arrival());
+    let verdict = hung.process(&by(STRANGER, next.clone()), &arrival());
     assert!(matches!(verdict, Verdict::Relay(_)), "{verdict:?}");
+    // The other way round: the hung one began it in the last of its lease. Its peer, which has not heard
+    // of it, does not send it to the old one's backend, whose RST would end it.
+    let mut peer = world.clone();
+    (peer.lease, peer.accept) = (0, 2_000);
+    let verdict = peer.process(&by(THERE, next.clone()), &arrival());
+    assert_eq!(verdict, Verdict::Drop(Counter::Loop));
+    (peer.lease, peer.waits, peer.accept, peer.second) = (2_000, 2_000, 0, 2_000);
+    let verdict = peer.process(&by(THERE, next), &arrival());
+    assert_eq!(verdict, Verdict::Drop(Counter::Loop));
     world.second = 2_000;
     // The old one's last word goes its way, as does what is not known to be another's.
     let says = |ack| by(STRANGER, frame(at(CLIENT), at(VIP), sent(ACK, 3, ack), &[]));
@@ -420,6 +442,7 @@ fn a_process_that_has_not_turned_lately_holds_no_answer_back() {
     let verdict = world.process(&answer, &late);
     assert!(matches!(verdict, Verdict::Redirect { .. }), "{verdict:?}");
     // Not master any more.
+    world.lease = 0;
     let verdict = world.process(&by(THERE, kick), &when(2_000));
     assert_eq!(verdict, Verdict::Drop(Counter::Loop));
 }

@@ -6,7 +6,7 @@ use super::*;
 fn without_a_lease_all_stays_here_and_nothing_changes() {
     let mut world = world(0, Scheduler::RoundRobin);
     let (ours, theirs) = established(&mut world);
-    world.lease = NOW;
+    world.lease = 0;
     let before = world.flows.clone();
     for frame in [
         syn(CLIENT, 7),
