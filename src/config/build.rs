@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use std::time::Duration;
 
-use super::difference::marks;
+use super::difference::{fingerprint, marks};
 use super::file;
-use super::hash::fingerprint;
 use super::report::{Field, List, Located, Reported};
 use super::{
     Acknowledge, Affinity, Agent, Backend, Balance, Checks, Cluster, Config, Discover, Dns,
@@ -40,8 +39,8 @@ pub(super) fn build(file: file::File) -> Result<Config, Reported> {
         hash: ConfigHash(0),
         marks: Arc::default(),
     };
-    config.hash = fingerprint(&config);
     config.marks = marks(&config).into();
+    config.hash = fingerprint(&config.marks);
     Ok(config)
 }
 

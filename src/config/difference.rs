@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Config;
 use super::listing::{Reach, listing};
+use crate::model::ConfigHash;
 
 /// Marks of a configuration at most; one with more settings has one for each section.
 pub const MAX_MARKS: usize = 4_096;
@@ -100,6 +101,20 @@ pub(super) fn marks(config: &Config) -> Vec<Mark> {
         true => marks,
         false => coarse(&marks),
     }
+}
+
+/// The fingerprint of the whole: of what it means, not of how it is written. A setting of a later
+/// version that says nothing new must not be listed, so that two versions agree on one file.
+pub(super) fn fingerprint(marks: &[Mark]) -> ConfigHash {
+    let mut text = Vec::new();
+    for Mark { section, key, hash } in marks {
+        for word in [section, key] {
+            text.extend(word.as_bytes());
+            text.push(0);
+        }
+        text.extend(hash.to_le_bytes());
+    }
+    ConfigHash::of(&text)
 }
 
 /// One mark for each section.

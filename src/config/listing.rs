@@ -1,8 +1,9 @@
 //! Every setting of a configuration as a line: its section, its key, its value in words.
 //!
-//! Two configurations that mean the same have the same listing, so it is what differences are made of
-//! (`difference`). Structures are taken apart by name, as in `hash`, so that a new field does not
-//! compile before somebody has decided whether it can change while a node runs.
+//! Two configurations that mean the same have the same listing, so it is what differences and
+//! fingerprints are made of (`difference`). Structures are taken apart by name, so that a new field does
+//! not compile before somebody has decided whether it can change while a node runs, and whether both
+//! nodes must agree on it.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
