@@ -4,6 +4,7 @@
 //! listed as ignored, with the reason; none passes silently.
 
 mod affinity;
+mod alerts;
 mod balance;
 mod bench;
 mod checks;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         .chain(doctor::tests())
         .chain(discover::tests())
         .chain(metrics::tests())
+        .chain(alerts::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(sockets::tests())

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tandem::lab::{BACKENDS, Lab, LabError, default_config, node_addresses};
+use tandem::lab::{BACKENDS, Host, Lab, LabError, Network, default_config, node_addresses};
 use tandem::model::NodeId;
 use tokio::process::Child;
 use tokio::time::sleep;
@@ -23,6 +23,7 @@ const SOON: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_secs(5);
 /// Where the nodes serve their metrics.
 const PORT: u16 = 9700;
+pub(crate) const LISTEN: &str = "\n[metrics]\nlisten = \"0.0.0.0:9700\"\n";
 
 type Needed = &'static [&'static str];
 
@@ -96,13 +97,17 @@ fn good_files() {
     promtool(&["check", "rules", &file.display().to_string()]);
 }
 
-/// A Prometheus on the client's host.
-struct Watcher {
+/// A Prometheus on one of the hosts.
+pub(crate) struct Watcher {
     _process: Child,
+    host: At,
 }
 
+type At = fn(&Network) -> &Host;
+
 impl Watcher {
-    async fn start(lab: &Lab) -> Self {
+    /// Asks the nodes on their n-th addresses.
+    pub(crate) async fn start(lab: &Lab, host: At, path: usize) -> Self {
         let rules = fs::read_to_string(docs().join("tandem-alerts.yml")).expect("it is there");
         // At once: how long each waits is no matter of this test.
         let lines = rules.lines().map(|line| match line.trim_start() {
@@ -111,7 +116,7 @@ impl Watcher {
         });
         let dir = lab.dir();
         fs::write(dir.join("rules.yml"), lines.collect::<String>()).expect("a file is written");
-        let targets = NodeId::BOTH.map(|id| format!("\"{}:{PORT}\"", node_addresses(id)[0]));
+        let targets = NodeId::BOTH.map(|id| format!("\"{}:{PORT}\"", node_addresses(id)[path]));
         let config = format!(
             "global: {{ scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms }}\n\
              rule_files: [rules.yml]\n\
@@ -127,17 +132,18 @@ impl Watcher {
             "--log.level=warn".to_owned(),
         ];
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let host = &lab.network().client;
-        let process = serve(host, command("prometheus", &arguments)).await;
-        Self { _process: process }
+        let program = command("prometheus", &arguments);
+        Self {
+            _process: serve(host(lab.network()), program).await,
+            host,
+        }
     }
 
     async fn api(&self, lab: &Lab, path: &str) -> Option<Value> {
         let request = format!("GET /api/v1/{path} HTTP/1.0\r\n\r\n").into_bytes();
         let address = "127.0.0.1:9090".parse().expect("an address");
-        let body = talk(&lab.network().client, address, request, false)
-            .await
-            .ok()?;
+        let host = (self.host)(lab.network());
+        let body = talk(host, address, request, false).await.ok()?;
         serde_json::from_slice(&body).ok()
     }
 
@@ -161,7 +167,7 @@ impl Watcher {
     }
 
     /// Each of these fires, sooner or later.
-    async fn fire(&self, lab: &Lab, fault: &str, alerts: &[&str]) {
+    pub(crate) async fn fire(&self, lab: &Lab, fault: &str, alerts: &[&str]) {
         let mut missing: BTreeSet<String> = alerts.iter().map(|it| (*it).to_owned()).collect();
         until(&format!("{fault}: {alerts:?}"), SOON, async || {
             for alert in self.firing(lab).await {
@@ -183,7 +189,7 @@ impl Watcher {
         .await;
     }
 
-    async fn is(&self, lab: &Lab, expression: &str, right: impl Fn(f64) -> bool) {
+    pub(crate) async fn is(&self, lab: &Lab, expression: &str, right: impl Fn(f64) -> bool) {
         until(expression, SOON, async || {
             self.value(lab, expression)
                 .await
@@ -194,10 +200,9 @@ impl Watcher {
 }
 
 async fn scraped() -> Result<(), LabError> {
-    let listen = format!("\n[metrics]\nlisten = \"0.0.0.0:{PORT}\"\n");
-    let mut lab = Lab::up(&with(default_config() + &listen)).await?;
+    let mut lab = Lab::up(&with(default_config() + LISTEN)).await?;
     let master = lab.settled().await?;
-    let watcher = Watcher::start(&lab).await;
+    let watcher = Watcher::start(&lab, |network| &network.client, 0).await;
     watcher.is(&lab, "sum(up)", |up| up == 2.0).await;
     let load = lab.load();
     sleep(QUIET).await;
