@@ -32,6 +32,10 @@ async fn faults() -> Result<(), LabError> {
     let config = with(default_config() + source + LISTEN);
     let text = config.config.clone();
     let mut lab = Lab::build(&config).await?;
+    for node in NodeId::BOTH {
+        // A file of its own.
+        lab.configure(node, &text)?;
+    }
     fs::write(lab.dir().join("nobody.json"), "{").expect("a file is written");
     lab.start().await?;
     lab.settled().await?;
@@ -142,8 +146,6 @@ async fn to_and_fro(lab: &mut Lab, watcher: &Watcher) -> Result<(), LabError> {
         let done = ask(lab, master, &["failover"]).await;
         assert!(done.status.success(), "{done:?}");
     }
-    watcher
-        .fire(lab, "switchovers", &["TandemFlapping"])
-        .await;
+    watcher.fire(lab, "switchovers", &["TandemFlapping"]).await;
     Ok(())
 }
