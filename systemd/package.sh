@@ -30,7 +30,7 @@ user() {
 }
 
 rights() {
-    chown root:tandem /etc/tandem && chmod 750 /etc/tandem
+    chown root:tandem /etc/tandem && chmod 770 /etc/tandem
     [ ! -f "$CONFIG" ] || { chown root:tandem "$CONFIG" && chmod 640 "$CONFIG"; }
 }
 

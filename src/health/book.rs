@@ -89,7 +89,7 @@ impl HealthBook {
                     self.settle(id, now);
                 }
             } else if let Some(entry) = self.entries.get_mut(&id) {
-                entry.weigh(backend.weight.0);
+                entry.place(service, backend);
             }
         }
         self.first_bytes = looks_at_first_bytes(config);
@@ -118,18 +118,30 @@ impl HealthBook {
 
     /// A client's connect to this backend failed.
     pub fn connect_failed(&mut self, backend: BackendId, failure: ConnectFailure, now: Mono) {
-        if let Some(entry) = self.entries.get_mut(&backend) {
-            entry.client_failed(Blame::Connect(failure), now);
-            self.settle(backend, now);
-        }
+        self.blame(backend, Blame::Connect(failure), now);
     }
 
     /// The backend reset a client's connection before its first byte.
     pub fn reset_early(&mut self, backend: BackendId, now: Mono) {
+        self.blame(backend, Blame::Reset, now);
+    }
+
+    fn blame(&mut self, backend: BackendId, blame: Blame, now: Mono) {
+        let last = self.is_last(backend);
         if let Some(entry) = self.entries.get_mut(&backend) {
-            entry.client_failed(Blame::Reset, now);
+            entry.client_failed(blame, last, now);
             self.settle(backend, now);
         }
+    }
+
+    /// It is about to fall, and no other backend of its pool serves.
+    fn is_last(&self, backend: BackendId) -> bool {
+        let entry = self.entries.get(&backend);
+        let Some(entry) = entry.filter(|it| it.is_about_to_fall()) else {
+            return false;
+        };
+        let mut all = self.entries.iter();
+        !all.any(|(id, it)| *id != backend && it.group == entry.group && it.helps())
     }
 
     /// A backend said something to a client.

@@ -1,6 +1,8 @@
 //! What is known of one backend, and what evidence does to it.
 
+mod clients;
 mod succeed;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use super::probe::{ANSWER_SLACK, ProbeOutcome, ProbeRequest, ProbeResult, Whom};
 use super::rhythm::Rhythm;
 use super::verdict::Verdict;
 use crate::config::{Backend, Observe, Service};
-use crate::model::{BackendAddress, BackendId, ConnectFailure};
+use crate::model::{BackendAddress, BackendId, ConnectFailure, ServiceId};
 use crate::time::Mono;
 use crate::wire::replication::HealthRecord;
 
@@ -53,6 +55,8 @@ pub(super) struct Entry {
     damper: Option<Damper>,
     observe: Observe,
     configured_weight: u16,
+    /// Its service and pool.
+    pub(super) group: (ServiceId, Option<u16>),
     pub(super) verdict: Verdict,
     good: u64,
     bad: u64,
@@ -113,6 +117,7 @@ impl Entry {
             damper: health.and_then(|health| health.flap.map(Damper::new)),
             observe: health.map_or(Observe::Connects, |health| health.observe),
             configured_weight: backend.weight.0,
+            group: (service.id, backend.pool),
             verdict,
             good: 0,
             bad: 0,
@@ -158,9 +163,10 @@ impl Entry {
         true
     }
 
-    /// Its configured weight is another one.
-    pub(super) const fn weigh(&mut self, weight: u16) {
-        self.configured_weight = weight;
+    /// It is another one of its service's backends from now on, in weight or in pool.
+    pub(super) const fn place(&mut self, service: &Service, backend: &Backend) {
+        self.configured_weight = backend.weight.0;
+        self.group = (service.id, backend.pool);
     }
 
     /// The verdict, unless the agent knows better.
@@ -281,73 +287,6 @@ impl Entry {
 
     fn held(&self, now: Mono) -> Option<Duration> {
         self.damper.as_ref()?.held(now)
-    }
-
-    pub(super) fn client_failed(&mut self, blame: Blame, now: Mono) {
-        let how = match blame {
-            Blame::Connect(_) if self.observe == Observe::Nothing => None,
-            Blame::Connect(ConnectFailure::Refused) => Some("connect refused"),
-            Blame::Connect(ConnectFailure::Timeout) => Some("connect timed out"),
-            Blame::Connect(ConnectFailure::Unreachable) => Some("connect found no way to the host"),
-            Blame::Connect(ConnectFailure::Other) => None,
-            Blame::Reset if self.observe == Observe::FirstByte => Some("reset before a first byte"),
-            Blame::Reset => None,
-        };
-        let (before, was_up) = (self.verdict.streak(), self.verdict.up());
-        if let Some(how) = how {
-            self.own_evidence = true;
-            self.client_failures = self.client_failures.saturating_add(1);
-            self.change(now, |verdict| verdict.weigh(false));
-            if (self.verdict.streak(), self.verdict.up()) != (before, was_up) {
-                let text = match (self.client_failures, how.strip_prefix("connect ")) {
-                    (1, _) => format!("client {how}"),
-                    (many, Some(how)) => format!("{many} client connects {how}"),
-                    (many, None) => format!("{many} clients {how}"),
-                };
-                self.explain(text, now);
-            }
-        }
-        let fell = was_up && !self.verdict.up();
-        let held = self.held(now).is_some();
-        match &mut self.checks {
-            Some(checks) if was_up && self.observe != Observe::Nothing => {
-                checks.rhythm.hasten(now);
-                let next = checks.rhythm.due(self.verdict, held);
-                self.due = next.or_else(|| self.due.map(|due| due.min(now)));
-            }
-            None if fell => self.due = Some(now + RETRY_AFTER),
-            _ => {}
-        }
-    }
-
-    /// A client was served: it connected, or the backend `spoke`. True when that changed anything.
-    pub(super) fn client_served(&mut self, spoke: bool, now: Mono) -> bool {
-        let counts = match self.observe {
-            Observe::Nothing => false,
-            Observe::Connects => !spoke,
-            Observe::FirstByte => spoke,
-        };
-        if !counts {
-            return false;
-        }
-        self.own_evidence = true;
-        let counts = if self.verdict.up() {
-            self.verdict.streak() > 0
-        } else {
-            self.checks.is_none()
-        };
-        if counts {
-            self.change(now, |verdict| verdict.weigh(true));
-            self.client_failures = 0;
-            let text = if spoke {
-                "a client was served"
-            } else {
-                "a client connected"
-            };
-            self.explain(text.into(), now);
-            self.due = self.due.filter(|_| self.checks.is_some());
-        }
-        counts
     }
 
     /// Does what is due: gives up a lost check, asks for the next one, or begins a trial.

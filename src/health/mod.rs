@@ -12,6 +12,9 @@
 //! client's connect that fails is one bad piece, each for itself, so that a burst of them takes a
 //! backend down before its next check; it also hastens that check. A failure of kind `Other` is
 //! none: it may be this node that lacks sockets or memory, and then every backend would seem dead.
+//! Nor do clients take down the last backend of a pool that is up: where all fail at once, it is most
+//! likely this node that is slow, and there is nobody who could serve instead. Its check, which is
+//! hastened, has the last word.
 //! With `observe = "first_byte"` a reset by the backend before its first byte is a bad piece, too, and
 //! not the connect but the first byte is a good one; with `"nothing"` clients are no evidence.
 //! A client's connect that succeeds ends a row of bad pieces, but only checks bring a backend up.

@@ -2,9 +2,21 @@
 
 use super::*;
 
+/// Every check is answered well for this time.
+fn calm(bench: &mut Bench, time: Duration) {
+    let end = bench.now + time;
+    while bench.now < end {
+        for request in std::mem::take(&mut bench.open) {
+            bench.answer(request, outcome(true));
+        }
+        bench.pass(TIMEOUT / 2);
+    }
+}
+
 #[test]
 fn a_burst_of_failed_clients_takes_a_backend_down_and_hastens_the_check() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::of(&config(2), 7);
+    bench.check(true);
     bench.check(true);
     bench.pass(INTERVAL / 2);
     for _ in 0..100 {
@@ -19,8 +31,7 @@ fn a_burst_of_failed_clients_takes_a_backend_down_and_hastens_the_check() {
         (false, 0),
         "only checks bring it up"
     );
-    bench.check(true);
-    bench.check(true);
+    calm(&mut bench, INTERVAL * 3);
     assert_eq!(bench.verdicts(), [(true, "check ok in 0.2 ms".into())]);
 }
 
@@ -120,4 +131,33 @@ fn without_checks_a_backend_falls_and_is_tried_again() {
     assert_eq!(bench.state(unchecked()), (true, 0), "a client got through");
     bench.pass(RETRY_AFTER * 2);
     assert_eq!(bench.state(unchecked()), (true, 0), "no trial is left over");
+}
+
+/// Where the connects to all of them fail, it is most likely this node's own trouble.
+#[test]
+fn clients_do_not_take_down_the_last_one_and_its_check_does() {
+    let mut bench = Bench::of(&config(2), 7);
+    let both = [checked(), BackendId::of("checked", "b1")];
+    for _ in both {
+        bench.check(true);
+    }
+    bench.pass(INTERVAL / 2);
+    for _ in 0..10 {
+        both.map(|it| bench.fail(it, ConnectFailure::Timeout));
+    }
+    let reason = "3 client connects timed out".to_owned();
+    assert_eq!(bench.verdicts(), [(false, reason)]);
+    assert_eq!(bench.state(both[1]), (true, 2), "one short of it");
+    let hastened: Vec<_> = bench.open.iter().map(|it| it.backend).collect();
+    assert_eq!(hastened, both);
+    let last = bench.open.remove(1);
+    bench.answer(last, outcome(false));
+    assert_eq!(bench.state(both[1]), (false, 0));
+    // The other one is back, and this one may fall again.
+    calm(&mut bench, INTERVAL * 3);
+    assert!(both.iter().all(|it| bench.book.is_up(*it)));
+    for _ in 0..3 {
+        bench.fail(both[1], ConnectFailure::Refused);
+    }
+    assert_eq!(bench.state(both[1]), (false, 0));
 }

@@ -16,10 +16,22 @@ struct Oracle {
 }
 
 impl Oracle {
+    /// Against the verdict, in a row.
+    fn against(&self) -> usize {
+        let row = self.since_change.iter().rev();
+        row.take_while(|piece| **piece != self.up).count()
+    }
+
+    /// It is the only one, so that clients do not take it down.
+    fn client_failed(&mut self) {
+        if !self.up || self.against() + 1 < self.fall {
+            self.weigh(false, false);
+        }
+    }
+
     fn weigh(&mut self, good: bool, is_check: bool) {
         self.since_change.push(good);
-        let row = self.since_change.iter().rev();
-        let against = row.take_while(|piece| **piece != self.up).count();
+        let against = self.against();
         let needed = match (is_check && !self.decided, self.up) {
             (true, _) => 1,
             (false, true) => self.fall,
@@ -95,7 +107,7 @@ proptest! {
                 }
                 Step::Client(false) => {
                     bench.fail(checked(), ConnectFailure::Refused);
-                    oracle.weigh(false, false);
+                    oracle.client_failed();
                 }
             }
             let record = bench.book.record(checked());

@@ -89,8 +89,13 @@ fn a_flapping_backend_is_held_down_and_comes_back() {
 
 #[test]
 fn resets_before_the_first_byte_count_where_they_are_looked_at() {
-    let mut watched = bench(|health| health.observe = Observe::FirstByte);
+    // The last one is not taken down by clients.
+    let mut two = config(2);
+    let health = two.services[0].health.as_mut().unwrap();
+    health.observe = Observe::FirstByte;
+    let mut watched = Bench::of(&two, 7);
     assert!(watched.book.wants_first_bytes());
+    watched.check(true);
     watched.check(true);
     for _ in 0..3 {
         assert!(watched.book.is_up(checked()));
