@@ -59,8 +59,9 @@ impl Beside {
         if keep {
             let before = with(&self.path, ".before");
             let _ = fs::remove_file(&before);
-            // There is no moment without the file.
-            fs::hard_link(&self.path, before)?;
+            // A link to a file of somebody else may be refused (proc(5), protected_hardlinks).
+            fs::copy(&self.path, &before)?;
+            File::open(before)?.sync_all()?;
         }
         fs::rename(&here, &self.path)?;
         self.here = None;

@@ -110,6 +110,7 @@ fn the_text_says_what_the_status_says() {
         "tandem_role{role=\"backup\"} 0.0",
         "tandem_epoch 7.0",
         "tandem_transitions_total{to=\"master\",cause=\"heartbeats_lost\"} 3.0",
+        "tandem_transitions_total{to=\"master\",cause=\"preempt\"} 0.0",
         "tandem_last_detection_seconds 0.3015",
         "tandem_last_takeover_seconds 0.0025",
         "tandem_vip_held{address=\"192.0.2.100\",interface=\"eth0\"} 1.0",

@@ -4,7 +4,7 @@ use super::Kind::{Counter, Gauge, Histogram, Info};
 use super::Unit::{Bytes, Ratio, Seconds};
 use super::{Metric, metric};
 use crate::model::Role;
-use crate::status::{ReplicationRole, What};
+use crate::status::{Cause, ReplicationRole, What};
 
 const ROLES: [Role; 4] = [Role::Initialize, Role::Backup, Role::Master, Role::Fault];
 
@@ -36,8 +36,15 @@ pub(super) const METRICS: &[Metric] = &[
         |s, out| out.one(s.drain.as_ref().map_or(0, |drain| drain.left) as f64)),
     metric(Counter, "transitions", None, &["to", "cause"],
         "Changes of role, by the new role and by cause.",
-        |s, out| for it in &s.transitions {
-            out.at([it.to.as_str(), it.cause.as_str()], it.count as f64);
+        |s, out| {
+            let never = |cause: &Cause| !s.transitions.iter().any(|it| (it.to, it.cause) == (Role::Master, *cause));
+            // Nobody sees the increase of a counter that appears with its first count.
+            for cause in Cause::ALL.iter().filter(|cause| never(cause)) {
+                out.at([Role::Master.as_str(), cause.as_str()], 0.0);
+            }
+            for it in &s.transitions {
+                out.at([it.to.as_str(), it.cause.as_str()], it.count as f64);
+            }
         }),
     metric(Gauge, "last_transition_timestamp", Some(Seconds), &[],
         "When the role changed last, as seconds since 1970.",

@@ -89,6 +89,24 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Every one.
+    pub const ALL: [Self; 14] = [
+        Self::Alone,
+        Self::HeartbeatsLost,
+        Self::ProcessDied,
+        Self::Resigned,
+        Self::Handover,
+        Self::EpochRaised,
+        Self::Preempt,
+        Self::MasterHeard,
+        Self::Rival,
+        Self::Unheard,
+        Self::Paused,
+        Self::Fault,
+        Self::Recovered,
+        Self::Stop,
+    ];
+
     /// As JSON, metrics and notifications name it.
     pub const fn as_str(self) -> &'static str {
         match self {

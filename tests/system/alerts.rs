@@ -1,18 +1,19 @@
 //! Alerts that a real Prometheus raises for faults of the network, of neighbours, of strangers and of
 //! operators. Those of dead nodes and backends are in `metrics`.
 
+use std::cell::Cell;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tandem::lab::{Host, Lab, LabError, VIP4, default_config, node_addresses};
+use tandem::lab::{Lab, LabError, Lan, VIP4, node_addresses};
 use tandem::model::NodeId;
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::sleep;
 
-use super::http::talk;
 use super::metrics::{LISTEN, Watcher};
-use super::tools::{ask, with};
+use super::tools::{ask, default_but, with};
 use super::{Test, test};
 
 /// The port of heartbeats and sessions.
@@ -29,7 +30,9 @@ pub(crate) fn tests() -> Vec<(Test, &'static [&'static str])> {
 
 async fn faults() -> Result<(), LabError> {
     let source = "\n[[service.discover]]\nbackends_file = \"@DIR@/nobody.json\"\n";
-    let config = with(default_config() + source + LISTEN);
+    // Neither clients nor checks see a backend that is away for a second.
+    let web = default_but("fall = 2", "fall = 6\nobserve = \"nothing\"");
+    let config = with(web + source + LISTEN);
     let text = config.config.clone();
     let mut lab = Lab::build(&config).await?;
     for node in NodeId::BOTH {
@@ -47,18 +50,21 @@ async fn faults() -> Result<(), LabError> {
         .await;
     refused(&mut lab, &watcher).await?;
     parted(&mut lab, &watcher).await?;
+    lossy(&lab, &watcher).await?;
+    unplugged(&mut lab, &watcher).await?;
     claimed(&lab, &watcher).await?;
     differing(&mut lab, &watcher, &text).await?;
     addressed(&mut lab, &watcher).await?;
     to_and_fro(&mut lab, &watcher).await
 }
 
-/// A backend goes away again and again, each time for less than its checks need to see it.
+/// A backend goes away again and again, each time for less than its checks need to see it, while clients
+/// come.
 async fn refused(lab: &mut Lab, watcher: &Watcher) -> Result<(), LabError> {
     let load = lab.load();
     for _ in 0..10 {
         lab.stop_backend(1).await;
-        sleep(Duration::from_millis(400)).await;
+        sleep(Duration::from_secs(1)).await;
         lab.start_backend(1).await?;
         sleep(Duration::from_secs(1)).await;
     }
@@ -83,6 +89,42 @@ async fn parted(lab: &mut Lab, watcher: &Watcher) -> Result<(), LabError> {
     lab.network().cut(backup).await?;
     watcher.fire(lab, "half a cut", &["TandemUnheard"]).await;
     lab.network().heal(backup).await?;
+    lab.settled().await?;
+    Ok(())
+}
+
+/// A third of the heartbeats is lost, never so many in a row that the peer is thought dead.
+async fn lossy(lab: &Lab, watcher: &Watcher) -> Result<(), LabError> {
+    let seen = Cell::new(false);
+    let losing = async {
+        while !seen.get() {
+            lab.network().cut(NodeId::First).await?;
+            sleep(Duration::from_millis(100)).await;
+            lab.network().heal(NodeId::First).await?;
+            sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    };
+    let watching = async {
+        watcher.fire(lab, "loss", &["TandemPathLossy"]).await;
+        seen.set(true);
+    };
+    tokio::join!(losing, watching).0
+}
+
+/// Neither node has a link where the clients are.
+async fn unplugged(lab: &mut Lab, watcher: &Watcher) -> Result<(), LabError> {
+    for up in [false, true] {
+        for node in &lab.network().nodes {
+            lab.network().set_carrier(node, Lan::Front, up).await?;
+        }
+        let alerts: &[&str] = if up {
+            &[]
+        } else {
+            &["TandemFault", "TandemNoMaster"]
+        };
+        watcher.fire(lab, "no link", alerts).await;
+    }
     lab.settled().await?;
     Ok(())
 }
@@ -130,14 +172,20 @@ async fn addressed(lab: &mut Lab, watcher: &Watcher) -> Result<(), LabError> {
     for node in NodeId::BOTH {
         let to = SocketAddr::new(node_addresses(node)[0].into(), PORT);
         for _ in 0..10 {
-            let client: &Host = &lab.network().client;
-            let _ = talk(client, to, b"GET / HTTP/1.0\r\n\r\n".to_vec(), true).await;
+            // Whatever it says to that.
+            let _ = lab.network().client.run(speak(to)).await;
         }
     }
     watcher
         .fire(lab, "a stranger", &["TandemSessionFaults"])
         .await;
     Ok(())
+}
+
+async fn speak(to: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(to).await?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+    stream.read_to_end(&mut Vec::new()).await.map(drop)
 }
 
 async fn to_and_fro(lab: &mut Lab, watcher: &Watcher) -> Result<(), LabError> {

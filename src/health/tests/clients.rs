@@ -143,7 +143,9 @@ fn clients_do_not_take_down_the_last_one_and_its_check_does() {
     }
     bench.pass(INTERVAL / 2);
     for _ in 0..10 {
-        both.map(|it| bench.fail(it, ConnectFailure::Timeout));
+        for backend in both {
+            bench.fail(backend, ConnectFailure::Timeout);
+        }
     }
     let reason = "3 client connects timed out".to_owned();
     assert_eq!(bench.verdicts(), [(false, reason)]);
