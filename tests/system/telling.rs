@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tandem::lab::{Lab, LabError, default_config};
 use tandem::model::NodeId;
+use tandem::status::What;
 
 use super::tools::{ask, command, good, tandem, until, with};
 use super::{Test, test};
@@ -57,7 +58,17 @@ async fn told() -> Result<(), LabError> {
         let now = lab.settled().await?;
         assert_eq!(now, to);
     }
-    let epoch = lab.node(master).status().await?.epoch;
+    let status = lab.node(master).status().await?;
+    let epoch = status.epoch;
+    let last = status.last_transition.map(|event| event.what);
+    let Some(What::Transition {
+        takeover_ms: Some(ms),
+        ..
+    }) = last
+    else {
+        panic!("no takeover: {last:?}");
+    };
+    assert!(ms < 1_000.0, "it waited for the program: {ms} ms");
     // The newest is told once the program was killed.
     let last = format!("backup master handover {epoch} ");
     read(&old, "the newest change of the old master", |text| {
