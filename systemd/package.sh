@@ -2,7 +2,8 @@
 # To /usr/lib/tandem/package: what the packages do on a host, the same for deb and rpm.
 #
 #   installed   after the files are there: user, rights, settings
-#   upgraded    the same, and a node that runs is restarted so that its clients notice as little as can be
+#   upgrading   before the files of a new version come: a master hands over, since unpacking takes the host's time
+#   upgraded    as installed, and a node that runs is restarted so that its clients notice as little as can be
 #   removing    before the files go: nothing is left in the kernel
 #
 # A node is never started that did not run: a new host has no configuration yet.
@@ -45,6 +46,17 @@ settings() {
     if systemctl --quiet is-active NetworkManager.service; then nmcli general reload || true; fi
 }
 
+hand_over() {
+    case $(/usr/bin/tandem status 2>/dev/null | head -n 1) in
+    *": MASTER,"*)
+        # Its proxied connections end in their own time; those of the kernel mode go on at the peer. If
+        # the peer cannot take over, the restart is what it is: a second without service.
+        say "handing over to the peer, and waiting for the connections that are left here"
+        timeout "${TANDEM_UPGRADE_WAIT:-900}" /usr/bin/tandem failover --wait || true
+        ;;
+    esac
+}
+
 restart() {
     runs || return 0
     if [ -e "$BY_HAND" ]; then
@@ -58,14 +70,8 @@ restart() {
         say "then systemctl restart tandem"
         return 0
     fi
-    case $(/usr/bin/tandem status 2>/dev/null | head -n 1) in
-    *": MASTER,"*)
-        # Its proxied connections end in their own time; those of the kernel mode go on at the peer. If
-        # the peer cannot take over, the restart is what it is: a second without service.
-        say "handing over to the peer, and waiting for the connections that are left here"
-        timeout "${TANDEM_UPGRADE_WAIT:-900}" /usr/bin/tandem failover --wait || true
-        ;;
-    esac
+    # It may have become master again in the meantime.
+    hand_over
     systemctl restart tandem.service || say "the node does not start: journalctl -u tandem"
 }
 
@@ -90,6 +96,7 @@ removing() {
 
 case $1 in
 installed) user; rights; settings ;;
+upgrading) ! runs || hand_over ;;
 upgraded) user; rights; settings; restart ;;
 removing) removing ;;
 *) say "unknown: $1"; exit 64 ;;
