@@ -31,8 +31,9 @@ user() {
 }
 
 rights() {
-    chown root:tandem /etc/tandem && chmod 770 /etc/tandem
-    [ ! -f "$CONFIG" ] || { chown root:tandem "$CONFIG" && chmod 640 "$CONFIG"; }
+    chown root:tandem /etc/tandem && chmod 750 /etc/tandem
+    # The daemon may have been allowed to write there: nothing behind a link is root's to give away.
+    [ ! -f "$CONFIG" ] || [ -L "$CONFIG" ] || { chown root:tandem "$CONFIG" && chmod 640 "$CONFIG"; }
 }
 
 settings() {

@@ -6,8 +6,8 @@
 //!
 //! Three steps: `file` reads the text into sections whose every value has a place or the proof that
 //! its mistake is reported (with `read` for shapes and `units` for single values); `check`,
-//! `kernel` and `rules` compare values with each other; `build` makes the `Config`, which `difference` fingerprints
-//! by its `listing`.
+//! `kernel` and `rules` compare values with each other; `build` makes the `Config`, which `difference`
+//! fingerprints by its `listing`.
 
 mod affinity;
 mod balance;

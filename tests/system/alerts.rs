@@ -118,12 +118,10 @@ async fn unplugged(lab: &mut Lab, watcher: &Watcher) -> Result<(), LabError> {
         for node in &lab.network().nodes {
             lab.network().set_carrier(node, Lan::Front, up).await?;
         }
-        let alerts: &[&str] = if up {
-            &[]
-        } else {
-            &["TandemFault", "TandemNoMaster"]
-        };
-        watcher.fire(lab, "no link", alerts).await;
+        if !up {
+            let alerts = ["TandemFault", "TandemNoMaster"];
+            watcher.fire(lab, "no link", &alerts).await;
+        }
     }
     lab.settled().await?;
     Ok(())
@@ -158,12 +156,16 @@ async fn differing(lab: &mut Lab, watcher: &Watcher, text: &str) -> Result<(), L
     let backup = lab.settled().await?.peer();
     let other = text.replace("connect_timeout = \"200ms\"", "connect_timeout = \"300ms\"");
     assert_ne!(other, text);
-    for (file, alerts) in [(other.as_str(), &["TandemConfigDiffers"][..]), (text, &[])] {
-        lab.configure(backup, file)?;
-        let done = ask(lab, backup, &["reload"]).await;
-        assert!(done.status.success(), "{done:?}");
-        watcher.fire(lab, "another file", alerts).await;
-    }
+    turn_to(lab, backup, &other).await?;
+    let alerts = ["TandemConfigDiffers"];
+    watcher.fire(lab, "another file", &alerts).await;
+    turn_to(lab, backup, text).await
+}
+
+async fn turn_to(lab: &mut Lab, node: NodeId, text: &str) -> Result<(), LabError> {
+    lab.configure(node, text)?;
+    let done = ask(lab, node, &["reload"]).await;
+    assert!(done.status.success(), "{done:?}");
     Ok(())
 }
 
