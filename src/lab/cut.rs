@@ -2,7 +2,8 @@
 
 use futures_util::TryStreamExt;
 use rtnetlink::IpVersion;
-use rtnetlink::packet_route::rule::{RuleAction, RuleMessage};
+use rtnetlink::packet_route::IpProtocol;
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
 use super::error::LabError;
 use super::host::Host;
@@ -25,19 +26,34 @@ impl Network {
     ///
     /// What the kernel refused.
     pub async fn cut(&self, to: NodeId) -> Result<(), LabError> {
+        self.cut_protocol(to, None).await
+    }
+
+    /// The same for what comes over TCP: the session stands still, and heartbeats pass.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub async fn cut_session(&self, to: NodeId) -> Result<(), LabError> {
+        self.cut_protocol(to, Some(IpProtocol::Tcp)).await
+    }
+
+    async fn cut_protocol(&self, to: NodeId, only: Option<IpProtocol>) -> Result<(), LabError> {
         let host = self.node(to);
         let what = || LabError::network(format!("cut the way to {}", host.name()));
         let rules = host.netlink().rule();
         for address in node_addresses(to.peer()) {
             let rule = rules.add().v4().source_prefix(address, 32);
-            let rule = rule.priority(CUT_RULE).action(RuleAction::Blackhole);
+            let mut rule = rule.priority(CUT_RULE).action(RuleAction::Blackhole);
+            let only = only.map(RuleAttribute::IpProtocol);
+            rule.message_mut().attributes.extend(only);
             rule.execute().await.map_err(what())?;
         }
         self.local_rule(host, LOCAL_RULE).await.map_err(what())?;
         self.remove_rules(host, 0).await.map_err(what())
     }
 
-    /// Undoes [`Self::cut`].
+    /// Undoes [`Self::cut`] and [`Self::cut_session`].
     ///
     /// # Errors
     ///
@@ -76,7 +92,6 @@ async fn rules(host: &Host) -> Result<Vec<RuleMessage>, rtnetlink::Error> {
 
 /// The kernel leaves out a priority of 0.
 fn rule_priority(rule: &RuleMessage) -> u32 {
-    use rtnetlink::packet_route::rule::RuleAttribute;
     let priority = rule
         .attributes
         .iter()

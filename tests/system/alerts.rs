@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tandem::lab::{Lab, LabError, Lan, VIP4, node_addresses};
 use tandem::model::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +14,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::sleep;
 
 use super::metrics::{LISTEN, Watcher};
-use super::tools::{ask, default_but, with};
+use super::tools::{ask, default_but, restart, with};
 use super::{Test, test};
 
 /// The port of heartbeats and sessions.
@@ -55,6 +56,7 @@ async fn faults() -> Result<(), LabError> {
     claimed(&lab, &watcher).await?;
     differing(&mut lab, &watcher, &text).await?;
     addressed(&mut lab, &watcher).await?;
+    dying(&mut lab, &watcher).await?;
     to_and_fro(&mut lab, &watcher).await
 }
 
@@ -188,6 +190,21 @@ async fn speak(to: SocketAddr) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(to).await?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
     stream.read_to_end(&mut Vec::new()).await.map(drop)
+}
+
+/// One node dies again and again, the first time as master.
+async fn dying(lab: &mut Lab, watcher: &Watcher) -> Result<(), LabError> {
+    let node = lab.settled().await?;
+    for _ in 0..3 {
+        lab.node(node).signal(Signal::SIGKILL)?;
+        restart(lab, node).await?;
+        lab.settled().await?;
+        // For Prometheus to see this life.
+        sleep(Duration::from_millis(1_500)).await;
+    }
+    let alerts = ["TandemFailedOver", "TandemRestarting"];
+    watcher.fire(lab, "deaths", &alerts).await;
+    Ok(())
 }
 
 async fn to_and_fro(lab: &mut Lab, watcher: &Watcher) -> Result<(), LabError> {

@@ -33,6 +33,7 @@ mod roster;
 mod sick;
 mod silence;
 mod sockets;
+mod strains;
 mod survive;
 mod switch;
 mod telling;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         .chain(discover::tests())
         .chain(metrics::tests())
         .chain(alerts::tests())
+        .chain(strains::tests())
         .chain(relay::tests())
         .chain(silence::tests())
         .chain(sockets::tests())

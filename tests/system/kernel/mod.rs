@@ -138,7 +138,7 @@ async fn nat(lab: &mut Lab, node: NodeId) -> NatStatus {
 }
 
 /// A connection with its first page; the backend's number.
-async fn open(at: SocketAddr) -> io::Result<(TcpStream, u8)> {
+pub(crate) async fn open(at: SocketAddr) -> io::Result<(TcpStream, u8)> {
     let mut stream = TcpStream::connect(at).await?;
     stream.set_nodelay(true)?;
     let backend = again(&mut stream).await?;
@@ -146,7 +146,7 @@ async fn open(at: SocketAddr) -> io::Result<(TcpStream, u8)> {
 }
 
 /// Connections with their first page, of each backend one at least.
-async fn open_all(host: &Host, at: SocketAddr, count: usize) -> Vec<(TcpStream, u8)> {
+pub(crate) async fn open_all(host: &Host, at: SocketAddr, count: usize) -> Vec<(TcpStream, u8)> {
     let open = async move {
         let mut all = Vec::new();
         for _ in 0..count {
