@@ -1,5 +1,6 @@
 //! `tandem doctor` on hosts that ail.
 
+use std::process::Output;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -27,22 +28,28 @@ pub(crate) fn tests() -> Vec<(Test, &'static [&'static str])> {
     ]
 }
 
-/// The exit code and what was found.
-async fn doctor(lab: &mut Lab, node: NodeId) -> (i32, Vec<Value>) {
+/// Runs the doctor where this node is or would be.
+pub(crate) async fn examine(lab: &mut Lab, node: NodeId, arguments: &[&str]) -> Output {
     let (dir, socket, name) = (
         lab.dir().to_owned(),
         lab.node(node).socket(),
         lab.node(node).name(),
     );
-    let mut command = command(tandem(), &["doctor", "--json", "--node", name]);
+    let mut command = command(tandem(), arguments);
     command
+        .args(["--node", name])
         .arg("--config")
         .arg(dir.join("tandem.toml"))
         .arg("--control")
         .arg(socket)
         .arg("--pins")
         .arg(dir.join("pins"));
-    let output = output(lab.network().node(node), command).await;
+    output(lab.network().node(node), command).await
+}
+
+/// The exit code and what was found.
+async fn doctor(lab: &mut Lab, node: NodeId) -> (i32, Vec<Value>) {
+    let output = examine(lab, node, &["doctor", "--json"]).await;
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
     let found = report["findings"].as_array().unwrap().clone();
     (output.status.code().unwrap(), found)

@@ -74,6 +74,7 @@ fn main() -> ExitCode {
     let kernel = kernel::tests()
         .into_iter()
         .chain(drain::relayed())
+        .chain(pages::in_kernel_mode())
         .chain(bench::tests());
     let kernel = kernel.map(|test| (test, &[tools::REAL_ROOT][..]));
     let tests = plain

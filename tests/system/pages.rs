@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use tandem::lab::{Lab, LabError};
+use tandem::lab::{Lab, LabError, SOURCE4, VIP4, VIP6, backend_address, default_config};
 use tandem::model::NodeId;
 use tandem::status::Status;
 use tokio::time::sleep;
 
 use super::balance::keep;
+use super::doctor::examine;
+use super::kernel::open;
 use super::roster::{backend, say, two};
-use super::tools::{ask, good, shows, with};
+use super::tools::{FIRST, ask, default_but, good, shows, vip, with};
 use super::{Test, test};
 
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
@@ -21,7 +23,12 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("pages_backends_at_run_time", backends),
         test("pages_another_configuration", configuration),
+        test("pages_the_doctor", doctor),
     ]
+}
+
+pub(crate) fn in_kernel_mode() -> Vec<Test> {
+    vec![test("pages_everyday_work", everyday)]
 }
 
 /// A command's words, and what it prints.
@@ -51,6 +58,133 @@ fn commands(block: &'static str) -> Vec<Shown> {
         }
     }
     shown
+}
+
+/// What a line looks like whatever its numbers, times, Ethernet addresses and keys are.
+fn shape(line: &str) -> String {
+    let is_hex = |word: &str, len| word.len() == len && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let mut shape: Vec<String> = Vec::new();
+    for word in line.split_whitespace() {
+        let unit = word.trim_end_matches([')', ',']);
+        let timed = ["ms", "s", "min", "h"].contains(&unit)
+            && shape.last().is_some_and(|it| it.ends_with('#'));
+        if timed {
+            // "3 min 5 s" is as much a time as "80 ms".
+            let last = shape.pop().expect("it is there");
+            let last = last.trim_end_matches('#');
+            if !(last.is_empty() && shape.last().is_some_and(|it| it.ends_with("(time)"))) {
+                shape.push(format!("{last}(time)"));
+            }
+            continue;
+        }
+        let ethernet = word.trim_end_matches(',');
+        let of_hex =
+            ethernet.split(':').count() == 6 && ethernet.split(':').all(|it| is_hex(it, 2));
+        shape.push(match of_hex || is_hex(word, 16) {
+            true => "(hex)".to_owned(),
+            false => {
+                let digits = |c: char| c.is_ascii_digit();
+                let mut out = String::new();
+                for c in word.chars() {
+                    let goes_on = out.ends_with('#') && (digits(c) || c == '.' || c == ',');
+                    match digits(c) {
+                        _ if goes_on => {}
+                        true => out.push('#'),
+                        false => out.push(c),
+                    }
+                }
+                out
+            }
+        });
+    }
+    shape.join(" ")
+}
+
+/// Every line that the page shows is, but for its figures, one that was printed; a bar is only for
+/// terminals.
+fn assert_shown(words: &[&str], shown: &str, printed: &str) {
+    let shapes: Vec<String> = printed.lines().map(shape).collect();
+    for line in shown.lines().filter(|line| !line.starts_with('█')) {
+        let like = shape(line);
+        assert!(
+            shapes.contains(&like),
+            "{words:?}: {line:?}, as {like:?}, is not in {printed}\n{shapes:#?}"
+        );
+    }
+}
+
+/// A file with a service in kernel mode, a proxied one, and one that remembers its clients.
+fn three_services() -> String {
+    let proxied = |name: &str, port: u16, backend: &str| {
+        let at = backend_address(0);
+        format!(
+            "\n[[service]]\nname = \"{name}\"\nlisten = [\"{VIP4}:{port}\", \"[{VIP6}]:{port}\"]\n\
+             [[service.backend]]\nname = \"{backend}\"\naddress = \"{at}:80\"\n"
+        )
+    };
+    let keys = format!("mode = \"kernel\"\nsource = \"{SOURCE4}\"\n");
+    let web = default_but(
+        "balance = \"round_robin\"\n",
+        &(keys + "balance = \"round_robin\"\n"),
+    );
+    let web = web.replace(&format!(", \"[{VIP6}]:80\""), "");
+    format!(
+        "{web}\n[[vip]]\naddress = \"{SOURCE4}/24\"\ninterface = \"eth1\"\n{}{}\
+         [service.affinity]\nby = \"source\"\n",
+        proxied("mail", 25, "m1"),
+        proxied("shop", 81, "b1"),
+    )
+}
+
+async fn everyday() -> Result<(), LabError> {
+    let mut lab = Lab::up(&with(three_services())).await?;
+    for host in [&lab.network().client, &lab.network().watch] {
+        good("shop", host.run(open(vip(81))).await);
+    }
+    for (number, block) in consoles("## Everyday work").into_iter().enumerate() {
+        let node = lab.settled().await?;
+        let mut kept = Vec::new();
+        for port in [25, 25, 80, 80, 80] {
+            kept.push(good(
+                "a page",
+                lab.network().client.run(open(vip(port))).await,
+            ));
+        }
+        if number == 0 {
+            // What the switchover waits for.
+            lab.network().client.spawn(async move {
+                sleep(STAYS).await;
+                drop(kept);
+            });
+        }
+        for (words, shown) in block {
+            let end = words.iter().position(|word| *word == "|");
+            let words = &words[..end.unwrap_or(words.len())];
+            let printed = say(&mut lab, node, words).await;
+            assert_shown(words, &shown, &printed);
+        }
+    }
+    Ok(())
+}
+
+async fn doctor() -> Result<(), LabError> {
+    let mut lab = Lab::build(&with(default_config())).await?;
+    let network = lab.network();
+    network.hold(&network.client, VIP4.into()).await?;
+    let announce = "/proc/sys/net/ipv4/conf/eth0/arp_announce";
+    let quiet = network
+        .node(FIRST)
+        .run(async move { std::fs::write(announce, "0") })
+        .await;
+    good("a switch is turned", quiet);
+    let block = consoles("## The doctor").remove(0);
+    let (words, shown) = &block[0];
+    let done = examine(&mut lab, FIRST, words).await;
+    let dir = lab.dir().display().to_string();
+    let printed = String::from_utf8_lossy(&done.stdout).replace(&dir, "/etc/tandem");
+    assert_eq!(block.len(), 1);
+    assert_shown(words, shown, &printed);
+    Ok(())
 }
 
 async fn backends() -> Result<(), LabError> {
