@@ -1,21 +1,8 @@
 use super::*;
+use crate::config::fixture::pair;
 use crate::model::ServiceId;
 
 const FILE: &str = r#"
-[cluster]
-name = "test"
-key_file = "/k"
-[[node]]
-name = "a"
-priority = 200
-addresses = ["192.0.2.11"]
-[[node]]
-name = "b"
-priority = 100
-addresses = ["192.0.2.12"]
-[[vip]]
-address = "192.0.2.100/24"
-interface = "eth0"
 [[service]]
 name = "web"
 listen = ["192.0.2.100:80"]
@@ -44,7 +31,7 @@ address = "198.51.100.21:81"
 "#;
 
 fn file() -> Config {
-    Config::parse(FILE).unwrap_or_else(|errors| panic!("{}", errors.render("file", FILE, false)))
+    pair(FILE)
 }
 
 fn addition(address: &str) -> Addition {

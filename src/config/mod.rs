@@ -236,6 +236,8 @@ mod affinity_test;
 #[cfg(test)]
 mod discover_test;
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod health_test;
 #[cfg(test)]
 mod kernel_test;

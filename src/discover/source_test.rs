@@ -4,23 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Entry, Source};
-use crate::config::Config;
+use crate::config::fixture::pair;
 
 const FILE: &str = r#"
-[cluster]
-name = "edge"
-key_file = "/etc/tandem/cluster.key"
-[[node]]
-name = "lb1"
-priority = 200
-addresses = ["192.0.2.11"]
-[[node]]
-name = "lb2"
-priority = 100
-addresses = ["192.0.2.12"]
-[[vip]]
-address = "192.0.2.100/24"
-interface = "eth0"
 [[vip]]
 address = "198.51.100.100/24"
 interface = "eth1"
@@ -47,7 +33,7 @@ dns = "web.example:81"
 "#;
 
 fn source(service: usize, place: usize) -> Source {
-    Source::new(&Arc::new(Config::parse(FILE).unwrap()), service, place)
+    Source::new(&Arc::new(pair(FILE)), service, place)
 }
 
 fn gather(source: &mut Source, addresses: &[&str]) -> Option<Vec<String>> {
@@ -141,7 +127,7 @@ fn names_of_any_pool_are_short_enough_and_differ() {
     let long = ["a".repeat(64), "a".repeat(63), "a".repeat(16)];
     let name = |pool: &String| {
         let text = FILE.replace("\"api\"", &format!("\"{pool}\""));
-        let config = Arc::new(Config::parse(&text).unwrap());
+        let config = Arc::new(pair(&text));
         let mut source = Source::new(&config, 0, 1);
         gather(&mut source, &[address]).unwrap().remove(0)
     };

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Config;
+use crate::config::fixture::pair;
 use crate::model::{ConfigHash, Role::*};
 
 const ME: Incarnation = Incarnation(1);
@@ -22,23 +23,9 @@ struct Bench {
 pub(super) fn config(preempt: bool) -> Config {
     let text = format!(
         r#"
-        [cluster]
-        name = "edge"
-        key_file = "/etc/tandem/cluster.key"
-        [[node]]
-        name = "lb1"
-        priority = 200
-        addresses = ["192.0.2.11"]
-        [[node]]
-        name = "lb2"
-        priority = 100
-        addresses = ["192.0.2.12"]
-        [election]
+[election]
         preempt = {preempt}
-        [[vip]]
-        address = "192.0.2.100/24"
-        interface = "eth0"
-        [[service]]
+                [[service]]
         name = "web"
         listen = ["192.0.2.100:80"]
         [[service.backend]]
@@ -46,7 +33,7 @@ pub(super) fn config(preempt: bool) -> Config {
         address = "198.51.100.21:8080"
         "#
     );
-    Config::parse(&text).unwrap()
+    pair(&text)
 }
 
 impl Bench {

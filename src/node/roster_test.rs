@@ -3,6 +3,7 @@
 use super::*;
 use crate::balance::flow::{FlowEnd, FlowEvent};
 use crate::balance::found::Member;
+use crate::config::fixture::pair;
 use crate::health::probe::{ProbeOutcome, ProbeResult};
 use crate::model::{Epoch, FlowId, Incarnation, NodeId, Secret};
 use crate::node::io::Input;
@@ -14,20 +15,6 @@ use crate::wire::admin::{Change, Request, Response};
 use crate::wire::statement::{Presence, Stamp};
 
 const CONFIG: &str = r#"
-[cluster]
-name = "test"
-key_file = "/k"
-[[node]]
-name = "a"
-priority = 200
-addresses = ["192.0.2.11"]
-[[node]]
-name = "b"
-priority = 100
-addresses = ["192.0.2.12"]
-[[vip]]
-address = "192.0.2.100/24"
-interface = "eth0"
 [[service]]
 name = "web"
 listen = ["192.0.2.100:80"]
@@ -53,7 +40,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let config = Arc::new(Config::parse(CONFIG).unwrap());
+        let config = Arc::new(pair(CONFIG));
         let identity = Identity {
             node: NodeId::First,
             incarnation: Incarnation(1),
@@ -340,7 +327,7 @@ fn what_cannot_be_is_refused_with_words() {
     refused("b1", state(AdminState::Drain, Some(u64::MAX)), "7 days");
     let mut backup = Bench::new();
     let text = backup.ask("b1", REMOVE).unwrap_err();
-    assert!(text.contains("say it to the master (b)"), "{text}");
+    assert!(text.contains("say it to the master (lb2)"), "{text}");
 }
 
 #[test]
@@ -435,7 +422,7 @@ fn another_file_goes_the_same_way() {
     let mut bench = Bench::master();
     let other = CONFIG.replace("name = \"b2\"", "name = \"b3\"");
     bench.open(1, "b2");
-    bench.tell(Input::Configure(Arc::new(Config::parse(&other).unwrap())));
+    bench.tell(Input::Configure(Arc::new(pair(&other))));
     bench.run(200);
     assert_eq!(bench.eligible(), ["b1", "b3"]);
     assert!(bench.backend("b2").unwrap().leaving);

@@ -1,27 +1,13 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::config::Config;
+use crate::config::fixture::pair;
 use crate::model::{Epoch, Incarnation, NodeId, Secret};
 use crate::node::Identity;
 use crate::replication::Source;
 use crate::wire::admin::{Request, Response, StickQuery};
 
 const CONFIG: &str = r#"
-[cluster]
-name = "test"
-key_file = "/etc/tandem/cluster.key"
-[[node]]
-name = "a"
-priority = 200
-addresses = ["192.0.2.11"]
-[[node]]
-name = "b"
-priority = 100
-addresses = ["192.0.2.12"]
-[[vip]]
-address = "192.0.2.100/24"
-interface = "eth0"
 [[service]]
 name = "web"
 listen = ["192.0.2.100:80"]
@@ -38,7 +24,7 @@ fn backend() -> BackendId {
 }
 
 fn node(now: Mono) -> Node {
-    let config = Arc::new(Config::parse(CONFIG).unwrap());
+    let config = Arc::new(pair(CONFIG));
     let identity = Identity {
         node: NodeId::First,
         incarnation: Incarnation(1),

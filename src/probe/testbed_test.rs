@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::config::Config;
+use crate::config::fixture::pair;
 use crate::model::BackendId;
 
 /// Long enough for any check that succeeds.
@@ -23,20 +23,6 @@ pub(super) fn plans(health: &str) -> Plans {
 pub(super) fn plans_of(service: &str, health: &str) -> Plans {
     let text = format!(
         r#"
-        [cluster]
-        name = "edge"
-        key_file = "/etc/tandem/cluster.key"
-        [[node]]
-        name = "lb1"
-        priority = 200
-        addresses = ["192.0.2.11"]
-        [[node]]
-        name = "lb2"
-        priority = 100
-        addresses = ["192.0.2.12"]
-        [[vip]]
-        address = "192.0.2.100/24"
-        interface = "eth0"
         [[service]]
         name = "checked"
         listen = ["192.0.2.100:80"]
@@ -51,7 +37,7 @@ pub(super) fn plans_of(service: &str, health: &str) -> Plans {
         {health}
         "#
     );
-    let config = Config::parse(&text).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let config = pair(&text);
     Plans::load(&config).unwrap()
 }
 

@@ -8,26 +8,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::balance::flow::FlowEnd;
+use crate::config::fixture::pair;
 use crate::model::ConnectFailure;
 
 const CONFIG: &str = r#"
-[cluster]
-name = "test"
-key_file = "/etc/tandem/key"
-
-[[node]]
-name = "a"
-priority = 150
-addresses = ["192.0.2.1"]
-
-[[node]]
-name = "b"
-priority = 100
-addresses = ["192.0.2.2"]
-
-[[vip]]
-address = "192.0.2.100/24"
-interface = "eth0"
 
 [[service]]
 name = "web"
@@ -101,7 +85,7 @@ const fn close_item(flow: FlowId) -> Item {
 }
 
 fn table() -> FlowTable {
-    FlowTable::new(&Config::parse(CONFIG).unwrap())
+    FlowTable::new(&pair(CONFIG))
 }
 
 fn small(limit: usize) -> FlowTable {

@@ -12,26 +12,13 @@ use super::Proxy;
 use super::log::Log;
 use crate::balance::flow::{FlowEnd, FlowEvent};
 use crate::config::Config;
+use crate::config::fixture::pair;
 use crate::model::{BackendId, NodeId};
 
 /// Nothing on loopback takes longer, however noisy the machine is.
 pub(super) const LONG: Duration = Duration::from_secs(20);
 
 const BASE: &str = r#"
-[cluster]
-name = "test"
-key_file = "/etc/tandem/cluster.key"
-[[node]]
-name = "a"
-priority = 200
-addresses = ["192.0.2.11"]
-[[node]]
-name = "b"
-priority = 100
-addresses = ["192.0.2.12"]
-[[vip]]
-address = "192.0.2.100/24"
-interface = "eth0"
 [[service]]
 name = "web"
 listen = ["192.0.2.100:80"]
@@ -46,7 +33,7 @@ pub(super) fn config(backends: &[SocketAddr]) -> Config {
             n + 1
         );
     }
-    let mut config = Config::parse(&text).unwrap();
+    let mut config = pair(&text);
     for (backend, address) in config.services[0].backends.iter_mut().zip(backends) {
         backend.address = (*address).into();
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::config::fixture::pair;
 use crate::health::entry::FIRST_SPREAD;
 use crate::health::probe::{ANSWER_SLACK, ProbeOutcome};
 use crate::health::{PASSIVE_FALL, RETRY_AFTER, TELL_GAP};
@@ -28,20 +29,6 @@ fn config(count: usize) -> Config {
         .collect();
     let text = format!(
         r#"
-        [cluster]
-        name = "edge"
-        key_file = "/etc/tandem/cluster.key"
-        [[node]]
-        name = "lb1"
-        priority = 200
-        addresses = ["192.0.2.11"]
-        [[node]]
-        name = "lb2"
-        priority = 100
-        addresses = ["192.0.2.12"]
-        [[vip]]
-        address = "192.0.2.100/24"
-        interface = "eth0"
         [[service]]
         name = "checked"
         listen = ["192.0.2.100:80"]
@@ -58,7 +45,7 @@ fn config(count: usize) -> Config {
         {backends}
         "#
     );
-    Config::parse(&text).unwrap()
+    pair(&text)
 }
 
 /// A book, a clock, and the checks that nobody answered yet.

@@ -1,28 +1,15 @@
 //! Pages of connections: every one once, filters, names, a bounded amount of work.
 
 use super::*;
+use crate::config::fixture::pair;
 use crate::model::FlowId;
 use crate::wire::replication::Item;
 
 const NOW: u64 = 1_000_000;
 
 fn config() -> Config {
-    Config::parse(
+    pair(
         r#"
-        [cluster]
-        name = "edge"
-        key_file = "/etc/tandem/cluster.key"
-        [[node]]
-        name = "lb1"
-        priority = 200
-        addresses = ["192.0.2.11"]
-        [[node]]
-        name = "lb2"
-        priority = 100
-        addresses = ["192.0.2.12"]
-        [[vip]]
-        address = "192.0.2.100/24"
-        interface = "eth0"
         [[vip]]
         address = "2001:db8::100/64"
         interface = "eth0"
@@ -44,7 +31,6 @@ fn config() -> Config {
         address = "[2001:db8:1::22]:8080"
         "#,
     )
-    .unwrap()
 }
 
 fn proxied(flow: u64, client: &str) -> Item {

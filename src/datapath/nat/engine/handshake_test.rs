@@ -9,25 +9,11 @@ use super::super::super::reference::Reference;
 use super::super::super::tables::Told;
 use super::super::{Engine, Links};
 use crate::balance::nat::{NatCommand, NatEvent};
-use crate::config::Config;
+use crate::config::fixture::pair;
 use crate::model::NodeId;
 use crate::wire::replication::{Item, NatKey, NatRecord};
 
 const CONFIG: &str = r#"
-[cluster]
-name = "engine"
-key_file = "/etc/tandem/cluster.key"
-[[node]]
-name = "A"
-priority = 200
-addresses = ["192.0.2.11"]
-[[node]]
-name = "B"
-priority = 100
-addresses = ["192.0.2.12"]
-[[vip]]
-address = "192.0.2.100/24"
-interface = "eth0"
 [[service]]
 name = "db"
 mode = "kernel"
@@ -44,7 +30,7 @@ fn at(text: &str) -> SocketAddr {
 /// A node that took over while a connection was opening, as the old master told it; the event says
 /// what the program saw of its backend then.
 fn taken_over(cause: Cause) -> (Engine, Reference, FlowKey) {
-    let config = Config::parse(CONFIG).unwrap();
+    let config = pair(CONFIG);
     let mut maps = Reference {
         capacity: 100,
         ..Reference::default()
