@@ -73,6 +73,11 @@ restart() {
     fi
     # It may have become master again in the meantime.
     hand_over
+    # Whoever says how long to wait has waited: a second signal ends what is left.
+    old=$(systemctl show --property MainPID --value tandem.service)
+    if [ -n "${TANDEM_UPGRADE_WAIT:-}" ] && [ "${old:-0}" -gt 0 ]; then
+        (sleep 1; kill -s TERM "$old" 2>/dev/null || true) &
+    fi
     systemctl restart tandem.service || say "the node does not start: journalctl -u tandem"
 }
 

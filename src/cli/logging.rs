@@ -4,6 +4,8 @@
 //! lines: above [`PER_SECOND`] lines a second they are left out, and how many is said. journald is told
 //! how much each line matters, and puts the time to it by itself.
 
+mod outlet;
+
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +17,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, reload};
 
+use self::outlet::Outlet;
 use super::args::LogFormat;
 use crate::daemon::LogLevel;
 use crate::net::clock;
@@ -26,12 +29,24 @@ const JOURNAL: &str = "JOURNAL_STREAM";
 /// Lines in one second at most; connections have a limit of their own (`datapath::proxy::log`).
 const PER_SECOND: u32 = 10_000;
 
-/// Starts the log. What is returned changes its level.
+/// The log at work. What is on its way is written when this is dropped.
+#[derive(Debug)]
+pub(super) struct Log {
+    outlet: Outlet,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.outlet.finish();
+    }
+}
+
+/// Starts the log. What is returned with it changes its level.
 ///
 /// # Errors
 ///
-/// `TANDEM_LOG` cannot be understood.
-pub(super) fn start(format: LogFormat) -> Result<LogLevel, String> {
+/// `TANDEM_LOG` cannot be understood, or there can be no thread that writes.
+pub(super) fn start(format: LogFormat) -> Result<(Log, LogLevel), String> {
     let text = std::env::var(VARIABLE).ok().filter(|text| !text.is_empty());
     let text = text.unwrap_or_else(|| "info".to_owned());
     let filter = filter(&text)
@@ -39,8 +54,12 @@ pub(super) fn start(format: LogFormat) -> Result<LogLevel, String> {
     let (filter, handle) = reload::Layer::new(filter);
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let journal = to_journal();
+    let told = move |count, next: &[u8]| left_out(count, "nobody read them in time", next, journal);
+    let outlet = Outlet::start(io::stderr(), told);
+    let outlet = outlet.map_err(|error| format!("cannot start the thread of the log: {error}"))?;
     let limited = Limited {
         rate: Arc::default(),
+        outlet: outlet.clone(),
         journal,
     };
     let lines = tracing_subscriber::fmt::layer()
@@ -55,11 +74,12 @@ pub(super) fn start(format: LogFormat) -> Result<LogLevel, String> {
         .with(filter)
         .with(layer)
         .init();
-    Ok(LogLevel::new(move |text| {
+    let level = LogLevel::new(move |text| {
         let wanted = self::filter(text)?;
         let failed = |error: reload::Error| format!("cannot change the log's level: {error}");
         handle.reload(wanted).map_err(failed)
-    }))
+    });
+    Ok((Log { outlet }, level))
 }
 
 fn filter(text: &str) -> Result<EnvFilter, String> {
@@ -106,10 +126,30 @@ fn prioritized(level: Level, text: &[u8]) -> Vec<u8> {
     lines.flat_map(|line| [prefix, line].concat()).collect()
 }
 
+/// As it goes to whoever reads.
+fn marked(level: Level, line: &[u8], journal: bool) -> Vec<u8> {
+    match journal {
+        true => prioritized(level, line),
+        false => line.to_vec(),
+    }
+}
+
+/// A line that says so, in the form of the one that comes next.
+fn left_out(count: u64, why: &str, next: &[u8], journal: bool) -> Vec<u8> {
+    let what = format!("{count} lines were left out: {why}");
+    let json = next.first() == Some(&b'{') || next.get(3) == Some(&b'{');
+    let what = match json {
+        true => format!("{{\"level\":\"WARN\",\"message\":\"{what}\"}}\n"),
+        false => format!("WARN {what}\n"),
+    };
+    marked(Level::WARN, what.as_bytes(), journal)
+}
+
 /// Standard error, so many lines a second.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Limited {
     rate: Arc<Mutex<Rate>>,
+    outlet: Outlet,
     journal: bool,
 }
 
@@ -144,15 +184,6 @@ impl Rate {
     }
 }
 
-impl Limited {
-    fn marked(&self, level: Level, line: &[u8]) -> Vec<u8> {
-        match self.journal {
-            true => prioritized(level, line),
-            false => line.to_vec(),
-        }
-    }
-}
-
 impl<'a> MakeWriter<'a> for Limited {
     type Writer = Line;
 
@@ -171,19 +202,17 @@ impl Write for Line {
     /// A whole event.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut rate = self.to.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        let (good, left_out) = rate.line(clock::monotonic());
+        let (good, dropped) = rate.line(clock::monotonic());
         drop(rate);
-        let mut out = io::stderr().lock();
-        if left_out > 0 {
-            let what = format!("{left_out} lines were left out: more than {PER_SECOND} a second");
-            let what = match line.first() {
-                Some(b'{') => format!("{{\"level\":\"WARN\",\"message\":\"{what}\"}}\n"),
-                _ => format!("WARN {what}\n"),
-            };
-            out.write_all(&self.to.marked(Level::WARN, what.as_bytes()))?;
+        let Limited {
+            outlet, journal, ..
+        } = &self.to;
+        if dropped > 0 {
+            let why = format!("more than {PER_SECOND} a second");
+            outlet.send(left_out(dropped, &why, line, *journal));
         }
         if good {
-            out.write_all(&self.to.marked(self.level, line))?;
+            outlet.send(marked(self.level, line, *journal));
         }
         Ok(line.len())
     }
@@ -246,11 +275,24 @@ mod tests {
             let bytes = prioritized(level, text.as_bytes());
             assert_eq!(String::from_utf8(bytes).unwrap(), marked, "{text:?}");
         }
-        let to = |journal| Limited {
-            journal,
-            ..Limited::default()
-        };
-        assert_eq!(to(false).marked(Level::ERROR, b"x\n"), b"x\n");
-        assert_eq!(to(true).marked(Level::ERROR, b"x\n"), b"<3>x\n");
+        assert_eq!(marked(Level::ERROR, b"x\n", false), b"x\n");
+        assert_eq!(marked(Level::ERROR, b"x\n", true), b"<3>x\n");
+        for (next, journal, told) in [
+            ("x\n", false, "WARN 2 lines were left out: so\n"),
+            ("<6>x\n", true, "<4>WARN 2 lines were left out: so\n"),
+            (
+                "{}\n",
+                false,
+                "{\"level\":\"WARN\",\"message\":\"2 lines were left out: so\"}\n",
+            ),
+            (
+                "<6>{}\n",
+                true,
+                "<4>{\"level\":\"WARN\",\"message\":\"2 lines were left out: so\"}\n",
+            ),
+        ] {
+            let line = left_out(2, "so", next.as_bytes(), journal);
+            assert_eq!(String::from_utf8(line).unwrap(), told);
+        }
     }
 }

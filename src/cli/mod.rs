@@ -140,8 +140,8 @@ pub fn run(command: Command, lab: impl FnOnce(&Lab) -> ExitCode) -> ExitCode {
 }
 
 fn node(args: args::Run) -> ExitCode {
-    let log = match logging::start(args.log_format) {
-        Ok(log) => log,
+    let (log, level) = match logging::start(args.log_format) {
+        Ok(started) => started,
         Err(message) => {
             logging::complain(&message);
             return Exit::Usage.into();
@@ -153,9 +153,12 @@ fn node(args: args::Run) -> ExitCode {
         control: args.control.path,
         pins: args.pins,
         state: args.state,
-        log,
+        log: level,
     };
-    match daemon::run(&options) {
+    let done = daemon::run(&options);
+    // What it said comes before why it ended.
+    drop(log);
+    match done {
         Ok(()) => Exit::Fine.into(),
         Err(fatal) => {
             logging::complain(&fatal.to_string());

@@ -1,15 +1,19 @@
 //! Backends that are sick in ways that no connect shows: the clients of the others see nothing of it.
 
 use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use tandem::lab::{Host, Lab, LabError, default_config};
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::{RouteMessage, RouteType};
+use tandem::lab::{BACKENDS, Host, Lab, LabError, backend_address, default_config};
+use tandem::status::What;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::greeter::{SOON, at, greeter, plain, service, up};
-use super::tools::{all_answered, good, shows, vip, with};
+use super::tools::{all_answered, default_but, good, shows, status, vip, with};
 use super::{Test, test};
 
 /// Clients at a time, half of them on the sick backend.
@@ -25,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
             beside(Sick::Drips)
         }),
         test("sick_backend_that_floods", || beside(Sick::Floods)),
+        test("sick_host_whose_network_is_made_anew", network_is_made_anew),
     ]
 }
 
@@ -152,4 +157,47 @@ async fn beside(how: Sick) -> Result<(), LabError> {
         well.iter().map(|(_, took)| took).max()
     );
     Ok(())
+}
+
+/// For a moment the master has no route to any backend, as when the service that configures its
+/// network restarts: clients wait, and no backend is thought down.
+async fn network_is_made_anew() -> Result<(), LabError> {
+    let text = default_but("fall = 2", "fall = 5");
+    let text = text.replace("connect_timeout = \"200ms\"", "connect_timeout = \"1s\"");
+    let mut lab = Lab::up(&with(text)).await?;
+    let master = lab.settled().await?;
+    let load = lab.load();
+    for _ in 0..3 {
+        let routes = lab.network().node(master).netlink().route();
+        for n in 0..BACKENDS {
+            let added = routes.add(no_way_to(backend_address(n))).execute().await;
+            added.expect("a route is added");
+        }
+        sleep(Duration::from_millis(400)).await;
+        for n in 0..BACKENDS {
+            let removed = routes.del(no_way_to(backend_address(n))).execute().await;
+            removed.expect("a route is removed");
+        }
+        sleep(Duration::from_millis(600)).await;
+    }
+    let record = load.stop().await;
+    all_answered(&record);
+    let took = record.attempts.iter().map(|it| it.end.since(it.start));
+    let longest = took.max();
+    assert!(longest > Some(Duration::from_millis(200)), "{longest:?}");
+    let now = status(&mut lab, master).await;
+    let web = &now.services[0];
+    assert_eq!((web.failed, web.retries), (0, 0), "{now:#?}");
+    let events = lab.node(master).events().await?;
+    let fell = |what: &What| matches!(what, What::Backend { up: false, .. });
+    let fell = events.iter().any(|event| fell(&event.what));
+    assert!(!fell, "{events:#?}");
+    Ok(())
+}
+
+/// As if the routing tables had nothing for it (ip-route(8), `throw`).
+fn no_way_to(backend: Ipv4Addr) -> RouteMessage {
+    let route = RouteMessageBuilder::<Ipv4Addr>::new();
+    let route = route.destination_prefix(backend, 32);
+    route.kind(RouteType::Throw).build()
 }

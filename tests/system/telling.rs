@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tandem::lab::{Lab, LabError, default_config};
-use tandem::model::NodeId;
-use tandem::status::What;
+use tandem::model::{NodeId, Role};
+use tandem::status::{Status, What};
+use tokio::process::Command;
+use tokio::time::timeout;
 
-use super::tools::{ask, command, good, tandem, until, with};
+use super::tools::{FIRST, ask, command, good, shows, status, tandem, until, with};
 use super::{Test, test};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -20,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("telling_a_program_that_hangs_delays_nothing", told),
         test("telling_the_log_more_or_less_and_journald_how_much", logged),
+        test("telling_a_log_that_nobody_reads_holds_nothing_up", unread),
     ]
 }
 
@@ -119,30 +124,58 @@ async fn levels(lab: &mut Lab, master: NodeId) {
     assert!(!text.contains("takes no new connections"), "{text}");
 }
 
+/// What starts this node where the lab does not.
+fn by_hand(lab: &mut Lab, node: NodeId) -> Command {
+    let (name, socket) = (lab.node(node).name(), lab.node(node).socket());
+    let mut run = command(
+        tandem(),
+        &["run", "--config", "tandem.toml", "--node", name],
+    );
+    run.arg("--control")
+        .arg(socket)
+        .args(["--state", &format!("{name}.state")])
+        .current_dir(lab.dir());
+    run
+}
+
+/// Whoever should read the log does not: a journald that hangs, a pipe into a program that is stopped.
+async fn unread() -> Result<(), LabError> {
+    let mut lab = Lab::build(&with(default_config())).await?;
+    let mut run = by_hand(&mut lab, FIRST);
+    run.env("TANDEM_LOG", "trace").stdout(Stdio::null());
+    let host = lab.network().node(FIRST);
+    let running = host.run(async move { run.stderr(Stdio::piped()).spawn() });
+    let mut running = good("start a node", running.await);
+    let pipe = running.stderr.take().expect("it is piped");
+    // The smallest there is.
+    let room = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(4_096)).expect("a pipe has a size");
+    let leads = |status: &Status| status.role == Role::Master;
+    let began = shows(&mut lab, FIRST, "it is master", SOON, leads).await;
+    for _ in 0..room / 80 {
+        said(&mut lab, FIRST, &["drain", "web/b1"]).await;
+        said(&mut lab, FIRST, &["enable", "web/b1"]).await;
+    }
+    let now = status(&mut lab, FIRST).await;
+    assert_eq!(now.incarnation, began.incarnation, "it lives");
+    assert_eq!(running.try_wait().expect("its fate"), None);
+    // And ends in order, within a moment more.
+    let pid = running.id().and_then(|pid| pid.try_into().ok());
+    kill(Pid::from_raw(pid.expect("it runs")), Signal::SIGTERM).expect("it can be told to end");
+    let ended = timeout(SOON, running.wait()).await.expect("it ends");
+    assert!(ended.expect("its fate").success());
+    drop(pipe);
+    Ok(())
+}
+
 /// A node whose standard error is the journal's stream, as far as it can see.
 async fn journal(lab: &mut Lab, node: NodeId) -> Result<(), LabError> {
     lab.node(node).signal(Signal::SIGKILL)?;
     until("it is gone", SOON, async || lab.node(node).ended()).await;
-    let dir = lab.dir().to_owned();
-    let file = dir.join("journal");
+    let file = lab.dir().join("journal");
     let errors = File::create(&file).expect("a file can be made");
     let stream = errors.metadata().expect("it is open");
-    let socket = lab.node(node).socket();
-    let name = lab.node(node).name();
-    let state = dir.join(format!("{name}.state"));
-    let arguments = [
-        "run",
-        "--config",
-        "tandem.toml",
-        "--node",
-        name,
-        "--control",
-        &socket.display().to_string(),
-        "--state",
-        &state.display().to_string(),
-    ];
-    let mut run = command(tandem(), &arguments);
-    run.current_dir(&dir).env(
+    let mut run = by_hand(lab, node);
+    run.env(
         "JOURNAL_STREAM",
         format!("{}:{}", stream.dev(), stream.ino()),
     );

@@ -10,7 +10,7 @@ use std::time::Duration;
 use socket2::{SockRef, Socket};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::flows::Flow;
 use super::front::{First, Intro};
@@ -23,6 +23,9 @@ use crate::balance::stick::Advice;
 use crate::balance::{Load, Picks, Route};
 use crate::dial::{self, Dialer};
 use crate::model::{BackendAddress, ConnectFailure};
+
+/// Between two rounds while this host's network is away.
+const NETWORK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A backend took the client.
 pub(super) struct Connected {
@@ -61,10 +64,11 @@ pub(super) async fn connect(
     let sticky = known.sticky.as_deref();
     let route = routes.pool(service, intro.pool);
     let choice = sticky.map(|it| it.choose(intro.stick, route, shared.now()));
-    let mut picks = match &choice {
+    let begin = || match &choice {
         None => Picks::new(address),
         Some(choice) => choice.picks(address),
     };
+    let mut picks = begin();
     let refused = (choice.as_ref()).is_some_and(|it| it.advice == Advice::Refuse);
     let mut patience = Patience::new(&known.tries, shared);
     loop {
@@ -122,6 +126,7 @@ pub(super) async fn connect(
             }
             Err(Trouble::Cut) => return Err(Failed::Cut),
             Err(Trouble::Own(error)) => {
+                patience.network_is_away |= is_of_the_network(&error);
                 let address = &load.target().address;
                 tracing::debug!(%address, %error, "this host cannot connect");
             }
@@ -136,7 +141,13 @@ pub(super) async fn connect(
         }
         drop(load);
         let route = routes.pool(service, intro.pool);
-        if !picks.all_tried(route) {
+        if picks.all_tried(route) {
+            if patience.waits_for_the_network(known.connect_timeout) {
+                let pause = sleep(NETWORK_PAUSE);
+                uncut(flow, pause).await.ok_or(Failed::Cut)?;
+                (picks, routes) = (begin(), shared.routes.load_full());
+            }
+        } else if !patience.network_is_away {
             if !patience.another(shared) {
                 return Err(Failed::Unserved(Unserved::AllFailed));
             }
@@ -165,6 +176,10 @@ struct Patience<'a> {
     begun: u16,
     /// A backend has failed.
     tried: bool,
+    /// In this round this host had no way to a backend: its network is made anew, as by a restart of
+    /// the service that has configured it. That is no try.
+    network_is_away: bool,
+    began: Instant,
     /// Of all; known with the first.
     deadline: Option<Instant>,
 }
@@ -178,6 +193,8 @@ impl<'a> Patience<'a> {
             tries,
             begun: 0,
             tried: false,
+            network_is_away: false,
+            began: Instant::now(),
             deadline: None,
         }
     }
@@ -190,6 +207,16 @@ impl<'a> Patience<'a> {
         };
         let deadline = *self.deadline.get_or_insert(now + total);
         limit.min(deadline.saturating_duration_since(now))
+    }
+
+    /// Whether all may be tried again in a moment, for as long as one connect may take.
+    fn waits_for_the_network(&mut self, limit: Duration) -> bool {
+        let time_left = self.deadline.is_none_or(|it| Instant::now() < it);
+        let away = std::mem::take(&mut self.network_is_away);
+        if away {
+            (self.tried, self.begun) = (true, 0);
+        }
+        away && time_left && self.began.elapsed() < limit
     }
 
     /// Whether there may be another one.
@@ -209,8 +236,14 @@ impl<'a> Patience<'a> {
 enum Trouble {
     Backend(ConnectFailure),
     Cut,
-    /// Not the backend's fault: this host is out of descriptors, ports or memory.
+    /// Not the backend's fault: this host is out of descriptors, ports or memory, or has no way there.
     Own(io::Error),
+}
+
+/// This host has no route there (connect(2)).
+fn is_of_the_network(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    matches!(errno, Some(libc::ENETUNREACH | libc::ENETDOWN))
 }
 
 impl From<io::Error> for Trouble {
@@ -224,6 +257,7 @@ impl From<io::Error> for Trouble {
                 | libc::EADDRNOTAVAIL
                 | libc::EAGAIN,
             ) => Self::Own(error),
+            _ if is_of_the_network(&error) => Self::Own(error),
             _ => Self::Backend(failure(&error)),
         }
     }
