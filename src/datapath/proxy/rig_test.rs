@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::sync::mpsc;
 
 use super::Proxy;
@@ -171,10 +171,13 @@ pub(super) fn echo() -> SocketAddr {
     })
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens, nor will: its port stays taken for as long as the tests run.
 pub(super) fn nobody() -> SocketAddr {
-    let (listener, address) = listener();
-    drop(listener);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
     address
 }
 
