@@ -19,6 +19,7 @@ use super::super::layout::{FLOW_CLIENT, Flow, FlowKey};
 use super::super::reference::{Arrival, Reference, Verdict};
 use super::*;
 use crate::balance::nat::NatEvent;
+use crate::config::fixture::pair;
 use crate::config::{Acknowledge, Fallback, Forward, KernelMode, OnDown, Stray};
 use crate::model::{BackendId, Vip};
 use crate::wire::replication::{Item, NatKey};
@@ -62,20 +63,6 @@ fn config(balance: &str, weights: &[u16], how: impl FnOnce(&mut Config)) -> Conf
     use std::fmt::Write as _;
     let mut text = format!(
         r#"
-        [cluster]
-        name = "edge"
-        key_file = "/k"
-        [[node]]
-        name = "lb1"
-        priority = 200
-        addresses = ["192.0.2.11"]
-        [[node]]
-        name = "lb2"
-        priority = 100
-        addresses = ["192.0.2.12"]
-        [[vip]]
-        address = "192.0.2.100/24"
-        interface = "front"
         [[service]]
         name = "web"
         listen = ["192.0.2.100:80"]
@@ -93,7 +80,8 @@ fn config(balance: &str, weights: &[u16], how: impl FnOnce(&mut Config)) -> Conf
         )
         .unwrap();
     }
-    let mut config = Config::parse(&text).unwrap();
+    let mut config = pair(&text);
+    config.vips[0].interface = "front".to_owned();
     let vip = |address: &str, interface: &str| Vip {
         address: address.parse().unwrap(),
         interface: interface.to_owned(),
