@@ -54,13 +54,17 @@ pub(super) fn start(format: LogFormat) -> Result<(Log, LogLevel), String> {
     let (filter, handle) = reload::Layer::new(filter);
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let journal = to_journal();
-    let told = move |count, next: &[u8]| left_out(count, "nobody read them in time", next, journal);
+    let form = Form {
+        json: matches!(format, LogFormat::Json),
+        journal,
+    };
+    let told = move |count| form.left_out(count, "nobody read them in time");
     let outlet = Outlet::start(io::stderr(), told);
     let outlet = outlet.map_err(|error| format!("cannot start the thread of the log: {error}"))?;
     let limited = Limited {
         rate: Arc::default(),
         outlet: outlet.clone(),
-        journal,
+        form,
     };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(limited)
@@ -126,23 +130,31 @@ fn prioritized(level: Level, text: &[u8]) -> Vec<u8> {
     lines.flat_map(|line| [prefix, line].concat()).collect()
 }
 
-/// As it goes to whoever reads.
-fn marked(level: Level, line: &[u8], journal: bool) -> Vec<u8> {
-    match journal {
-        true => prioritized(level, line),
-        false => line.to_vec(),
-    }
+/// How lines are written.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    json: bool,
+    journal: bool,
 }
 
-/// A line that says so, in the form of the one that comes next.
-fn left_out(count: u64, why: &str, next: &[u8], journal: bool) -> Vec<u8> {
-    let what = format!("{count} lines were left out: {why}");
-    let json = next.first() == Some(&b'{') || next.get(3) == Some(&b'{');
-    let what = match json {
-        true => format!("{{\"level\":\"WARN\",\"message\":\"{what}\"}}\n"),
-        false => format!("WARN {what}\n"),
-    };
-    marked(Level::WARN, what.as_bytes(), journal)
+impl Form {
+    /// As it goes to whoever reads.
+    fn marked(self, level: Level, line: &[u8]) -> Vec<u8> {
+        match self.journal {
+            true => prioritized(level, line),
+            false => line.to_vec(),
+        }
+    }
+
+    /// A line that says so.
+    fn left_out(self, count: u64, why: &str) -> Vec<u8> {
+        let what = format!("{count} lines were left out: {why}");
+        let what = match self.json {
+            true => format!("{{\"level\":\"WARN\",\"message\":\"{what}\"}}\n"),
+            false => format!("WARN {what}\n"),
+        };
+        self.marked(Level::WARN, what.as_bytes())
+    }
 }
 
 /// Standard error, so many lines a second.
@@ -150,7 +162,7 @@ fn left_out(count: u64, why: &str, next: &[u8], journal: bool) -> Vec<u8> {
 struct Limited {
     rate: Arc<Mutex<Rate>>,
     outlet: Outlet,
-    journal: bool,
+    form: Form,
 }
 
 /// The same for one event.
@@ -204,15 +216,13 @@ impl Write for Line {
         let mut rate = self.to.rate.lock().unwrap_or_else(PoisonError::into_inner);
         let (good, dropped) = rate.line(clock::monotonic());
         drop(rate);
-        let Limited {
-            outlet, journal, ..
-        } = &self.to;
+        let Limited { outlet, form, .. } = &self.to;
         if dropped > 0 {
             let why = format!("more than {PER_SECOND} a second");
-            outlet.send(left_out(dropped, &why, line, *journal));
+            outlet.send(form.left_out(dropped, &why));
         }
         if good {
-            outlet.send(marked(self.level, line, *journal));
+            outlet.send(form.marked(self.level, line));
         }
         Ok(line.len())
     }
@@ -275,24 +285,17 @@ mod tests {
             let bytes = prioritized(level, text.as_bytes());
             assert_eq!(String::from_utf8(bytes).unwrap(), marked, "{text:?}");
         }
-        assert_eq!(marked(Level::ERROR, b"x\n", false), b"x\n");
-        assert_eq!(marked(Level::ERROR, b"x\n", true), b"<3>x\n");
-        for (next, journal, told) in [
-            ("x\n", false, "WARN 2 lines were left out: so\n"),
-            ("<6>x\n", true, "<4>WARN 2 lines were left out: so\n"),
-            (
-                "{}\n",
-                false,
-                "{\"level\":\"WARN\",\"message\":\"2 lines were left out: so\"}\n",
-            ),
-            (
-                "<6>{}\n",
-                true,
-                "<4>{\"level\":\"WARN\",\"message\":\"2 lines were left out: so\"}\n",
-            ),
+        let plain = "WARN 2 lines were left out: so\n";
+        let json = "{\"level\":\"WARN\",\"message\":\"2 lines were left out: so\"}\n";
+        for (json, journal, mark, told) in [
+            (false, false, "", plain),
+            (false, true, "<4>", plain),
+            (true, false, "", json),
+            (true, true, "<4>", json),
         ] {
-            let line = left_out(2, "so", next.as_bytes(), journal);
-            assert_eq!(String::from_utf8(line).unwrap(), told);
+            let form = Form { json, journal };
+            let line = String::from_utf8(form.left_out(2, "so")).unwrap();
+            assert_eq!(line, format!("{mark}{told}"));
         }
     }
 }

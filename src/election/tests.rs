@@ -23,9 +23,9 @@ struct Bench {
 pub(super) fn config(preempt: bool) -> Config {
     let text = format!(
         r#"
-[election]
+        [election]
         preempt = {preempt}
-                [[service]]
+        [[service]]
         name = "web"
         listen = ["192.0.2.100:80"]
         [[service.backend]]

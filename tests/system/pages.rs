@@ -62,42 +62,41 @@ fn commands(block: &'static str) -> Vec<Shown> {
 
 /// What a line looks like whatever its numbers, times, Ethernet addresses and keys are.
 fn shape(line: &str) -> String {
-    let is_hex = |word: &str, len| word.len() == len && word.bytes().all(|b| b.is_ascii_hexdigit());
     let mut shape: Vec<String> = Vec::new();
     for word in line.split_whitespace() {
-        let unit = word.trim_end_matches([')', ',']);
-        let timed = ["ms", "s", "min", "h"].contains(&unit)
-            && shape.last().is_some_and(|it| it.ends_with('#'));
-        if timed {
-            // "3 min 5 s" is as much a time as "80 ms".
-            let last = shape.pop().expect("it is there");
-            let last = last.trim_end_matches('#');
-            if !(last.is_empty() && shape.last().is_some_and(|it| it.ends_with("(time)"))) {
-                shape.push(format!("{last}(time)"));
-            }
-            continue;
-        }
-        let ethernet = word.trim_end_matches(',');
-        let of_hex =
-            ethernet.split(':').count() == 6 && ethernet.split(':').all(|it| is_hex(it, 2));
-        shape.push(match of_hex || is_hex(word, 16) {
-            true => "(hex)".to_owned(),
-            false => {
-                let digits = |c: char| c.is_ascii_digit();
-                let mut out = String::new();
-                for c in word.chars() {
-                    let goes_on = out.ends_with('#') && (digits(c) || c == '.' || c == ',');
-                    match digits(c) {
-                        _ if goes_on => {}
-                        true => out.push('#'),
-                        false => out.push(c),
-                    }
+        let is_unit = ["ms", "s", "min", "h"].contains(&word.trim_end_matches([')', ',']));
+        match shape.pop_if(|last| is_unit && last.ends_with('#')) {
+            None => shape.push(figureless(word)),
+            Some(number) => {
+                let before = number.trim_end_matches('#');
+                // "3 min 5 s" is as much a time as "80 ms".
+                let goes_on = shape.last().is_some_and(|last| last.ends_with("(time)"));
+                if !(before.is_empty() && goes_on) {
+                    shape.push(format!("{before}(time)"));
                 }
-                out
             }
-        });
+        }
     }
     shape.join(" ")
+}
+
+/// A word with `#` for each number, and without what an Ethernet address or a key is.
+fn figureless(word: &str) -> String {
+    let is_hex = |part: &str, length| {
+        part.len() == length && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let bytes = word.trim_end_matches(',').split(':');
+    if is_hex(word, 16) || bytes.clone().count() == 6 && bytes.clone().all(|it| is_hex(it, 2)) {
+        return "(hex)".to_owned();
+    }
+    let mut out = String::new();
+    for c in word.chars() {
+        let in_number = out.ends_with('#') && (c.is_ascii_digit() || c == '.' || c == ',');
+        if !in_number {
+            out.push(if c.is_ascii_digit() { '#' } else { c });
+        }
+    }
+    out
 }
 
 /// Every line that the page shows is, but for its figures, one that was printed; a bar is only for

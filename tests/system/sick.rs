@@ -7,7 +7,8 @@ use std::time::Duration;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use tandem::lab::{BACKENDS, Host, Lab, LabError, backend_address, default_config};
-use tandem::status::What;
+use tandem::model::NodeId;
+use tandem::status::{Status, What};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -192,6 +193,27 @@ async fn network_is_made_anew() -> Result<(), LabError> {
     let fell = |what: &What| matches!(what, What::Backend { up: false, .. });
     let fell = events.iter().any(|event| fell(&event.what));
     assert!(!fell, "{events:#?}");
+    one_is_away(&mut lab, master).await
+}
+
+/// There is no way to one backend, and the others refuse: nothing is waited for.
+async fn one_is_away(lab: &mut Lab, master: NodeId) -> Result<(), LabError> {
+    let refused = |status: &Status| -> u64 {
+        let backends = status.services[0].backends.iter();
+        backends.map(|it| it.failures.refused).sum()
+    };
+    lab.stop_backend(1).await;
+    lab.stop_backend(2).await;
+    let routes = lab.network().node(master).netlink().route();
+    let added = routes.add(no_way_to(backend_address(0))).execute().await;
+    added.expect("a route is added");
+    let before = refused(&status(lab, master).await);
+    let client = &lab.network().client;
+    let served = client.run(super::balance::keep()).await;
+    assert!(served.is_err(), "{served:?}");
+    let told = |status: &Status| status.services[0].failed > 0;
+    let after = shows(lab, master, "its end is told", SOON, told).await;
+    assert_eq!(refused(&after) - before, 2, "each was asked once");
     Ok(())
 }
 

@@ -2,97 +2,95 @@
 //! whoever reads: a journald that hangs, or a full pipe, would end the node by its dead-man timer.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-use crate::net::clock;
 
 /// Lines that wait at most.
 const WAITING: usize = 16_384;
 /// How long the end of the process waits for lines that nobody reads.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two looks whether there is room.
-const LOOK: Duration = Duration::from_millis(10);
-
-enum Piece {
-    Text(Vec<u8>),
-    /// All that came before it is written.
-    End(SyncSender<()>),
-}
 
 /// Where lines are given to a thread that writes them.
 #[derive(Clone, Debug)]
 pub(super) struct Outlet {
-    pieces: SyncSender<Piece>,
-    lost: Arc<AtomicU64>,
+    texts: SyncSender<Vec<u8>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Lines that found no room and were not told of yet.
+    lost: AtomicU64,
+    /// Who waits until all is written.
+    ends: Mutex<Option<SyncSender<()>>>,
 }
 
 impl Outlet {
-    /// Starts the thread. `told` makes a line of the number of lines that found no room, in the form
-    /// of the text that follows it.
+    /// Starts the thread. `told` makes a line of the number of lines that found no room.
     pub(super) fn start(
         mut to: impl Write + Send + 'static,
-        told: impl Fn(u64, &[u8]) -> Vec<u8> + Send + 'static,
+        told: impl Fn(u64) -> Vec<u8> + Send + 'static,
     ) -> io::Result<Self> {
-        let (pieces, waiting) = sync_channel(WAITING);
-        let lost = Arc::<AtomicU64>::default();
-        let counted = Arc::clone(&lost);
-        let write = move || drain(&waiting, &counted, &mut to, told);
+        let (texts, waiting) = sync_channel(WAITING);
+        let shared = Arc::<Shared>::default();
+        let theirs = Arc::clone(&shared);
+        let write = move || drain(&waiting, &theirs, &mut to, told);
         thread::Builder::new().name("log".into()).spawn(write)?;
-        Ok(Self { pieces, lost })
+        Ok(Self { texts, shared })
     }
 
     /// Without waiting: a line that finds no room is counted.
     pub(super) fn send(&self, text: Vec<u8>) {
-        if self.pieces.try_send(Piece::Text(text)).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        if self.texts.try_send(text).is_err() {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Waits until what was sent is written, or somebody should have read it.
     pub(super) fn finish(&self) {
-        let deadline = clock::monotonic() + PATIENCE;
         let (done, all) = sync_channel(1);
-        let mut end = Piece::End(done);
-        while let Err(TrySendError::Full(back)) = self.pieces.try_send(end) {
-            if clock::monotonic() >= deadline {
-                return;
-            }
-            end = back;
-            thread::sleep(LOOK);
-        }
+        *self.shared.ends() = Some(done);
+        // It wakes the thread. Where there is no room, that is awake, or held up by whoever reads.
+        let _ = self.texts.try_send(Vec::new());
         // Late is as good as done: nobody reads.
-        let _ = all.recv_timeout(deadline.saturating_sub(clock::monotonic()));
+        let _ = all.recv_timeout(PATIENCE);
+    }
+}
+
+impl Shared {
+    fn ends(&self) -> impl std::ops::DerefMut<Target = Option<SyncSender<()>>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn drain(
-    waiting: &Receiver<Piece>,
-    lost: &AtomicU64,
+    waiting: &Receiver<Vec<u8>>,
+    shared: &Shared,
     to: &mut impl Write,
-    told: impl Fn(u64, &[u8]) -> Vec<u8>,
+    told: impl Fn(u64) -> Vec<u8>,
 ) {
-    for piece in waiting {
+    let mut next = waiting.recv().ok();
+    while let Some(text) = next {
+        let lost = shared.lost.swap(0, Ordering::Relaxed);
         // Nobody is left to tell if this cannot be written.
-        let _ = match piece {
-            Piece::Text(text) => match lost.swap(0, Ordering::Relaxed) {
-                0 => to.write_all(&text),
-                many => to
-                    .write_all(&told(many, &text))
-                    .and_then(|()| to.write_all(&text)),
-            },
-            Piece::End(done) => done.try_send(()).map_err(io::Error::other),
-        };
+        if lost > 0 {
+            let _ = to.write_all(&told(lost));
+        }
+        let _ = to.write_all(&text);
+        next = waiting.try_recv().ok().or_else(|| {
+            if let Some(done) = shared.ends().take() {
+                let _ = done.try_send(());
+            }
+            waiting.recv().ok()
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, PoisonError};
-
     use super::*;
 
     /// What was written; whoever holds it holds up the writer.
@@ -112,8 +110,7 @@ mod tests {
     }
 
     fn outlet(page: &Page) -> Outlet {
-        let told = |many, next: &[u8]| [format!("{many} lost before ").as_bytes(), next].concat();
-        Outlet::start(page.clone(), told).unwrap()
+        Outlet::start(page.clone(), |lost| format!("{lost} lost\n").into_bytes()).unwrap()
     }
 
     #[test]
@@ -133,7 +130,7 @@ mod tests {
         let held = page.0.lock().unwrap();
         // One may be in the writer's hands already.
         (0..WAITING + 11).for_each(|_| outlet.send(b"x\n".to_vec()));
-        let lost = outlet.lost.load(Ordering::Relaxed);
+        let lost = outlet.shared.lost.load(Ordering::Relaxed);
         assert!((10..=11).contains(&lost), "{lost}");
         // Nor does the end wait for ever.
         outlet.finish();
@@ -143,7 +140,7 @@ mod tests {
         outlet.finish();
         let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
         assert!(
-            text.contains(&format!("{lost} lost before x\n")),
+            text.contains(&format!("x\n{lost} lost\n")),
             "{}",
             text.len()
         );

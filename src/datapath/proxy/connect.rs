@@ -96,7 +96,7 @@ pub(super) async fn connect(
                 // Where nobody was tried although there is somebody, all are full.
                 return Err(Failed::Unserved(match route.pool().is_empty() || refused {
                     true => Unserved::NoBackend,
-                    false if patience.tried => Unserved::AllFailed,
+                    false if patience.tried || patience.no_way => Unserved::AllFailed,
                     false => Unserved::Limit,
                 }));
             }
@@ -110,7 +110,7 @@ pub(super) async fn connect(
             address: &load.target().address,
             header: &intro.header,
         };
-        match attempt(way, &first.bytes, limit, flow).await {
+        let trouble = match attempt(way, &first.bytes, limit, flow).await {
             Ok((stream, sent)) => {
                 let took = started.elapsed();
                 load.target().connects.add(took);
@@ -124,30 +124,38 @@ pub(super) async fn connect(
                     took,
                 });
             }
-            Err(Trouble::Cut) => return Err(Failed::Cut),
-            Err(Trouble::Own(error)) => {
-                patience.network_is_away |= is_of_the_network(&error);
+            Err(trouble) => trouble,
+        };
+        let counts = match trouble {
+            Trouble::Cut => return Err(Failed::Cut),
+            Trouble::Own(error) => {
                 let address = &load.target().address;
                 tracing::debug!(%address, %error, "this host cannot connect");
+                let no_way = is_of_the_network(&error);
+                if no_way {
+                    patience.had_no_way();
+                }
+                !no_way
             }
-            Err(Trouble::Backend(failure)) => {
+            Trouble::Backend(failure) => {
                 patience.tried = true;
                 let backend = load.target().id;
                 if let Some(gauge) = load.target().gauge() {
                     gauge.failed(known.connect_timeout, shared.now());
                 }
                 worker.tell(|report| report.push(FlowEvent::ConnectFailed { backend, failure }));
+                true
             }
-        }
+        };
         drop(load);
         let route = routes.pool(service, intro.pool);
         if picks.all_tried(route) {
-            if patience.waits_for_the_network(known.connect_timeout) {
+            if patience.waits_for_a_way(known.connect_timeout) {
                 let pause = sleep(NETWORK_PAUSE);
                 uncut(flow, pause).await.ok_or(Failed::Cut)?;
                 (picks, routes) = (begin(), shared.routes.load_full());
             }
-        } else if !patience.network_is_away {
+        } else if counts {
             if !patience.another(shared) {
                 return Err(Failed::Unserved(Unserved::AllFailed));
             }
@@ -176,12 +184,11 @@ struct Patience<'a> {
     begun: u16,
     /// A backend has failed.
     tried: bool,
-    /// In this round this host had no way to a backend: its network is made anew, as by a restart of
-    /// the service that has configured it. That is no try.
-    network_is_away: bool,
-    began: Instant,
-    /// Of all; known with the first.
-    deadline: Option<Instant>,
+    /// This host had no way to a backend: its network is made anew, as by a restart of the service
+    /// that has configured it.
+    no_way: bool,
+    /// When the first one began.
+    began: Option<Instant>,
 }
 
 impl<'a> Patience<'a> {
@@ -193,30 +200,36 @@ impl<'a> Patience<'a> {
             tries,
             begun: 0,
             tried: false,
-            network_is_away: false,
-            began: Instant::now(),
-            deadline: None,
+            no_way: false,
+            began: None,
         }
     }
 
     /// How long the next try may take.
     fn next_try(&mut self, limit: Duration, now: Instant) -> Duration {
         self.begun = self.begun.saturating_add(1);
-        let Some(total) = self.tries.deadline else {
-            return limit;
-        };
-        let deadline = *self.deadline.get_or_insert(now + total);
-        limit.min(deadline.saturating_duration_since(now))
+        let began = *self.began.get_or_insert(now);
+        let left = |total| (began + total).saturating_duration_since(now);
+        self.tries
+            .deadline
+            .map_or(limit, |total| limit.min(left(total)))
     }
 
-    /// Whether all may be tried again in a moment, for as long as one connect may take.
-    fn waits_for_the_network(&mut self, limit: Duration) -> bool {
-        let time_left = self.deadline.is_none_or(|it| Instant::now() < it);
-        let away = std::mem::take(&mut self.network_is_away);
-        if away {
-            (self.tried, self.begun) = (true, 0);
-        }
-        away && time_left && self.began.elapsed() < limit
+    /// A try that was none.
+    const fn had_no_way(&mut self) {
+        self.begun = self.begun.saturating_sub(1);
+        self.no_way = true;
+    }
+
+    /// Whether all may be tried again in a moment: for as long as one connect may take, and only
+    /// while no backend was reached, which says that the network is there.
+    fn waits_for_a_way(&self, limit: Duration) -> bool {
+        let limit = self.tries.deadline.map_or(limit, |total| total.min(limit));
+        self.no_way && !self.tried && self.took() < limit
+    }
+
+    fn took(&self) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| began.elapsed())
     }
 
     /// Whether there may be another one.
@@ -225,9 +238,7 @@ impl<'a> Patience<'a> {
             retries, budget, ..
         } = self.tries;
         retries.is_none_or(|retries| self.begun <= retries)
-            && self
-                .deadline
-                .is_none_or(|deadline| Instant::now() < deadline)
+            && self.tries.deadline.is_none_or(|total| self.took() < total)
             && budget.as_ref().is_none_or(|it| it.retry(shared.now()))
     }
 }
