@@ -91,14 +91,17 @@ fn drain(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
     use super::*;
 
-    /// What was written; whoever holds it holds up the writer.
-    #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
+    /// What was written; whoever holds it holds up the writer, who says that it begins.
+    struct Page(Arc<Mutex<Vec<u8>>>, Sender<()>);
 
     impl Write for Page {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            // Only one test listens.
+            let _ = self.1.send(());
             let mut page = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             page.extend(text);
             Ok(text.len())
@@ -109,41 +112,39 @@ mod tests {
         }
     }
 
-    fn outlet(page: &Page) -> Outlet {
-        Outlet::start(page.clone(), |lost| format!("{lost} lost\n").into_bytes()).unwrap()
+    fn outlet() -> (Outlet, Arc<Mutex<Vec<u8>>>, Receiver<()>) {
+        let (page, (says, begins)) = (Arc::<Mutex<Vec<u8>>>::default(), channel());
+        let told = |lost| format!("{lost} lost\n").into_bytes();
+        let outlet = Outlet::start(Page(Arc::clone(&page), says), told).unwrap();
+        (outlet, page, begins)
     }
 
     #[test]
     fn lines_come_out_in_order_and_all_of_them_at_the_end() {
-        let page = Page::default();
-        let outlet = outlet(&page);
+        let (outlet, page, _) = outlet();
         (0..100).for_each(|n| outlet.send(format!("{n}\n").into_bytes()));
         outlet.finish();
         let all: String = (0..100).map(|n| format!("{n}\n")).collect();
-        assert_eq!(*page.0.lock().unwrap(), all.as_bytes());
+        assert_eq!(*page.lock().unwrap(), all.as_bytes());
     }
 
     #[test]
     fn who_logs_does_not_wait_for_who_reads_and_what_is_lost_is_counted() {
-        let page = Page::default();
-        let outlet = outlet(&page);
-        let held = page.0.lock().unwrap();
-        // One may be in the writer's hands already.
+        let (outlet, page, begins) = outlet();
+        let held = page.lock().unwrap();
+        outlet.send(b"first\n".to_vec());
+        // It is in the writer's hands.
+        begins.recv().unwrap();
         (0..WAITING + 11).for_each(|_| outlet.send(b"x\n".to_vec()));
-        let lost = outlet.shared.lost.load(Ordering::Relaxed);
-        assert!((10..=11).contains(&lost), "{lost}");
+        assert_eq!(outlet.shared.lost.load(Ordering::Relaxed), 11);
         // Nor does the end wait for ever.
         outlet.finish();
         drop(held);
         outlet.finish();
         outlet.send(b"y\n".to_vec());
         outlet.finish();
-        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
-        assert!(
-            text.contains(&format!("x\n{lost} lost\n")),
-            "{}",
-            text.len()
-        );
-        assert!(text.ends_with("y\n"));
+        let text = String::from_utf8(page.lock().unwrap().clone()).unwrap();
+        let all = format!("first\n11 lost\n{}y\n", "x\n".repeat(WAITING));
+        assert!(text == all, "{}", &text[..100]);
     }
 }
